@@ -1,0 +1,73 @@
+# Everything that a contributor or CI runs. `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# tensorflow-compression, which training needs, has no release for a Python after 3.11.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 python))
+VENV := .venv
+BIN := $(VENV)/bin
+LIGHT := .venv-light
+PIP_INSTALL := install --quiet --disable-pip-version-check
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s'|'
+
+.PHONY: demo
+demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real or made-up data
+	$(BIN)/vidpress demo
+
+.PHONY: test
+test: $(VENV)/.ready $(LIGHT)/.ready ## set up, then run every test
+	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.ready ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p vidpress
+
+.PHONY: format
+format: $(VENV)/.ready ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: install
+install: $(VENV)/.ready ## set up the development environment in .venv
+
+$(VENV)/.ready: requirements.lock pyproject.toml setup.py
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "vidpress needs Python 3.11 here (tensorflow-compression has no release for a later one): install it, or name it with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock (TensorFlow included: a few minutes) ..."
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# What an encode or decode worker has: no TensorFlow, the newest Beam, and vidpress as a regular wheel.
+SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
+$(LIGHT)/.installed: requirements-light.lock $(VENV)/.ready
+	@echo "Setting up $(LIGHT) from requirements-light.lock ..."
+	"$(PYTHON)" -m venv --clear $(LIGHT)
+	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-light.lock
+	@touch $@
+$(LIGHT)/.ready: $(LIGHT)/.installed $(SOURCES)
+	rm -rf build/wheel build/lib build/bdist.*
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --force-reinstall build/wheel/vidpress-*.whl
+	@touch $@
+
+# apache-beam[gcp] after 2.72 needs a protobuf that TensorFlow 2.14 refuses. The light lock takes the newest Beam.
+LOCK := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
+.PHONY: lock
+lock: ## resolve the dependencies anew and write both locks (needs uv)
+	$(LOCK) --all-extras --upgrade-package apache-beam --constraint <(echo 'apache-beam==2.72.0') -o requirements.lock
+	$(LOCK) -o requirements-light.lock
+
+.PHONY: clean
+clean: ## remove everything that make made
+	rm -rf $(VENV) $(LIGHT) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

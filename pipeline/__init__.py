@@ -1,0 +1,1 @@
+"""The jobs that a user starts; argument parsing lives here only."""

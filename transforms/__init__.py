@@ -1,0 +1,1 @@
+"""The Beam transforms of vidpress: thin wiring around `vidpress.model`."""
