@@ -1,0 +1,68 @@
+"""Files by path or URI: local, `gs://` and whatever else pyarrow's file systems reach."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+
+from pyarrow import fs
+
+
+def resolve(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a local path or URI, and the path in it."""
+    text = os.fspath(uri)
+    if "://" in text:
+        return fs.FileSystem.from_uri(text)
+    return fs.LocalFileSystem(), os.path.abspath(text)
+
+
+def read_bytes(uri: str | os.PathLike[str]) -> bytes:
+    """Read a whole file.
+
+    Raises:
+      FileNotFoundError: If there is none; the message names it.
+    """
+    file_system, path = resolve(uri)
+    try:
+        with file_system.open_input_stream(path) as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{os.fspath(uri)} does not exist.") from error
+
+
+def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that must not exist yet; nobody ever sees a part of it.
+
+    Raises:
+      FileExistsError: If it exists.
+    """
+    text = os.fspath(uri)
+    if text.startswith("gs://"):
+        _write_new_to_gcs(text, data)
+        return
+    file_system, path = resolve(text)
+    if not isinstance(file_system, fs.LocalFileSystem):
+        raise ValueError(f"{text}: writing needs a local path or a gs:// URI.")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.link(temporary, path)  # unlike a rename, refuses to replace
+    except FileExistsError as error:
+        raise FileExistsError(f"{text} exists already: choose another name or remove it.") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _write_new_to_gcs(uri: str, data: bytes) -> None:
+    from google.api_core import exceptions
+    from google.cloud import storage
+
+    parts = urllib.parse.urlsplit(uri)
+    blob = storage.Client().bucket(parts.netloc).blob(parts.path.lstrip("/"))
+    try:
+        blob.upload_from_string(data, content_type="application/octet-stream", if_generation_match=0)
+    except exceptions.PreconditionFailed as error:
+        raise FileExistsError(f"{uri} exists already: choose another name or remove it.") from error

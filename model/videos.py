@@ -1,0 +1,183 @@
+"""A video as it is read from a record, and its pooled input vector."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numba
+import numpy as np
+
+from vidpress.model import examples
+from vidpress.model.examples import RecordError
+from vidpress.model.features import Feature, FeatureSpec
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclasses.dataclass
+class Video:
+    """One video's features, as a record holds them.
+
+    Attributes:
+      id: The video's id.
+      labels: int32[num_labels], class indices; empty if the record has none.
+      features: By the spec's feature name, either uint8[num_frames, size] (frame level, quantized) or
+        float32[size] (video level, dequantized means).
+      file: Where the record stands.
+      offset: Byte offset of the record in that (uncompressed) file.
+    """
+
+    id: bytes
+    labels: np.ndarray
+    features: dict[str, np.ndarray]
+    file: str = ""
+    offset: int = 0
+
+
+@dataclasses.dataclass
+class PooledVideo:
+    """One video's input to the bottleneck network.
+
+    Attributes:
+      id: The video's id.
+      labels: int32[num_labels], class indices.
+      x: float32[input_size], dequantized, the mean over the video's frames.
+      num_frames: How many frames were averaged, or None if the record held their mean.
+      file: Where the record stands.
+      offset: Byte offset of the record in that (uncompressed) file.
+    """
+
+    id: bytes
+    labels: np.ndarray
+    x: np.ndarray
+    num_frames: int | None = None
+    file: str = ""
+    offset: int = 0
+
+
+def parse_video(payload: bytes, spec: FeatureSpec, *, file: str = "", offset: int = 0) -> Video:
+    """Parse a frame-level SequenceExample or a video-level Example; a record with feature lists is frame level.
+
+    Args:
+      payload: The serialized message.
+      spec: The features to take.
+      file: Where the record stands, for messages.
+      offset: Where in that file it begins.
+
+    Returns:
+      The video. Frame-level features are views of the parsed buffer, not copies.
+
+    Raises:
+      RecordError: If the payload is not such a message, or the id or a feature is missing or misshapen.
+    """
+    context, feature_lists = examples.parse_record(payload)
+    video_id = _parse_id(context, spec)
+    try:
+        labels = _parse_labels(context, spec)
+        features = {
+            feature.name: _parse_feature(feature, context, feature_lists) for feature in spec.features
+        }
+    except RecordError as error:
+        error.video_id = video_id
+        raise
+    return Video(video_id, labels, features, file, offset)
+
+
+def _parse_id(context: Mapping[str, bytes], spec: FeatureSpec) -> bytes:
+    for key in spec.id_keys:
+        if key in context:
+            values = examples.bytes_values(context[key])
+            if len(values) != 1 or not values[0]:
+                raise RecordError(f"{key!r} must hold one non-empty string, not {list(values)}")
+            return values[0]
+    raise RecordError(f"no id: none of {list(spec.id_keys)} is among {sorted(context)}")
+
+
+def _parse_labels(context: Mapping[str, bytes], spec: FeatureSpec) -> np.ndarray:
+    if spec.labels_key not in context:
+        return np.empty(0, np.int32)
+    labels = np.array(examples.int64_values(context[spec.labels_key]), np.int64)
+    if labels.size and not (0 <= labels.min() and labels.max() <= _INT32_MAX):
+        raise RecordError(f"{spec.labels_key!r} must be class indices from 0 to {_INT32_MAX}, not {labels.tolist()}")
+    return labels.astype(np.int32)
+
+
+def _parse_feature(
+    feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes]
+) -> np.ndarray:
+    if feature.name in feature_lists:
+        try:
+            return examples.frame_matrix(feature_lists[feature.name], feature.size)
+        except RecordError as error:
+            raise RecordError(f"feature {feature.name!r}: {error}") from error
+    if feature.mean_name in context:
+        values = examples.float_values(context[feature.mean_name])
+        if len(values) != feature.size:
+            raise RecordError(f"feature {feature.mean_name!r} has {len(values)} numbers, not {feature.size}")
+        return values
+    raise RecordError(
+        f"feature {feature.name!r} is missing: no feature list of that name and no {feature.mean_name!r} among "
+        f"{sorted([*feature_lists, *context])}"
+    )
+
+
+def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
+    """Average a video's frames and dequantize the means; video-level features pass through.
+
+    Only the video's own frames count (the dataset's starter code pads with zeros after dequantizing, which would
+    shift the mean). The 8-bit numbers are summed as integers, so that the mean does not depend on an order.
+
+    Args:
+      video: What `parse_video` gave.
+      spec: The features, in the order of `x`.
+
+    Returns:
+      The video with its input vector.
+
+    Raises:
+      RecordError: If there are no frames, the features differ in their number of frames, or a value is NaN or
+        infinite.
+    """
+    parts = [video.features[feature.name] for feature in spec.features]
+    lengths = {feature.name: len(part) for feature, part in zip(spec.features, parts, strict=True) if part.ndim == 2}
+    if len(set(lengths.values())) > 1:
+        raise RecordError(f"the features differ in their number of frames: {lengths}", video.id)
+    if 0 in lengths.values():
+        raise RecordError("the video has no frames", video.id)
+    x = np.empty(spec.input_size, np.float32)
+    start = 0
+    for feature, part in zip(spec.features, parts, strict=True):
+        end = start + feature.size
+        x[start:end] = part if part.ndim == 1 else spec.dequantize(sum_frames(part) / len(part))
+        start = end
+    if not np.isfinite(x).all():
+        index = int(np.flatnonzero(~np.isfinite(x))[0])
+        raise RecordError(f"input {index} of {len(x)} is {x[index]}", video.id)
+    num_frames = next(iter(lengths.values()), None)
+    return PooledVideo(video.id, video.labels, x, num_frames, video.file, video.offset)
+
+
+@numba.njit(nogil=True, cache=True)
+def sum_frames(frames: np.ndarray) -> np.ndarray:
+    """Sum 8-bit frames.
+
+    Args:
+      frames: uint8[num_frames, size], at most 2**24 frames.
+
+    Returns:
+      uint32[size].
+    """
+    num_frames, size = frames.shape
+    total = np.zeros(size, np.uint32)
+    # 16-bit sums fit twice as many lanes, and 257 bytes of 255 are the most that they hold.
+    partial = np.zeros(size, np.uint16)
+    for start in range(0, num_frames, 257):
+        partial[:] = 0
+        for i in range(start, min(start + 257, num_frames)):
+            frame = frames[i]
+            for j in range(size):
+                partial[j] += frame[j]
+        for j in range(size):
+            total[j] += partial[j]
+    return total
