@@ -37,9 +37,7 @@ class RecordError(ValueError):
 @functools.cache
 def _messages() -> dict[str, Any]:
     """Build the message classes; `Record` and `LazyRecord` are the outermost."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="vidpress/examples.proto", package="vidpress", syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="vidpress/examples.proto", package="vidpress", syntax="proto3")
 
     def add_message(name: str, fields: Sequence[tuple[str, int, int, bool, str | None]]) -> None:
         message = file.message_type.add(name=name)
@@ -225,7 +223,8 @@ def frame_matrix(feature_list: bytes, size: int) -> np.ndarray:
 
 
 def serialize_record(
-    context: Mapping[str, bytes | Sequence[int] | np.ndarray], feature_lists: Mapping[str, np.ndarray] | None = None
+    context: Mapping[str, bytes | Sequence[int] | np.ndarray],
+    feature_lists: Mapping[str, np.ndarray] | None = None,
 ) -> bytes:
     """Serialize an Example (no feature lists) or a SequenceExample, deterministically.
 

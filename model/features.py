@@ -57,9 +57,7 @@ class FeatureSpec:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"A feature spec needs at least one feature, each named once; got {names}.")
         if not self.quantized_min < self.quantized_max:
-            raise ValueError(
-                f"quantized_min={self.quantized_min} must be below quantized_max={self.quantized_max}."
-            )
+            raise ValueError(f"quantized_min={self.quantized_min} must be below quantized_max={self.quantized_max}.")
 
     @property
     def input_size(self) -> int:

@@ -25,6 +25,9 @@ FORMAT_VERSION = 1
 # computed by one thread. More rows than this gain no speed.
 BATCH_SIZE = 128
 
+# Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
+MAX_Z = 2**24
+
 _HEADER_KEY = "vidpress"
 _MODEL_ID_LENGTH = 16
 
@@ -102,7 +105,7 @@ class FrozenModel:
             raise ValueError(f"x has shape {x.shape}; this model takes [num_videos, {self.spec.input_size}].")
         z = np.empty((len(x), self.num_dims), np.float32)
         batch = np.zeros((BATCH_SIZE, self.spec.input_size), np.float32)
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with _blas_controller().limit(limits=1):
             for start in range(0, len(x), BATCH_SIZE):
                 rows = x[start : start + BATCH_SIZE]
                 batch[: len(rows)] = rows
@@ -118,8 +121,16 @@ class FrozenModel:
         return activations
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Return `z_hat` of input vectors, int32[num_videos, num_dims]; halves round to even."""
-        return np.rint(self.bottleneck(x)).astype(np.int32)
+        """Return `z_hat` of input vectors, int32[num_videos, num_dims]; halves round to even.
+
+        Raises:
+          ValueError: If an input is so large, or NaN, that its `z` cannot be rounded to an integer.
+        """
+        z = self.bottleneck(x)
+        if not codable(z).all():
+            row = int(np.flatnonzero(~codable(z))[0])
+            raise ValueError(f"row {row} of x gives z up to {z[row].max()}, beyond {MAX_Z}: its values are too large.")
+        return round_z(z)
 
     def compress(self, x: np.ndarray) -> list[bytes]:
         """Return the codes of input vectors float32[num_videos, input_size]."""
@@ -164,6 +175,7 @@ class FrozenModel:
             "metadata": self.metadata,
         }
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        header["sha256"] = _content_sha256(header, tensors)
         return safetensors.numpy.save(tensors, {_HEADER_KEY: json.dumps(header, sort_keys=True)})
 
     @classmethod
@@ -185,6 +197,9 @@ class FrozenModel:
                 f"{name} has format version {header.get('format_version')}; this vidpress reads {FORMAT_VERSION}: "
                 "install the version that wrote it, or a later one."
             )
+        sha256 = header.pop("sha256", None)
+        if sha256 != _content_sha256(header, tensors):
+            raise ModelError(f"{name} is damaged: its content does not fit its checksum. Fetch it again.")
         try:
             model = cls(
                 spec=FeatureSpec.from_json(header["spec"]),
@@ -236,8 +251,31 @@ class FrozenModel:
         return cls.from_bytes(data, name=os.fspath(uri))
 
 
+def codable(z: np.ndarray) -> np.ndarray:
+    """Return which rows of `z` float32[n, num_dims] can be rounded to integers and coded: bool[n]."""
+    return (z <= MAX_Z).all(axis=1)
+
+
+def round_z(z: np.ndarray) -> np.ndarray:
+    """Return `z_hat` of codable `z`, int32 of the same shape; halves round to even."""
+    return np.rint(z).astype(np.int32)
+
+
+@functools.cache
+def _blas_controller() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
 def _model_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_MODEL_ID_LENGTH]
+
+
+def _content_sha256(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
+        digest.update(tensors[name].data)
+    return digest.hexdigest()
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import urllib.parse
 
@@ -28,6 +29,26 @@ def read_bytes(uri: str | os.PathLike[str]) -> bytes:
             return stream.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{os.fspath(uri)} does not exist.") from error
+
+
+def size(uri: str | os.PathLike[str]) -> int:
+    """Return a file's size in bytes."""
+    file_system, path = resolve(uri)
+    return file_system.get_file_info(path).size
+
+
+def sha256(uri: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+      FileNotFoundError: If there is none.
+    """
+    file_system, path = resolve(uri)
+    digest = hashlib.sha256()
+    with file_system.open_input_stream(path) as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
@@ -58,7 +79,7 @@ def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
 
 def _write_new_to_gcs(uri: str, data: bytes) -> None:
     from google.api_core import exceptions
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]
 
     parts = urllib.parse.urlsplit(uri)
     blob = storage.Client().bucket(parts.netloc).blob(parts.path.lstrip("/"))

@@ -117,9 +117,7 @@ def make_videos(
     return (_make_video(index, classes, spec, seed, frames) for index in range(start, start + num_videos))
 
 
-def _make_video(
-    index: int, classes: _Classes, spec: FeatureSpec, seed: int, frames: tuple[int, int]
-) -> bytes:
+def _make_video(index: int, classes: _Classes, spec: FeatureSpec, seed: int, frames: tuple[int, int]) -> bytes:
     rng = np.random.default_rng([seed, index])
     labels, mean = classes.draw(rng)
     num_frames = int(rng.integers(frames[0], frames[1] + 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -41,7 +43,8 @@ def read_tfrecords(file: BinaryIO) -> Iterator[tuple[int, bytes | Damage]]:
     """Read the records of a TFRecord file, going on after a damaged payload.
 
     Args:
-      file: A binary file at its start, uncompressed.
+      file: A binary file at its start; a `gzip.GzipFile` for a compressed one. Errors of reading itself, which
+        a retry may mend, are passed on.
 
     Yields:
       `(offset, payload)`, or `(offset, Damage)` where a checksum does not fit or the file ends early. After a
@@ -54,7 +57,10 @@ def read_tfrecords(file: BinaryIO) -> Iterator[tuple[int, bytes | Damage]]:
             if not header:
                 return
             if len(header) < _HEADER.size:
-                yield offset, Damage(offset, f"file ends within a record's length ({len(header)} bytes)", True)
+                yield (
+                    offset,
+                    Damage(offset, f"file ends within a record's length ({len(header)} bytes)", True),
+                )
                 return
             length, length_crc = _HEADER.unpack(header)
             if masked_crc32c(header[:8]) != length_crc or length > MAX_PAYLOAD_BYTES:
@@ -62,8 +68,8 @@ def read_tfrecords(file: BinaryIO) -> Iterator[tuple[int, bytes | Damage]]:
                 return
             payload = file.read(length)
             footer = file.read(_CRC.size)
-        except (OSError, EOFError, ValueError) as error:  # a broken gzip stream, a read that failed
-            yield offset, Damage(offset, f"file cannot be read on: {error}", True)
+        except (zlib.error, gzip.BadGzipFile, EOFError) as error:
+            yield offset, Damage(offset, f"the gzip stream is damaged or cut: {error}", True)
             return
         if len(payload) < length or len(footer) < _CRC.size:
             yield offset, Damage(offset, f"file ends within a record of {length} bytes", True)

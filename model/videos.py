@@ -75,9 +75,7 @@ def parse_video(payload: bytes, spec: FeatureSpec, *, file: str = "", offset: in
     video_id = _parse_id(context, spec)
     try:
         labels = _parse_labels(context, spec)
-        features = {
-            feature.name: _parse_feature(feature, context, feature_lists) for feature in spec.features
-        }
+        features = {feature.name: _parse_feature(feature, context, feature_lists) for feature in spec.features}
     except RecordError as error:
         error.video_id = video_id
         raise
@@ -98,14 +96,12 @@ def _parse_labels(context: Mapping[str, bytes], spec: FeatureSpec) -> np.ndarray
     if spec.labels_key not in context:
         return np.empty(0, np.int32)
     labels = np.array(examples.int64_values(context[spec.labels_key]), np.int64)
-    if labels.size and not (0 <= labels.min() and labels.max() <= _INT32_MAX):
+    if labels.size and not (labels.min() >= 0 and labels.max() <= _INT32_MAX):
         raise RecordError(f"{spec.labels_key!r} must be class indices from 0 to {_INT32_MAX}, not {labels.tolist()}")
     return labels.astype(np.int32)
 
 
-def _parse_feature(
-    feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes]
-) -> np.ndarray:
+def _parse_feature(feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes]) -> np.ndarray:
     if feature.name in feature_lists:
         try:
             return examples.frame_matrix(feature_lists[feature.name], feature.size)

@@ -1,14 +1,31 @@
-"""Fixtures.
+"""Fixtures and helpers.
 
 `data_dir`: the real data, or a skip; `VIDPRESS_DATA` or `../shared/data` beside the checkout.
+`spec`, `model`, `model_path`: a small random model of two features.
+`frame_level`, `video_level`: serialized records of made-up videos, by index.
+`write_records`: writes payloads to a TFRecord file.
 """
 
+import itertools
 import os
 import pathlib
 
+import hypothesis
+import numpy as np
 import pytest
 
+from vidpress.model.examples import serialize_record
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.tfrecord import write_tfrecords
+
+# No test asserts a time, Hypothesis' deadline included.
+hypothesis.settings.register_profile("vidpress", deadline=None)
+hypothesis.settings.load_profile("vidpress")
+
 REPO = pathlib.Path(__file__).resolve().parent.parent
+SPEC = FeatureSpec.parse("rgb:24,audio:8")
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +34,64 @@ def data_dir() -> pathlib.Path:
     if not (path / "yt8m_v2_video").is_dir():
         pytest.skip(f"needs the real YouTube-8M data: no {path}/yt8m_v2_video (name it with VIDPRESS_DATA)")
     return path
+
+
+def random_model(
+    spec: FeatureSpec, hidden: tuple[int, ...] = (40,), num_classes: int = 7, seed: int = 0
+) -> FrozenModel:
+    """A model of random weights whose z_hat are mostly zero, with tables fitted to them."""
+    rng = np.random.default_rng(seed)
+    sizes = [spec.input_size, *hidden]
+    layers = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        kernel = rng.normal(0, 2 / np.sqrt(fan_in), (fan_in, fan_out)).astype(np.float32)
+        layers.append((kernel, np.full(fan_out, -1, np.float32)))
+    head = (rng.normal(size=(hidden[-1], num_classes)).astype(np.float32), np.zeros(num_classes, np.float32))
+    x = rng.normal(size=(500, spec.input_size)).astype(np.float32)
+    probe = x
+    for kernel, bias in layers:
+        probe = np.maximum(probe @ kernel + bias, 0)
+    tables = RangeCodingTables.fit(np.rint(probe).astype(np.int32))
+    return FrozenModel(spec, tuple(layers), tables, head, {"lmbda": 0.002, "seed": seed})
+
+
+@pytest.fixture(scope="session")
+def spec() -> FeatureSpec:
+    return SPEC
+
+
+@pytest.fixture(scope="session")
+def model() -> FrozenModel:
+    return random_model(SPEC)
+
+
+@pytest.fixture(scope="session")
+def model_path(model, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    model.save(path)
+    return str(path)
+
+
+def frame_level(index: int, spec: FeatureSpec = SPEC, num_frames: int | None = None) -> bytes:
+    """A serialized SequenceExample: everything follows from the index."""
+    rng = np.random.default_rng(index)
+    num_frames = 1 + index % 9 if num_frames is None else num_frames
+    frames = {feature.name: rng.integers(0, 256, (num_frames, feature.size), np.uint8) for feature in spec.features}
+    return serialize_record({"id": f"video{index:05d}".encode(), "labels": _labels(rng)}, frames)
+
+
+def video_level(index: int, spec: FeatureSpec = SPEC, **context) -> bytes:
+    """A serialized Example: everything follows from the index; further features replace."""
+    rng = np.random.default_rng(index)
+    features = {feature.mean_name: rng.normal(size=feature.size).astype(np.float32) for feature in spec.features}
+    return serialize_record({"id": f"video{index:05d}".encode(), "labels": _labels(rng), **features, **context})
+
+
+def _labels(rng: np.random.Generator) -> list[int]:
+    return sorted(rng.choice(7, rng.integers(0, 4), replace=False).tolist())
+
+
+def write_records(path: pathlib.Path, payloads: list[bytes]) -> str:
+    with path.open("wb") as file:
+        write_tfrecords(file, payloads)
+    return str(path)

@@ -87,9 +87,7 @@ def test_labels_are_about_three_a_video_and_long_tailed():
 
 
 def test_frames_lie_within_the_asked_lengths_and_resemble_the_one_before():
-    videos = [
-        parse_video(payload, SMALL) for payload in synthetic.make_videos(100, spec=SMALL, frames=(20, 40))
-    ]
+    videos = [parse_video(payload, SMALL) for payload in synthetic.make_videos(100, spec=SMALL, frames=(20, 40))]
     lengths = {len(video.features["rgb"]) for video in videos}
     assert min(lengths) >= 20
     assert max(lengths) <= 40

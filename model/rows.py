@@ -1,0 +1,152 @@
+"""Rows on their way into shards: encode videos, choose a shard, sort, and set duplicates aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidpress.model import range_coder, shard
+from vidpress.model.frozen_model import MAX_Z, FrozenModel, codable, round_z
+from vidpress.model.videos import PooledVideo
+
+# A row also knows where it comes from until it is written, so that a dead letter can name both sources.
+SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
+    pa.field("offset", pa.int64())
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not be encoded.
+
+    Attributes:
+      file: Where it stands.
+      offset: Byte offset of the record in that (uncompressed) file.
+      reason: Why.
+      id: The video's id, or None where it could not be read.
+    """
+
+    file: str
+    offset: int
+    reason: str
+    id: bytes | None = None
+
+    def to_json(self) -> str:
+        """Return the letter as one line of JSON; an id that is not UTF-8 is escaped with backslashes."""
+        fields = dataclasses.asdict(self)
+        fields["id"] = None if self.id is None else self.id.decode(errors="backslashreplace")
+        return json.dumps(fields, sort_keys=True)
+
+
+class EncodedVideos(NamedTuple):
+    """What `encode_videos` gives.
+
+    Attributes:
+      rows: A batch of `SCHEMA`, in the order of the videos.
+      dead_letters: The videos that the model has no code for.
+    """
+
+    rows: pa.RecordBatch
+    dead_letters: list[DeadLetter]
+
+
+def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedVideos:
+    """Encode videos; a video's code does not depend on its companions.
+
+    Args:
+      model: The frozen model.
+      videos: At least one video.
+
+    Returns:
+      The rows, and a dead letter for each video whose values are too large for the model.
+    """
+    z = model.bottleneck(np.stack([video.x for video in videos]))
+    usable = codable(z)
+    letters = []
+    if not usable.all():
+        letters = [
+            DeadLetter(video.file, video.offset, f"its bottleneck activations reach {top}, beyond {MAX_Z}", video.id)
+            for video, top, good in zip(videos, z.max(axis=1), usable, strict=True)
+            if not good
+        ]
+        videos = [video for video, good in zip(videos, usable, strict=True) if good]
+        z = z[usable]
+    data, offsets = range_coder.encode(model.tables, round_z(z))
+    label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
+    label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
+    labels_type = SCHEMA.field("labels").type
+    columns = [
+        pa.array([video.id for video in videos], pa.binary()),
+        pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
+        pa.array([video.num_frames for video in videos], pa.int32()),
+        shard.code_array(data, offsets),
+        pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
+        pa.array([video.offset for video in videos], pa.int64()),
+    ]
+    return EncodedVideos(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), letters)
+
+
+def shard_of(key: bytes, num_shards: int) -> int:
+    """Return the shard of a key: its BLAKE2b hash of 8 bytes, little endian, modulo `num_shards`."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % num_shards
+
+
+def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
+    """Deal rows to their shards by their ids.
+
+    Args:
+      rows: A table of `SCHEMA`.
+      num_shards: How many shards the data set has.
+
+    Returns:
+      The rows of each shard that gets some.
+    """
+    shards = np.array([shard_of(key, num_shards) for key in rows["id"].to_pylist()], np.int64)
+    order = np.argsort(shards, kind="stable")
+    indices, starts = np.unique(shards[order], return_index=True)
+    groups = np.split(order, starts[1:])
+    return {int(index): rows.take(group) for index, group in zip(indices, groups, strict=True)}
+
+
+def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
+    """Sort a shard's rows by id and keep one row an id.
+
+    Of rows with one id, the first by file and offset stays. A later one that says the same is a duplicate; one
+    that says something else is a dead letter.
+
+    Args:
+      rows: All rows of one shard, in any order, of `SCHEMA`.
+
+    Returns:
+      The rows to write, of `shard.SCHEMA`; the number of duplicates; the dead letters.
+    """
+    rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
+    rows = rows.sort_by([("id", "ascending"), ("file", "ascending"), ("offset", "ascending")]).combine_chunks()
+    ids = rows["id"].combine_chunks()
+    repeated = np.zeros(len(ids), bool)
+    if len(ids) > 1:
+        repeated[1:] = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    num_duplicates = 0
+    letters = []
+    kept = None
+    content = shard.SCHEMA.names
+    for index in np.flatnonzero(repeated):
+        if not repeated[index - 1]:
+            kept = rows.slice(index - 1, 1).to_pylist()[0]
+        row = rows.slice(index, 1).to_pylist()[0]
+        if kept is not None and all(row[name] == kept[name] for name in content):
+            num_duplicates += 1
+        elif kept is not None:
+            reason = (
+                f"id {row['id']!r} occurs twice with different content: here and in {kept['file']} at offset "
+                f"{kept['offset']}, which is kept"
+            )
+            letters.append(DeadLetter(row["file"], row["offset"], reason, row["id"]))
+    return rows.filter(pa.array(~repeated)).select(content), num_duplicates, letters

@@ -1,0 +1,312 @@
+"""The shard: a Parquet file of codes that carries all it takes to decode them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidpress.model import range_coder, storage
+from vidpress.model.features import FeatureSpec
+from vidpress.model.range_coding_tables import RangeCodingTables
+
+FORMAT_VERSION = 1
+
+# Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
+# mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.
+ROW_GROUP_SIZE = 4096
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.binary(), nullable=False),
+        pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("num_frames", pa.int32()),
+        pa.field("code", pa.binary(), nullable=False),
+    ]
+)
+
+_METADATA_PREFIX = "vidpress."
+_CHECKSUMS_KEY = f"{_METADATA_PREFIX}row_group_crc32"
+
+
+class ShardError(ValueError):
+    """A file that is not a usable vidpress shard: the message names it and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardHeader:
+    """What a shard's metadata says of all its rows.
+
+    Attributes:
+      model_id: The frozen model that encoded the videos.
+      spec: The features that were encoded.
+      tables: The range coding tables of the codes.
+    """
+
+    model_id: str
+    spec: FeatureSpec
+    tables: RangeCodingTables
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header as Parquet key-value metadata."""
+        values = {
+            "format_version": str(FORMAT_VERSION),
+            "model_id": self.model_id,
+            "feature_spec": json.dumps(self.spec.to_json(), sort_keys=True),
+            "range_coding_tables": base64.b64encode(self.tables.to_bytes()).decode(),
+        }
+        return {_METADATA_PREFIX + key: value for key, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
+        """Read back what `to_metadata` gave.
+
+        Raises:
+          ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
+        """
+        values = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+        version = values.get(f"{_METADATA_PREFIX}format_version")
+        if version is None:
+            raise ShardError(f"{name} is a Parquet file, but not one that `vidpress encode` wrote.")
+        if version != str(FORMAT_VERSION):
+            raise ShardError(
+                f"{name} has format version {version}; this vidpress reads {FORMAT_VERSION}: install the version "
+                "that wrote it, or a later one."
+            )
+        try:
+            return cls(
+                model_id=values[f"{_METADATA_PREFIX}model_id"],
+                spec=FeatureSpec.from_json(json.loads(values[f"{_METADATA_PREFIX}feature_spec"])),
+                tables=RangeCodingTables.from_bytes(
+                    base64.b64decode(values[f"{_METADATA_PREFIX}range_coding_tables"], validate=True)
+                ),
+            )
+        except (KeyError, ValueError) as error:
+            raise ShardError(f"{name} has damaged metadata ({error}): fetch or encode it again.") from error
+
+
+def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> None:
+    """Write rows as a shard; equal rows give equal bytes.
+
+    Ids are front-coded and codes only length-coded: no dictionaries and no statistics on what is random, and
+    no compression on what is compressed. Every page carries a checksum.
+
+    Args:
+      file: Where to.
+      rows: A table of `SCHEMA`, at least one row, in the order to keep.
+      header: What goes into the metadata.
+    """
+    if not rows.num_rows:
+        raise ValueError("A shard without rows is not written.")
+    batch = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches()[0]
+    with pq.ParquetWriter(
+        file,
+        SCHEMA,
+        version="2.6",
+        use_dictionary=False,
+        compression={"id": "none", "labels.list.element": "zstd", "num_frames": "zstd", "code": "none"},
+        column_encoding={
+            "id": "DELTA_BYTE_ARRAY",
+            "labels.list.element": "DELTA_BINARY_PACKED",
+            "num_frames": "DELTA_BINARY_PACKED",
+            "code": "DELTA_LENGTH_BYTE_ARRAY",
+        },
+        write_statistics=["id"],
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        checksums = []
+        for start in range(0, batch.num_rows, ROW_GROUP_SIZE):
+            row_group = batch.slice(start, ROW_GROUP_SIZE)
+            writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
+            checksums.append(f"{row_group_crc32(row_group, header):08x}")
+        writer.add_key_value_metadata({**header.to_metadata(), _CHECKSUMS_KEY: ",".join(checksums)})
+
+
+def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
+    """Return the checksum of a row group's values: the CRC-32 (as in zlib) of these, one after the other.
+
+    The header's metadata as JSON with sorted keys; then of `id`, `labels` and `code` the int32 offsets, counted
+    from zero, and the values; and `num_frames` as int32, -1 for null. All little endian.
+
+    Args:
+      batch: The row group's rows, of `SCHEMA`.
+      header: What stands in the shard's metadata.
+    """
+    crc = zlib.crc32(json.dumps(header.to_metadata(), sort_keys=True).encode())
+    for name in ("id", "labels", "code"):
+        column = batch[name]
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        crc = zlib.crc32(np.subtract(offsets, offsets[0]).tobytes(), crc)
+        if name == "labels":
+            values = column.values.to_numpy()[offsets[0] : offsets[-1]]
+        else:
+            data = column.buffers()[2]
+            values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
+        crc = zlib.crc32(values.tobytes(), crc)
+    return zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
+
+
+def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
+    """Return range-coded strings as an Arrow array.
+
+    Args:
+      data: uint8[total], the strings one after the other.
+      offsets: int64[num_videos + 1], where each begins.
+    """
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+
+
+def decode_codes(codes: pa.Array, tables: RangeCodingTables) -> np.ndarray:
+    """Decode a column of codes.
+
+    Args:
+      codes: A `binary` array without nulls.
+      tables: The tables that the codes were made with.
+
+    Returns:
+      int32[num_videos, num_dims], `z_hat`.
+
+    Raises:
+      vidpress.model.range_coder.DamagedCodeError: If a code is seen to be damaged.
+    """
+    _, offsets_buffer, data_buffer = codes.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[codes.offset : codes.offset + len(codes) + 1]
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
+    return range_coder.decode(tables, data, offsets.astype(np.int64))
+
+
+def labels_list(labels: pa.ListArray) -> list[np.ndarray]:
+    """Return the rows of a labels column as int32 arrays."""
+    values = labels.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    offsets = labels.offsets.to_numpy()
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+class Shard:
+    """One shard, opened for reading; every row group is checked against its checksums."""
+
+    def __init__(self, file: BinaryIO | pa.NativeFile, name: str):
+        """Read a shard's metadata.
+
+        Args:
+          file: The shard, seekable.
+          name: Its path or URI, for messages.
+
+        Raises:
+          ShardError: If it is no shard, or damaged.
+        """
+        self.name = name
+        try:
+            self._file = pq.ParquetFile(file, page_checksum_verification=True)
+            self._schema = self._file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(
+                f"{name} is not a Parquet file, or is damaged ({error}): fetch or encode it again."
+            ) from error
+        metadata = self._schema.metadata or {}
+        self.header = ShardHeader.from_metadata(metadata, name=name)
+        self._checksums = metadata.get(_CHECKSUMS_KEY.encode(), b"").decode(errors="replace").split(",")
+        if not self._schema.remove_metadata().equals(SCHEMA):
+            raise ShardError(f"{name} has columns {self._schema.names}, not {SCHEMA.names}: its schema is damaged.")
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> Shard:
+        """Open a shard by its local path or URI.
+
+        Raises:
+          FileNotFoundError: If there is none.
+          ShardError: If it is no shard, or damaged.
+        """
+        file_system, path = storage.resolve(uri)
+        try:
+            return cls(file_system.open_input_file(path), os.fspath(uri))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{os.fspath(uri)} does not exist.") from error
+
+    @property
+    def num_rows(self) -> int:
+        """How many videos the shard holds."""
+        return self._file.metadata.num_rows
+
+    @property
+    def row_group_sizes(self) -> list[int]:
+        """How many videos each row group holds."""
+        metadata = self._file.metadata
+        return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+    @property
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes of each column in the file, page headers included."""
+        totals = dict.fromkeys(SCHEMA.names, 0)
+        for group in range(self._file.metadata.num_row_groups):
+            for index in range(self._file.metadata.num_columns):
+                column = self._file.metadata.row_group(group).column(index)
+                totals[column.path_in_schema.split(".")[0]] += column.total_compressed_size
+        return totals
+
+    def read(self, row_group: int) -> pa.RecordBatch:
+        """Read a row group and check it.
+
+        Args:
+          row_group: Its index.
+
+        Returns:
+          A batch of `SCHEMA` with the header in the schema's metadata, so that it can be decoded by itself.
+
+        Raises:
+          ShardError: If it cannot be read or a checksum does not fit.
+        """
+        try:
+            batch = self._file.read_row_group(row_group).combine_chunks().to_batches()[0]
+            found = f"{row_group_crc32(batch, self.header):08x}"
+        except (pa.ArrowException, OSError, IndexError, ValueError) as error:
+            raise ShardError(
+                f"{self.name}, row group {row_group}, is damaged ({error}): fetch or encode it again."
+            ) from error
+        if self._checksums[row_group : row_group + 1] != [found]:
+            raise ShardError(
+                f"{self.name}, row group {row_group}, is damaged (its values have the checksum {found}, which its "
+                "metadata do not list): fetch or encode it again."
+            )
+        return batch.replace_schema_metadata(self.header.to_metadata())
+
+
+def decoded_schema(num_dims: int) -> pa.Schema:
+    """Return the schema of decoded rows: `code` becomes `z_hat`, float32[num_dims]."""
+    field = pa.field("z_hat", pa.list_(pa.float32(), num_dims), nullable=False)
+    return SCHEMA.set(SCHEMA.get_field_index("code"), field)
+
+
+def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Decode rows as `Shard.read` gives them.
+
+    Args:
+      batch: Rows of `SCHEMA` with a shard's header in the schema's metadata.
+
+    Returns:
+      The rows, of `decoded_schema`.
+
+    Raises:
+      ShardError: If the metadata or a code are seen to be damaged.
+    """
+    tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
+    z_hat = decode_codes(batch["code"], tables).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
+    columns = [column if name == "code" else batch[name] for name in SCHEMA.names]
+    return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
+
+
+@functools.lru_cache(maxsize=16)
+def _header(metadata: tuple[tuple[bytes, bytes], ...]) -> ShardHeader:
+    return ShardHeader.from_metadata(dict(metadata), name="a batch of rows")

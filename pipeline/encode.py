@@ -1,0 +1,136 @@
+"""The encode job: YouTube-8M TFRecords in, a compact data set out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.manifest import Manifest
+from vidpress.model.shard import ShardHeader
+from vidpress.pipeline import launch
+from vidpress.transforms.encode_videos import EncodeVideos
+from vidpress.transforms.pool_frames import PoolFrames
+from vidpress.transforms.read_shards import load_manifest
+from vidpress.transforms.read_videos import ReadVideos
+from vidpress.transforms.write_shards import WriteShards
+
+# Frame-level input of this size becomes a shard of about 10 MB, video-level input one of about 500 MB.
+INPUT_BYTES_PER_SHARD = 16 * 2**30
+
+
+def build_pipeline(
+    pipeline: beam.Pipeline,
+    *,
+    file_patterns: Sequence[str],
+    model: str,
+    header: ShardHeader,
+    output: str,
+    num_shards: int = 1,
+    max_bad_fraction: float = 0.01,
+) -> beam.PCollection[Manifest]:
+    """Add the encode job to a pipeline.
+
+    Args:
+      pipeline: The pipeline.
+      file_patterns: TFRecord files, frame level or video level.
+      model: Path or URI of the frozen model, for the workers.
+      header: The same model's `ShardHeader`.
+      output: The data set's folder.
+      num_shards: Over how many shards the videos are dealt.
+      max_bad_fraction: The share of dead letters above which the job fails.
+
+    Returns:
+      The data set's manifest, one element.
+    """
+    videos, unread, counts = pipeline | "ReadVideos" >> ReadVideos(file_patterns, spec=header.spec)
+    pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=header.spec)
+    rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id)
+    dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
+    return rows | "WriteShards" >> WriteShards(
+        output,
+        header=header,
+        dead_letters=dead_letters,
+        counts=counts,
+        num_shards=num_shards,
+        max_bad_fraction=max_bad_fraction,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the job's own options."""
+    parser = argparse.ArgumentParser(
+        prog="vidpress encode",
+        description="Encode YouTube-8M TFRecords, frame level or video level, to a data set of Parquet shards.",
+        epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="TFRecord files; .gz is unpacked")
+    parser.add_argument("--model", required=True, help="the frozen model, a local path or gs:// URI")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder; must hold none yet")
+    parser.add_argument(
+        "--num_shards", type=int, help="how many shards (default: one for each 16 GiB of input, at least 1)"
+    )
+    parser.add_argument(
+        "--max_bad_fraction",
+        type=float,
+        default=0.01,
+        help="share of bad records above which the job fails (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the job with command-line options."""
+    args, options = launch.parse_args(parser(), argv)
+    with launch.explained_errors("vidpress encode"):
+        files = launch.match_input(args.input)
+        input_bytes = sum(file.size_in_bytes for file in files)
+        model = FrozenModel.load(args.model)
+        launch.check_output(args.output)
+        launch.remove_leftovers(args.output)
+        num_shards = args.num_shards
+        if num_shards is None:
+            num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
+        header = ShardHeader(model.model_id, model.spec, model.tables)
+
+        def build(pipeline: beam.Pipeline) -> None:
+            build_pipeline(
+                pipeline,
+                file_patterns=args.input,
+                model=args.model,
+                header=header,
+                output=args.output,
+                num_shards=num_shards,
+                max_bad_fraction=args.max_bad_fraction,
+            )
+
+        seconds = launch.run(options, build, total=input_bytes, unit="B")
+        print(summary(load_manifest(args.output), args.output, seconds))
+
+
+def summary(manifest: Manifest, output: str, seconds: float) -> str:
+    """Return what a person wants to know of a finished job."""
+    counts = manifest.counts
+    videos = max(counts.videos, 1)
+    stored = sum(entry.bytes for entry in manifest.shards)
+    ratio = counts.input_bytes / max(stored, 1)
+    lines = [
+        f"Encoded {counts.videos:,} videos in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
+        f"  input         {counts.input_bytes:>15,} bytes  {counts.input_bytes / videos:>10,.1f} a video",
+        f"  shards        {stored:>15,} bytes  {stored / videos:>10,.1f} a video, 1/{ratio:,.0f}",
+        f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
+        f"  duplicates    {counts.duplicates:>15,}",
+        f"  dead letters  {counts.dead_letters:>15,}",
+        f"{len(manifest.shards)} shards by model {manifest.model_id} in {output}",
+    ]
+    if counts.dead_letters:
+        lines.append(f"Why records were set aside: {FileSystems.join(output, manifest.dead_letters[0].name)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Say what a model, a shard or a data set is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vidpress.model import storage
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.manifest import NAME as MANIFEST_NAME
+from vidpress.model.manifest import Manifest, join
+from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.shard import Shard, ShardError, decode_codes, labels_list
+from vidpress.pipeline import launch
+
+# Bits by dimension are averaged over at most this many videos.
+_SAMPLE = 4096
+
+
+def describe_model(uri: str) -> Iterator[str]:
+    """Yield lines about a frozen model."""
+    model = FrozenModel.load(uri)
+    sizes = [model.spec.input_size, *(kernel.shape[1] for kernel, _ in model.hidden)]
+    yield f"vidpress model {model.model_id}"
+    yield f"  features         {model.spec}"
+    yield f"  network          {' -> '.join(map(str, sizes))}"
+    yield f"  task head        {'none' if model.head is None else f'{model.head[0].shape[1]} classes'}"
+    yield f"  tables           {_describe_tables(model.tables)}"
+    for key, value in sorted(model.metadata.items()):
+        yield f"  {key:<16} {value if isinstance(value, str) else json.dumps(value)}"
+
+
+def describe_shard(uri: str) -> Iterator[str]:
+    """Yield lines about a shard, after reading and decoding all of it.
+
+    Raises:
+      ShardError: If it is damaged.
+    """
+    shard = Shard.open(uri)
+    num_bytes = storage.size(uri)
+    rows = max(shard.num_rows, 1)
+    yield f"vidpress shard {uri}"
+    yield f"  videos           {shard.num_rows:,} in row groups of {shard.row_group_sizes}"
+    yield f"  file             {num_bytes:,} bytes, {num_bytes / rows:,.1f} a video"
+    for name, column_bytes in shard.column_bytes.items():
+        yield f"    {name:<14} {column_bytes:,} bytes, {column_bytes / rows:,.2f} a video"
+    yield f"    {'metadata':<14} {num_bytes - sum(shard.column_bytes.values()):,} bytes"
+    yield f"  model            {shard.header.model_id}"
+    yield f"  features         {shard.header.spec}"
+    yield f"  tables           {_describe_tables(shard.header.tables)}"
+    yield from _describe_rows([shard])
+    yield "  health           every page and row group fits its checksum, every code decodes"
+
+
+def describe_data_set(uri: str) -> Iterator[str]:
+    """Yield lines about a data set, after reading and decoding all of it.
+
+    Raises:
+      ManifestError: If it is none.
+      ShardError: If a shard is missing or damaged, or does not fit the manifest.
+    """
+    manifest = Manifest.load(uri)
+    counts = manifest.counts
+    stored = sum(entry.bytes for entry in manifest.shards)
+    videos = max(counts.videos, 1)
+    yield f"vidpress data set {uri}"
+    yield f"  videos           {counts.videos:,} in {len(manifest.shards)} shards (of {manifest.num_shards})"
+    yield f"  records read     {counts.records:,}"
+    yield f"  duplicates       {counts.duplicates:,}"
+    yield f"  dead letters     {counts.dead_letters:,} in {len(manifest.dead_letters)} files"
+    yield f"  input            {counts.input_bytes:,} bytes, {counts.input_bytes / videos:,.1f} a video"
+    yield f"  shards           {stored:,} bytes, {stored / videos:,.1f} a video"
+    yield f"  codes            {counts.code_bytes:,} bytes, {counts.code_bytes / videos:,.1f} a video"
+    yield f"  model            {manifest.model_id}"
+    shards = []
+    for entry in manifest.shards:
+        path = join(uri, entry.name)
+        if storage.sha256(path) != entry.sha256:
+            raise ShardError(f"{path} is not the file that {MANIFEST_NAME} lists: fetch or encode it again.")
+        shards.append(Shard.open(path))
+    if shards:
+        yield f"  features         {shards[0].header.spec}"
+        yield f"  tables           {_describe_tables(shards[0].header.tables)}"
+    yield from _describe_rows(shards)
+    yield f"  health           every file fits {MANIFEST_NAME}, every row group its checksum, every code decodes"
+
+
+def _describe_tables(tables: RangeCodingTables) -> str:
+    return (
+        f"{tables.num_dims} dimensions, {len(tables.cdf) - 2 * tables.num_dims} symbols beside the escapes, precision "
+        f"{tables.precision}, {len(tables.to_bytes()):,} bytes in a shard"
+    )
+
+
+def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
+    """Decode every row; yield lines about labels, symbols and bits."""
+    num_rows = num_labels = num_symbols = num_nonzero = 0
+    sample: list[np.ndarray] = []
+    for shard in shards:
+        for row_group in range(len(shard.row_group_sizes)):
+            batch = shard.read(row_group)
+            z_hat = decode_codes(batch["code"], shard.header.tables)
+            num_rows += len(z_hat)
+            num_labels += sum(map(len, labels_list(batch["labels"])))
+            num_symbols += z_hat.size
+            num_nonzero += np.count_nonzero(z_hat)
+            if sum(len(part) for part in sample) < _SAMPLE:
+                sample.append(z_hat[:_SAMPLE])
+    if not num_rows:
+        return
+    bits = np.sort(shards[0].header.tables.bits_by_dim(np.concatenate(sample)))[::-1]
+    shares = np.cumsum(bits) / bits.sum()
+    yield f"  labels           {num_labels / num_rows:.2f} a video"
+    yield f"  z_hat            {num_nonzero / num_symbols:.2%} of the numbers are not 0"
+    yield f"  bits a video     {bits.sum():,.1f} by the tables"
+    yield (
+        f"  bits by dim.     mean {bits.mean():.3f}, median {np.median(bits):.3f}, largest {bits[0]:.2f}; half of all "
+        f"bits are in {np.searchsorted(shares, 0.5) + 1} dimensions, 99 % in {np.searchsorted(shares, 0.99) + 1}, "
+        f"{np.count_nonzero(bits < 1e-3)} dimensions take less than 0.001"
+    )
+
+
+def describe(uri: str) -> Iterator[str]:
+    """Yield lines about whatever `uri` is.
+
+    Raises:
+      FileNotFoundError: If there is nothing.
+      ValueError: If it is nothing of ours, or damaged; the message says which.
+    """
+    if uri.endswith(".safetensors"):
+        return describe_model(uri)
+    if uri.endswith(".parquet"):
+        return describe_shard(uri)
+    return describe_data_set(uri)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what a path is."""
+    parser = argparse.ArgumentParser(
+        prog="vidpress inspect",
+        description="Say what a model (.safetensors), a shard (.parquet) or a data set (its folder) is: counts, bytes a "
+        "video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
+    )
+    parser.add_argument("path", help="a local path or URI")
+    args = parser.parse_args(argv)
+    with launch.explained_errors("vidpress inspect"):
+        for line in describe(args.path):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

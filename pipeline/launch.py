@@ -1,0 +1,137 @@
+"""What every job does around its pipeline: check what it is given, run, and say what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from vidpress.model.manifest import DEAD_LETTERS_PATTERN, SHARD_PATTERN
+from vidpress.model.manifest import NAME as MANIFEST_NAME
+from vidpress.transforms import progress
+
+# Beam's DirectRunner first tries to download another engine; this one is always there.
+DEFAULT_RUNNER = "FnApiRunner"
+
+# Errors of ours whose message says all; of any other, the traceback is wanted.
+_EXPLAINED = ("ModelError", "ManifestError", "ShardError", "DamagedCodeError", "TooManyDeadLettersError")
+
+
+class JobError(Exception):
+    """A job that cannot start or did not finish: the message names the cause and the fix."""
+
+
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Parse a job's own options, and leave the others to Beam."""
+    args, beam_args = parser.parse_known_args(argv)
+    options = PipelineOptions(beam_args)
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = DEFAULT_RUNNER
+    return args, options
+
+
+def runs_in_this_process(options: PipelineOptions) -> bool:
+    """Return whether the workers share the launcher's memory."""
+    return (
+        options.view_as(StandardOptions).runner == DEFAULT_RUNNER
+        and options.view_as(DirectOptions).direct_num_workers == 1
+    )
+
+
+def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
+    """Return the files of some patterns.
+
+    Raises:
+      JobError: If a pattern matches nothing.
+    """
+    try:
+        results = FileSystems.match(list(patterns))
+    except (BeamIOError, ValueError) as error:
+        raise JobError(f"--input {' '.join(patterns)} cannot be listed: {error}") from error
+    for pattern, result in zip(patterns, results, strict=True):
+        if not result.metadata_list:
+            raise JobError(f"--input {pattern} matches no file: check the path, and quote globs in a shell.")
+    return [metadata for result in results for metadata in result.metadata_list]
+
+
+def check_output(output: str) -> None:
+    """See that a folder can be written and holds no data set.
+
+    Raises:
+      JobError: If not.
+    """
+    if FileSystems.exists(FileSystems.join(output, MANIFEST_NAME)):
+        raise JobError(f"--output {output} holds a data set already: name another folder, or remove it first.")
+    probe = FileSystems.join(output, f".write-test-{uuid.uuid4().hex}")
+    try:
+        FileSystems.create(probe).close()
+        FileSystems.delete([probe])
+    except (OSError, BeamIOError) as error:
+        raise JobError(f"--output {output} cannot be written: {error}") from error
+
+
+def remove_leftovers(output: str) -> None:
+    """Remove what an encode job that did not finish left in its output folder.
+
+    Only names that the job itself gives are touched, and only where there is no manifest.
+    """
+    patterns = [FileSystems.join(output, pattern) for pattern in (SHARD_PATTERN, DEAD_LETTERS_PATTERN, ".*.tmp")]
+    leftovers = [metadata.path for result in FileSystems.match(patterns) for metadata in result.metadata_list]
+    if leftovers:
+        print(f"Removing {len(leftovers)} files that an unfinished run left in {output}.", file=sys.stderr)
+        FileSystems.delete(leftovers)
+
+
+def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, total: int, unit: str) -> float:
+    """Build a pipeline, run it, and wait for its end with a progress bar.
+
+    Args:
+      options: Of the pipeline.
+      build: Adds the job's steps to the pipeline.
+      total: What the bar counts to.
+      unit: Of what.
+
+    Returns:
+      How many seconds it took.
+
+    Raises:
+      JobError: If the job fails for a reason that needs no traceback.
+    """
+    start = time.monotonic()
+    bar = progress.bar(total, unit) if runs_in_this_process(options) else contextlib.nullcontext()
+    try:
+        with bar, beam.Pipeline(options=options) as pipeline:
+            build(pipeline)
+    except Exception as error:
+        # Runners that cross a process boundary pass on an error's text, not its type.
+        found = re.search(rf"(?:{'|'.join(_EXPLAINED)}): (.*)", f"{type(error).__name__}: {error}")
+        if found is None:
+            raise
+        raise JobError(re.sub(r" \[while running .*", "", found.group(1))) from error
+    return time.monotonic() - start
+
+
+@contextlib.contextmanager
+def explained_errors(prog: str) -> Iterator[None]:
+    """End the program with one line and exit code 1 where the message of an error says all."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, JobError | FileNotFoundError | FileExistsError | PermissionError) and (
+            type(error).__name__ not in _EXPLAINED
+        ):
+            raise
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

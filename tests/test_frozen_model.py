@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import SPEC, random_model
+
+from vidpress.model.frozen_model import BATCH_SIZE, FrozenModel, ModelError
+from vidpress.model.range_coding_tables import RangeCodingTables
+
+
+def inputs(num_videos, seed=1):
+    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
+
+
+def assert_equal(left, right):
+    assert left.spec == right.spec
+    assert left.metadata == right.metadata
+    for (kernel, bias), (other_kernel, other_bias) in zip(
+        [*left.hidden, left.head], [*right.hidden, right.head], strict=True
+    ):
+        np.testing.assert_array_equal(kernel, other_kernel)
+        np.testing.assert_array_equal(bias, other_bias)
+    assert left.tables.to_bytes() == right.tables.to_bytes()
+
+
+def test_file_round_trip(model, tmp_path):
+    path = tmp_path / "folder" / "model.safetensors"
+    model_id = model.save(path)
+    loaded = FrozenModel.load(path, model_id=model_id)
+    assert loaded.model_id == model.model_id == model_id
+    assert len(model_id) == 16
+    assert_equal(loaded, model)
+
+
+def test_equal_models_have_equal_files():
+    assert random_model(SPEC).to_bytes() == random_model(SPEC).to_bytes()
+    assert random_model(SPEC).model_id != random_model(SPEC, seed=1).model_id
+
+
+def test_a_saved_model_is_never_replaced(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="exists already: choose another name"):
+        model.save(path)
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_model_than_expected_is_refused(model_path):
+    with pytest.raises(ModelError, match=r"is model [0-9a-f]{16}, not 0123456789abcdef"):
+        FrozenModel.load(model_path, model_id="0123456789abcdef")
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    text = tmp_path / "readme.txt"
+    text.write_text("hello " * 100)
+    with pytest.raises(ModelError, match=r"readme\.txt is not a vidpress model"):
+        FrozenModel.load(text)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(safetensors.numpy.save({"weights": np.zeros(3)}))
+    with pytest.raises(ModelError, match=r"other\.safetensors is not a vidpress model"):
+        FrozenModel.load(other)
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors does not exist"):
+        FrozenModel.load(tmp_path / "absent.safetensors")
+
+
+def test_a_later_format_is_refused(model):
+    data = model.to_bytes()
+    changed = data.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9')
+    assert changed != data
+    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1"):
+        FrozenModel.from_bytes(changed)
+
+
+def test_every_damaged_bit_is_noticed(model):
+    data = model.to_bytes()
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, len(data), 300):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        try:
+            loaded = FrozenModel.from_bytes(bytes(damaged))
+        except ModelError:
+            continue
+        assert_equal(loaded, model)  # white space, perhaps; never another model
+
+
+def test_header_says_what_the_model_is(model):
+    data = model.to_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["vidpress"])
+    assert header["architecture"] == [32, 40]
+    assert header["num_classes"] == 7
+    assert header["metadata"] == {"lmbda": 0.002, "seed": 0}
+
+
+def test_bottleneck_is_the_network():
+    model = random_model(SPEC, hidden=(50, 30))
+    x = inputs(10)
+    expected = x
+    for kernel, bias in model.hidden:
+        expected = np.maximum(expected.astype(np.float64) @ kernel + bias, 0)
+    np.testing.assert_allclose(model.bottleneck(x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(model.quantize(x), np.rint(model.bottleneck(x)))
+    np.testing.assert_allclose(
+        model.logits(model.quantize(x)),
+        model.quantize(x) @ model.head[0] + model.head[1],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("hidden", [(40,), (500, 300)])
+def test_a_row_does_not_depend_on_its_companions(hidden):
+    model = random_model(SPEC, hidden=hidden)
+    x = inputs(3 * BATCH_SIZE + 5)
+    together = model.bottleneck(x)
+    order = np.random.default_rng(2).permutation(len(x))
+    np.testing.assert_array_equal(model.bottleneck(x[order]), together[order])
+    for num_videos in (1, 2, 17, BATCH_SIZE):
+        np.testing.assert_array_equal(model.bottleneck(x[:num_videos]), together[:num_videos])
+
+
+def test_codes_round_trip(model):
+    x = inputs(20)
+    np.testing.assert_array_equal(model.decompress(model.compress(x)), model.quantize(x))
+
+
+def test_no_videos_give_no_codes(model):
+    assert model.compress(inputs(0)) == []
+    assert model.decompress([]).shape == (0, model.num_dims)
+
+
+def test_inputs_of_another_shape_are_refused(model):
+    with pytest.raises(ValueError, match=r"x has shape \(3, 31\); this model takes \[num_videos, 32\]"):
+        model.bottleneck(np.zeros((3, 31), np.float32))
+
+
+def test_a_model_that_does_not_fit_together_is_refused(model):
+    kernel, bias = model.hidden[0]
+    with pytest.raises(ModelError, match="hidden layer 0 has shapes"):
+        FrozenModel(model.spec, ((kernel[:-1], bias),), model.tables)
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        FrozenModel(model.spec, ((kernel * np.nan, bias),), model.tables)
+    with pytest.raises(ModelError, match="must be float32"):
+        FrozenModel(model.spec, ((kernel.astype(np.float64), bias),), model.tables)
+    with pytest.raises(ModelError, match="tables have 5 dimensions, the bottleneck 40"):
+        FrozenModel(model.spec, model.hidden, RangeCodingTables.fit(np.zeros((3, 5), np.int32)))
+
+
+def test_a_model_without_head_says_so(model):
+    headless = FrozenModel.from_bytes(FrozenModel(model.spec, model.hidden, model.tables).to_bytes())
+    with pytest.raises(ValueError, match="without its task head"):
+        headless.logits(np.zeros((1, 40)))

@@ -1,0 +1,179 @@
+import io
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import SPEC
+
+from vidpress.model import range_coder, shard
+from vidpress.model.shard import (
+    ROW_GROUP_SIZE,
+    SCHEMA,
+    Shard,
+    ShardError,
+    ShardHeader,
+    decode_rows,
+    write_shard,
+)
+
+
+def make_rows(model, num_videos, seed=0):
+    """Rows sorted by id, and their z_hat."""
+    rng = np.random.default_rng(seed)
+    z_hat = model.quantize(rng.normal(size=(num_videos, SPEC.input_size)).astype(np.float32))
+    data, offsets = range_coder.encode(model.tables, z_hat)
+    columns = {
+        "id": pa.array([f"{index:07d}".encode() for index in range(num_videos)], pa.binary()),
+        "labels": pa.array([rng.integers(0, 3862, rng.integers(0, 5)).tolist() for _ in range(num_videos)]),
+        "num_frames": pa.array([None if index % 5 == 0 else index % 300 for index in range(num_videos)], pa.int32()),
+        "code": shard.code_array(data, offsets),
+    }
+    return pa.table(columns).cast(SCHEMA), z_hat
+
+
+def header_of(model):
+    return ShardHeader(model.model_id, model.spec, model.tables)
+
+
+def shard_bytes(model, rows):
+    buffer = io.BytesIO()
+    write_shard(buffer, rows, header_of(model))
+    return buffer.getvalue()
+
+
+def read_all(data):
+    opened = Shard(io.BytesIO(data), "the-shard")
+    return [opened.read(index) for index in range(len(opened.row_group_sizes))]
+
+
+@pytest.mark.parametrize("num_videos", [1, 100, ROW_GROUP_SIZE, ROW_GROUP_SIZE + 1])
+def test_round_trip(model, num_videos):
+    rows, z_hat = make_rows(model, num_videos)
+    batches = read_all(shard_bytes(model, rows))
+    assert pa.Table.from_batches([batch.replace_schema_metadata() for batch in batches]).equals(rows)
+    decoded = pa.Table.from_batches([decode_rows(batch) for batch in batches])
+    assert decoded.schema.equals(shard.decoded_schema(model.num_dims))
+    np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
+    assert decoded.drop_columns("z_hat").equals(rows.drop_columns("code"))
+
+
+def test_header_round_trip(model):
+    rows, _ = make_rows(model, 3)
+    header = Shard(io.BytesIO(shard_bytes(model, rows)), "s").header
+    assert (header.model_id, header.spec) == (model.model_id, model.spec)
+    assert header.tables.to_bytes() == model.tables.to_bytes()
+
+
+def test_equal_rows_give_equal_bytes(model):
+    rows, _ = make_rows(model, 50)
+    sliced = pa.concat_tables([rows.slice(0, 20), rows.slice(20)])
+    assert shard_bytes(model, rows) == shard_bytes(model, sliced)
+
+
+def test_row_groups_are_full_but_the_last(model):
+    rows, _ = make_rows(model, 2 * ROW_GROUP_SIZE + 10)
+    assert Shard(io.BytesIO(shard_bytes(model, rows)), "s").row_group_sizes == [
+        ROW_GROUP_SIZE,
+        ROW_GROUP_SIZE,
+        10,
+    ]
+
+
+def test_parquet_adds_little_to_the_codes(model):
+    rows, _ = make_rows(model, ROW_GROUP_SIZE)
+    opened = Shard(io.BytesIO(shard_bytes(model, rows)), "s")
+    code_bytes = pa.compute.sum(pa.compute.binary_length(rows["code"])).as_py()
+    assert opened.column_bytes["code"] <= code_bytes + 2 * rows.num_rows
+
+
+def test_any_parquet_reader_reads_it(model):
+    rows, _ = make_rows(model, 30)
+    table = pq.read_table(io.BytesIO(shard_bytes(model, rows)), page_checksum_verification=True)
+    assert table.replace_schema_metadata().equals(rows)
+
+
+def test_blobs_have_neither_dictionary_nor_statistics(model):
+    rows, _ = make_rows(model, 30)
+    metadata = pq.ParquetFile(io.BytesIO(shard_bytes(model, rows))).metadata.row_group(0)
+    columns = {metadata.column(i).path_in_schema: metadata.column(i) for i in range(metadata.num_columns)}
+    assert not any(column.has_dictionary_page for column in columns.values())
+    assert not columns["code"].is_stats_set
+    assert columns["code"].compression == "UNCOMPRESSED"
+    assert "DELTA_LENGTH_BYTE_ARRAY" in columns["code"].encodings
+
+
+def test_no_damaged_bit_gives_another_value(model):
+    """Wherever in the file a bit flips: an error of ours, or the same values."""
+    rows, _ = make_rows(model, 40)
+    data = shard_bytes(model, rows)
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for position in np.concatenate([rng.integers(0, len(data), 1500), np.arange(len(data) - 200, len(data))]):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        try:
+            batches = read_all(bytes(damaged))
+            decoded = [decode_rows(batch) for batch in batches]
+        except ShardError as error:
+            assert "the-shard" in str(error)
+            noticed += 1
+            continue
+        assert pa.Table.from_batches([batch.replace_schema_metadata() for batch in batches]).equals(rows)
+        assert sum(batch.num_rows for batch in decoded) == rows.num_rows
+    assert noticed > 1200
+
+
+def test_damaged_page_names_file_and_row_group(model):
+    rows, _ = make_rows(model, ROW_GROUP_SIZE + 100)
+    data = bytearray(shard_bytes(model, rows))
+    code = rows["code"][ROW_GROUP_SIZE + 50].as_py()
+    data[data.index(code)] ^= 1
+    opened = Shard(io.BytesIO(bytes(data)), "folder/x.parquet")
+    opened.read(0)
+    with pytest.raises(ShardError, match=r"folder/x\.parquet, row group 1, is damaged .*: fetch or encode it again"):
+        opened.read(1)
+
+
+def test_truncated_shard_is_refused(model):
+    rows, _ = make_rows(model, 30)
+    data = shard_bytes(model, rows)
+    for length in (0, 3, 100, len(data) - 1):
+        with pytest.raises(ShardError, match="not a Parquet file, or is damaged"):
+            Shard(io.BytesIO(data[:length]), "s")
+
+
+def test_other_files_are_refused(model, tmp_path):
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ShardError, match=r"other\.parquet is a Parquet file, but not one that `vidpress encode` wrote"):
+        Shard.open(path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Shard.open(tmp_path / "absent.parquet")
+
+
+def test_later_format_is_refused(model):
+    rows, _ = make_rows(model, 3)
+    table = pq.read_table(io.BytesIO(shard_bytes(model, rows)))
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"vidpress.format_version": b"2"}), buffer)
+    with pytest.raises(ShardError, match="format version 2; this vidpress reads 1"):
+        Shard(buffer, "s")
+
+
+def test_a_shard_without_rows_is_not_written(model):
+    with pytest.raises(ValueError, match="without rows"):
+        shard_bytes(model, SCHEMA.empty_table())
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "shard-v1.parquet"
+
+
+def test_golden_shard_is_read():
+    opened = Shard.open(GOLDEN)
+    decoded = decode_rows(opened.read(0))
+    assert decoded.num_rows == 25
+    assert decoded["id"].to_pylist()[:2] == [b"0000000", b"0000001"]
+    expected = np.load(GOLDEN.with_suffix(".npy"))
+    np.testing.assert_array_equal(decoded["z_hat"].flatten().to_numpy().reshape(25, -1), expected)

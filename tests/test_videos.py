@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidpress.model.examples import RecordError, serialize_record
+from vidpress.model.features import FeatureSpec
+from vidpress.model.tfrecord import read_tfrecords
+from vidpress.model.videos import parse_video, pool_frames, sum_frames
+
+SPEC = FeatureSpec.parse("rgb:6,audio:2")
+
+
+def frame_level(rgb, audio, **context):
+    return serialize_record({"id": b"v", "labels": [1, 5], **context}, {"rgb": rgb, "audio": audio})
+
+
+def frames(num_frames, size, fill=7):
+    return np.full((num_frames, size), fill, np.uint8)
+
+
+def pool(payload):
+    return pool_frames(parse_video(payload, SPEC, file="f", offset=3), SPEC)
+
+
+def test_frame_level_video_is_averaged_and_dequantized():
+    rgb = np.array([[0, 0, 0, 255, 255, 255], [0, 255, 1, 255, 255, 0]], np.uint8)
+    audio = np.array([[1, 2], [3, 5]], np.uint8)
+    video = pool(frame_level(rgb, audio))
+    means = np.concatenate([rgb.mean(axis=0), audio.mean(axis=0)])
+    np.testing.assert_allclose(video.x, means * 4 / 255 + 4 / 512 - 2, rtol=1e-6)
+    assert (video.id, video.labels.tolist(), video.num_frames) == (b"v", [1, 5], 2)
+    assert (video.file, video.offset, video.x.dtype) == ("f", 3, np.float32)
+
+
+def test_video_level_video_passes_through():
+    mean_rgb = np.linspace(-1, 1, 6, dtype=np.float32)
+    mean_audio = np.array([0.25, -0.5], np.float32)
+    video = pool(serialize_record({"video_id": b"v", "mean_rgb": mean_rgb, "mean_audio": mean_audio}))
+    np.testing.assert_array_equal(video.x, np.concatenate([mean_rgb, mean_audio]))
+    assert video.num_frames is None
+    assert video.labels.tolist() == []
+
+
+@given(st.integers(1, 700), st.integers(0, 2**32 - 1))
+def test_sum_of_frames_is_exact(num_frames, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, (num_frames, 40), np.uint8)
+    rows[:, :5] = 255  # the largest sums
+    np.testing.assert_array_equal(sum_frames(rows[:, 3:]), rows[:, 3:].sum(axis=0, dtype=np.uint64))
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (serialize_record({"labels": [1]}), r"no id: none of \['id', 'video_id'\] is among \['labels'\]"),
+        (serialize_record({"id": b"v"}), r"feature 'rgb' is missing: .* no 'mean_rgb' among \['id'\]"),
+        (serialize_record({"id": b""}), "must hold one non-empty string"),
+        (serialize_record({"id": [7]}), "must hold one non-empty string"),
+        (
+            frame_level(frames(2, 5), frames(2, 2)),
+            r"feature 'rgb': frame 0 of 2 holds \[5\] bytes, not \[6\]",
+        ),
+        (
+            frame_level(frames(2, 6), frames(3, 2)),
+            r"differ in their number of frames: {'rgb': 2, 'audio': 3}",
+        ),
+        (frame_level(frames(0, 6), frames(0, 2)), "missing|no frames"),
+        (frame_level(frames(1, 6), frames(1, 2), labels=[-1]), "'labels' must be class indices"),
+        (frame_level(frames(1, 6), frames(1, 2), labels=[2**40]), "'labels' must be class indices"),
+        (
+            serialize_record({"id": b"v", "mean_rgb": np.zeros(5, np.float32), "mean_audio": np.zeros(2)}),
+            "feature 'mean_rgb' has 5 numbers, not 6",
+        ),
+        (
+            serialize_record({"id": b"v", "mean_rgb": np.zeros(6), "mean_audio": np.array([0, np.nan])}),
+            "input 7 of 8 is nan",
+        ),
+        (
+            serialize_record({"id": b"v", "mean_rgb": np.full(6, -np.inf), "mean_audio": np.zeros(2)}),
+            "input 0 of 8 is -inf",
+        ),
+    ],
+)
+def test_unusable_records_are_refused(payload, message):
+    with pytest.raises(RecordError, match=message):
+        pool(payload)
+
+
+def test_the_error_knows_the_video_where_it_could_be_read():
+    with pytest.raises(RecordError) as error:
+        pool(frame_level(frames(2, 5), frames(2, 2)))
+    assert error.value.video_id == b"v"
+
+
+def test_real_frames_pool_to_what_a_plain_computation_gives(data_dir):
+    tf = pytest.importorskip("tensorflow")
+    path = data_dir / "yt8m_frame" / "SjJ3.tfrecord"
+    spec = FeatureSpec()
+    with path.open("rb") as file:
+        ((_, payload),) = read_tfrecords(file)
+    video = pool_frames(parse_video(payload, spec), spec)
+    message = tf.train.SequenceExample.FromString(payload)
+    quantized = [
+        np.stack(
+            [np.frombuffer(f.bytes_list.value[0], np.uint8) for f in message.feature_lists.feature_list[k].feature]
+        )
+        for k in ("rgb", "audio")
+    ]
+    dequantized = np.concatenate(quantized, axis=1) * (4 / 255) + (4 / 512 - 2)
+    np.testing.assert_allclose(video.x, dequantized.mean(axis=0), atol=1e-6)
+    assert video.num_frames == 170

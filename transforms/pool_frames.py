@@ -1,0 +1,55 @@
+"""Average the frames of videos."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from vidpress.model.examples import RecordError
+from vidpress.model.features import FeatureSpec
+from vidpress.model.rows import DeadLetter
+from vidpress.model.videos import PooledVideo, Video, pool_frames
+from vidpress.transforms import metrics
+
+
+@dataclasses.dataclass
+class PoolFrames(beam.PTransform):
+    """Mean-pool and dequantize: `Video`s to a pair of `PooledVideo`s and `DeadLetter`s.
+
+    Attributes:
+      spec: The features, in the order of the input vector.
+    """
+
+    _: dataclasses.KW_ONLY
+    spec: FeatureSpec = FeatureSpec()
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(
+        self, videos: beam.PCollection[Video]
+    ) -> tuple[beam.PCollection[PooledVideo], beam.PCollection[DeadLetter]]:
+        """Pool each video; one that cannot be is a dead letter, without its frames."""
+        outputs = videos | "Pool" >> beam.ParDo(_PoolFn(self.spec)).with_outputs("dead_letters", main="pooled")
+        return outputs.pooled, outputs.dead_letters
+
+
+class _PoolFn(beam.DoFn):
+    def __init__(self, spec: FeatureSpec):
+        self._spec = spec
+
+    def process(self, element: Video) -> Iterable[Any]:
+        try:
+            pooled = pool_frames(element, self._spec)
+        except RecordError as error:
+            metrics.DEAD_LETTERS.inc()
+            yield beam.pvalue.TaggedOutput(
+                "dead_letters", DeadLetter(element.file, element.offset, str(error), element.id)
+            )
+            return
+        if pooled.num_frames is not None:
+            metrics.FRAMES_PER_VIDEO.update(pooled.num_frames)
+        yield pooled

@@ -1,0 +1,127 @@
+"""Read videos from TFRecord files of YouTube-8M's kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import apache_beam as beam
+from apache_beam.io import fileio
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from vidpress.model.examples import RecordError
+from vidpress.model.features import FeatureSpec
+from vidpress.model.rows import DeadLetter
+from vidpress.model.tfrecord import Damage, read_tfrecords
+from vidpress.model.videos import Video, parse_video
+from vidpress.transforms import metrics, progress
+
+
+class ReadCounts(NamedTuple):
+    """What was read of one file.
+
+    Attributes:
+      records: Records, damaged ones included.
+      input_bytes: Bytes of their payloads.
+    """
+
+    records: int
+    input_bytes: int
+
+
+class VideosRead(NamedTuple):
+    """What `ReadVideos` gives.
+
+    Attributes:
+      videos: The `Video`s.
+      dead_letters: A `DeadLetter` for each record that is none.
+      counts: The `ReadCounts` of each file.
+    """
+
+    videos: beam.PCollection[Video]
+    dead_letters: beam.PCollection[DeadLetter]
+    counts: beam.PCollection[ReadCounts]
+
+
+def open_tfrecords(path: str) -> BinaryIO:
+    """Open a file of TFRecords through Beam's file systems; `.gz` is decompressed.
+
+    Python's own gzip reader is used, since it checks the checksum and notices a cut, which Beam's does not.
+    """
+    file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file)
+
+
+def read_videos(path: str, spec: FeatureSpec) -> Iterator[tuple[int, Video | DeadLetter]]:
+    """Read the videos of one file.
+
+    Args:
+      path: A TFRecord file of Examples (video level) or SequenceExamples (frame level), local or remote.
+      spec: The features to take.
+
+    Yields:
+      The payload's length in bytes with the video, or with the reason why there is none, for every record.
+    """
+    with open_tfrecords(path) as file:
+        for offset, payload in read_tfrecords(file):
+            if isinstance(payload, Damage):
+                yield 0, DeadLetter(path, offset, payload.reason)
+                continue
+            try:
+                yield len(payload), parse_video(payload, spec, file=path, offset=offset)
+            except RecordError as error:
+                yield len(payload), DeadLetter(path, offset, str(error), error.video_id)
+
+
+@dataclasses.dataclass
+class ReadVideos(beam.PTransform):
+    """Read frame-level and video-level records, from a pipeline's beginning to `VideosRead`.
+
+    Attributes:
+      file_patterns: Paths or globs; each must match something.
+      spec: The features to take.
+    """
+
+    file_patterns: Sequence[str]
+    _: dataclasses.KW_ONLY
+    spec: FeatureSpec = FeatureSpec()
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if isinstance(self.file_patterns, str) or not self.file_patterns:
+            raise ValueError(f"file_patterns must be a list of one or more patterns, not {self.file_patterns!r}.")
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> VideosRead:
+        """Match the patterns, deal out the files and read each on one worker."""
+        outputs = (
+            pbegin
+            | "Patterns" >> beam.Create(list(self.file_patterns))
+            | "Match files" >> fileio.MatchAll(fileio.EmptyMatchTreatment.DISALLOW)
+            | "Deal out files" >> beam.Reshuffle()
+            | "Read records" >> beam.ParDo(_ReadFn(self.spec)).with_outputs("dead_letters", "counts", main="videos")
+        )
+        return VideosRead(outputs.videos, outputs.dead_letters, outputs.counts)
+
+
+class _ReadFn(beam.DoFn):
+    def __init__(self, spec: FeatureSpec):
+        self._spec = spec
+
+    def process(self, element: FileMetadata) -> Iterable[Any]:
+        records = 0
+        input_bytes = 0
+        for num_bytes, item in read_videos(element.path, self._spec):
+            records += 1
+            input_bytes += num_bytes
+            progress.advance(num_bytes)
+            if isinstance(item, Video):
+                yield item
+            else:
+                metrics.DEAD_LETTERS.inc()
+                yield beam.pvalue.TaggedOutput("dead_letters", item)
+        metrics.RECORDS_READ.inc(records)
+        metrics.INPUT_BYTES.inc(input_bytes)
+        yield beam.pvalue.TaggedOutput("counts", ReadCounts(records, input_bytes))
