@@ -141,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print what a path is."""
     parser = argparse.ArgumentParser(
         prog="vidpress inspect",
-        description="Say what a model (.safetensors), a shard (.parquet) or a data set (its folder) is: counts, bytes a "
-        "video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
+        description="Say what a model (.safetensors), a shard (.parquet) or a data set (its folder) is: counts, bytes "
+        "a video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
     )
     parser.add_argument("path", help="a local path or URI")
     args = parser.parse_args(argv)

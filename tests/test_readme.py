@@ -1,0 +1,93 @@
+"""The README's commands and examples do what it says."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPO
+
+from vidpress.model.synthetic import make_videos
+from vidpress.model.tfrecord import write_tfrecords
+
+README = (REPO / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder where the README's commands were run, with fewer steps and a smaller network."""
+    pytest.importorskip("tensorflow")
+    path = tmp_path_factory.mktemp("readme")
+    (path / "yt8m").mkdir()
+    for index, name in enumerate(("train0", "train1", "validate0")):
+        with (path / "yt8m" / f"{name}.tfrecord").open("wb") as file:
+            write_tfrecords(file, make_videos(150, num_classes=20, frames=(3, 5), start=150 * index))
+    commands = "".join(block for block in blocks("sh") if "pip install" not in block)
+    assert commands.count("vidpress ") == 5
+    commands = commands.replace("--steps 3000", "--steps 8").replace("--hidden 2000", "--hidden 64")
+    environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-euc", commands], cwd=path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    (path / "stdout").write_text(result.stdout)
+    return path
+
+
+def test_commands(folder):
+    assert "Encoded 450 videos" in (folder / "stdout").read_text()
+    assert (folder / "model.safetensors").exists()
+    assert list((folder / "features").glob("*.tfrecord"))
+    assert len(list((folder / "compact").glob("shard-*.parquet"))) == 4
+    files = {path.name: path.read_bytes() for path in (folder / "compact").glob("shard-*")}
+    # Another number of shards is asked for the second time: the same videos, in one file.
+    assert files
+    assert len(list((folder / "compact2").glob("shard-*.parquet"))) == 1
+
+
+def test_python_examples(folder, monkeypatch):
+    reading, model, layer = blocks("python")
+    monkeypatch.chdir(folder)
+    if not importable("torch"):
+        reading = re.sub(r"^dataset\.to_torch.*\n", "", reading, flags=re.MULTILINE)
+    exec(reading, {})
+    names = {"x": np.random.default_rng(0).normal(size=(3, 1152)).astype(np.float32)}
+    exec(model, names)
+    np.testing.assert_array_equal(names["z_hat"], names["model"].quantize(names["x"]))
+    assert names["scores"].shape == (3, 3862)
+    names = {"y": np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)}
+    exec(layer, names)
+    assert names["y"].shape == (3, 20)
+
+
+def importable(name: str) -> bool:
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True
+
+
+def test_links_lead_somewhere():
+    for path in (
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *map(str, (REPO / "docs").glob("*.md")),
+    ):
+        text = (REPO / path).read_text()
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            if "://" not in link:
+                assert ((REPO / path).parent / link).exists(), f"{path}: {link}"
+
+
+def test_the_first_lines_are_the_two_commands():
+    lines = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    make")]
+    assert lines == ["make demo", "make test"]
