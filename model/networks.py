@@ -1,0 +1,115 @@
+"""The classifiers of the paper, with the bottleneck on their last hidden activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from vidpress.model.bottleneck import Bottleneck
+
+BOTTLENECK = "bottleneck"
+LOGITS = "logits"
+
+# The paper's, in its experiments on YouTube-8M.
+WEIGHT_DECAY = 1e-6
+
+# The average of the batches' moments that replaces them after training forgets within some hundred steps.
+BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_EPSILON = 1e-3
+
+
+def build_network(
+    input_size: int,
+    hidden: Sequence[int],
+    num_classes: int,
+    *,
+    lmbda: float,
+    weight_decay: float = WEIGHT_DECAY,
+    seed: int = 0,
+) -> tf.keras.Model:
+    """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
+
+    These are the 2-layer and 3-layer networks of Singh et al. (ICIP 2020): `hidden=(2000,)`, and
+    `hidden=(6000, 2000)` with 3862 classes. Weight decay is an L2 penalty on the dense kernels, `weight_decay / 2 *
+    sum(kernel**2)` as in the starter code, so that the optimiser sees `weight_decay * kernel` in the gradient.
+
+    Args:
+      input_size: Numbers in a video's input vector `x`.
+      hidden: Units of each hidden layer; the last one's are the dimensions of the bottleneck.
+      num_classes: How many classes there are.
+      lmbda: What a bit costs (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which
+        neither rounds nor pays for bits.
+      weight_decay: Of the dense kernels.
+      seed: Of the first weights, and of the bottleneck's noise.
+
+    Returns:
+      A model from `x` float32[batch, input_size] to logits float32[batch, num_classes]. The penalties, rate included,
+      are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
+
+    Raises:
+      ValueError: If a size is not positive, or lmbda is negative.
+    """
+    sizes = (input_size, *hidden, num_classes)
+    if not hidden or min(sizes) < 1:
+        raise ValueError(
+            f"hidden={tuple(hidden)} with {input_size} inputs and {num_classes} classes: all must be positive."
+        )
+    if lmbda < 0:
+        raise ValueError(f"lmbda={lmbda} must not be negative.")
+    penalty = tf.keras.regularizers.L2(weight_decay / 2)
+    x = activations = tf.keras.Input((input_size,), name="x")
+    for index, units in enumerate(hidden):
+        activations = tf.keras.layers.Dense(
+            units,
+            use_bias=False,  # batch normalisation has one
+            kernel_initializer=tf.keras.initializers.GlorotUniform(seed + index),
+            kernel_regularizer=penalty,
+            name=f"hidden_{index}",
+        )(activations)
+        activations = tf.keras.layers.BatchNormalization(
+            momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, name=f"batch_norm_{index}"
+        )(activations)
+        activations = tf.keras.layers.ReLU(name=f"relu_{index}")(activations)
+    if lmbda:
+        activations = Bottleneck(lmbda, seed=seed, name=BOTTLENECK)(activations)
+    logits = tf.keras.layers.Dense(
+        num_classes,
+        kernel_initializer=tf.keras.initializers.GlorotUniform(seed + len(hidden)),
+        kernel_regularizer=penalty,
+        name=LOGITS,
+    )(activations)
+    return tf.keras.Model(x, logits)
+
+
+def bottleneck_of(network: tf.keras.Model) -> Bottleneck | None:
+    """Return the bottleneck layer of a network of `build_network`, or None if it has none."""
+    return next((layer for layer in network.layers if isinstance(layer, Bottleneck)), None)
+
+
+def hidden_layers(
+    network: tf.keras.Model,
+) -> list[tuple[tf.keras.layers.Dense, tf.keras.layers.BatchNormalization]]:
+    """Return the dense and the batch normalisation layer of each hidden layer, the first one first."""
+    count = sum(layer.name.startswith("hidden_") for layer in network.layers)
+    return [(network.get_layer(f"hidden_{index}"), network.get_layer(f"batch_norm_{index}")) for index in range(count)]
+
+
+def activations_model(network: tf.keras.Model) -> tf.keras.Model:
+    """Return the model from `x` to the activations `z` before rounding, sharing the network's weights."""
+    last = len(hidden_layers(network)) - 1
+    return tf.keras.Model(network.input, network.get_layer(f"relu_{last}").output)
+
+
+def task_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return the sigmoid cross-entropy, summed over classes and averaged over videos, in nats.
+
+    Args:
+      labels: float32[batch, num_classes], multi-hot.
+      logits: float32[batch, num_classes].
+
+    Returns:
+      A float32 scalar.
+    """
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    return tf.reduce_mean(tf.reduce_sum(losses, axis=1))

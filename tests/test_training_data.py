@@ -1,0 +1,189 @@
+"""Reading and pooling with tf.data, against the reader without TensorFlow; the order of batches."""
+
+import gzip
+import pathlib
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from conftest import SPEC, frame_level, video_level, write_records  # noqa: E402
+
+from vidpress.model import training_data  # noqa: E402
+from vidpress.model.examples import serialize_record  # noqa: E402
+from vidpress.model.features import FeatureSpec  # noqa: E402
+from vidpress.model.training_data import TrainingDataError, load_videos, match_files, training_batches  # noqa: E402
+from vidpress.model.videos import parse_video, pool_frames  # noqa: E402
+
+NUM_CLASSES = 7
+
+
+@pytest.fixture
+def videos(tmp_path):
+    return load_videos([write_records(tmp_path / "a.tfrecord", list(map(video_level, range(60))))], SPEC, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("make", [frame_level, video_level])
+def test_videos_are_those_of_the_reader_without_tensorflow(tmp_path, make):
+    payloads = list(map(make, range(600)))
+    files = [write_records(tmp_path / f"{index}.tfrecord", payloads[index::3]) for index in range(3)]
+    pooled = [pool_frames(parse_video(p, SPEC), SPEC) for index in range(3) for p in payloads[index::3]]
+    expected = [video for video in pooled if len(video.labels)]
+    seen = []
+    videos = load_videos(files, SPEC, NUM_CLASSES, progress=seen.append)
+    assert len(videos) == len(expected)
+    assert videos.x.tobytes() == np.stack([video.x for video in expected]).tobytes()
+    dense = videos.multi_hot(np.arange(len(videos)), NUM_CLASSES)
+    assert [np.flatnonzero(row).tolist() for row in dense] == [sorted(video.labels) for video in expected]
+    assert videos.num_unlabelled == 600 - len(expected) > 0
+    assert sum(seen) == videos.fingerprint["records"] == 600
+    assert videos.fingerprint["labelled_videos"] == len(expected)
+
+
+def test_the_fingerprint_tells_data_apart(tmp_path):
+    def fingerprint(name, payloads):
+        return load_videos([write_records(tmp_path / name, payloads)], SPEC, NUM_CLASSES).fingerprint
+
+    payloads = list(map(video_level, range(9)))
+    first = fingerprint("a", payloads)
+    assert fingerprint("a", payloads) == first
+    assert first["sha256"] not in (fingerprint("b", payloads)["sha256"], fingerprint("a", payloads[::-1])["sha256"])
+
+
+def test_other_ids_features_and_compression(tmp_path):
+    spec = FeatureSpec.parse("audio_embedding:5")
+    frames = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    payload = serialize_record({"video_id": b"v", "labels": [3], "start": [1]}, {"audio_embedding": frames})
+    plain = pathlib.Path(write_records(tmp_path / "a.tfrecord", [payload]))
+    packed = tmp_path / "a.tfrecord.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    videos = load_videos([str(plain), str(packed)], spec, 4)
+    np.testing.assert_array_equal(videos.x, [spec.dequantize(frames.mean(axis=0)).astype(np.float32)] * 2)
+
+
+@pytest.mark.parametrize("batch_size", [7, 59, 150])
+def test_every_epoch_has_every_video_once_in_an_order_of_its_own(videos, batch_size):
+    num_videos = len(videos)
+    batches = training_batches(
+        videos, num_classes=NUM_CLASSES, batch_size=batch_size, seed=3, first_step=0, num_steps=3 * num_videos
+    )
+    x, labels = zip(*batches.take(-(-2 * num_videos // batch_size)).as_numpy_iterator(), strict=True)
+    assert all(len(batch) == batch_size for batch in x)
+    x, labels = np.concatenate(x), np.concatenate(labels)
+    rows = [int(np.flatnonzero((videos.x == video).all(axis=1))[0]) for video in x[: 2 * num_videos]]
+    assert sorted(rows[:num_videos]) == sorted(rows[num_videos:]) == list(range(num_videos))
+    assert rows[:num_videos] != rows[num_videos:]
+    np.testing.assert_array_equal(labels[: len(rows)], videos.multi_hot(np.array(rows), NUM_CLASSES))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(videos):
+    def batches(seed, first_step, num_steps):
+        dataset = training_batches(
+            videos, num_classes=NUM_CLASSES, batch_size=8, seed=seed, first_step=first_step, num_steps=num_steps
+        )
+        return [x.tobytes() + labels.tobytes() for x, labels in dataset.as_numpy_iterator()]
+
+    through = batches(0, 0, 30)
+    assert batches(0, 13, 17) == through[13:]
+    assert batches(1, 0, 30) != through
+    assert batches(0, 5, 0) == []
+
+
+def test_patterns_are_matched(tmp_path):
+    names = [write_records(tmp_path / name, [video_level(0)]) for name in ("b.tfrecord", "a.tfrecord", "c.txt")]
+    assert match_files([str(tmp_path / "*.tfrecord"), names[0]]) == sorted(names[:2])
+    with pytest.raises(TrainingDataError, match=r"no-such.* matches no file"):
+        match_files([names[0], str(tmp_path / "no-such*")])
+
+
+def flip(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+class TestBadInput:
+    """Every error names the second of three files, which is the bad one."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        return [tmp_path / f"{index}.tfrecord" for index in range(3)]
+
+    def error(self, files, bad, make=video_level, spec=SPEC, num_classes=NUM_CLASSES, damage=None):
+        for index, path in enumerate(files):
+            write_records(path, [make(number) for number in range(300)] + (bad if index == 1 else []))
+        if damage:
+            damage(files[1])
+        with pytest.raises(TrainingDataError, match=r"1\.tfrecord") as info:
+            load_videos(list(map(str, files)), spec, num_classes)
+        return str(info.value)
+
+    def test_a_damaged_record(self, files):
+        error = self.error(files, [], damage=lambda path: flip(path, path.stat().st_size // 2))
+        assert "checksum" in error
+        assert "byte" in error
+
+    def test_a_truncated_file(self, files):
+        error = self.error(files, [], damage=lambda path: path.write_bytes(path.read_bytes()[:-10]))
+        assert "file ends within" in error
+
+    def test_a_missing_feature(self, files):
+        bad = serialize_record({"id": b"x", "labels": [1], "mean_rgb": np.zeros(24, np.float32)})
+        assert "feature 'audio' is missing" in self.error(files, [bad])
+
+    def test_a_misshapen_feature(self, files):
+        assert "has 23 numbers, not 24" in self.error(files, [video_level(0, mean_rgb=np.zeros(23, np.float32))])
+
+    def test_misshapen_frames(self, files):
+        bad = frame_level(0, FeatureSpec.parse("rgb:25,audio:8"))
+        assert "feature 'rgb'" in self.error(files, [bad], frame_level)
+
+    def test_no_frames(self, files):
+        assert "no frames" in self.error(files, [frame_level(0, num_frames=0)], frame_level)
+
+    def test_features_of_different_lengths(self, files):
+        frames = {"rgb": np.zeros((2, 24), np.uint8), "audio": np.zeros((3, 8), np.uint8)}
+        assert "differ" in self.error(files, [serialize_record({"id": b"x", "labels": [1]}, frames)], frame_level)
+
+    def test_nan(self, files):
+        bad = video_level(0, mean_rgb=np.full(24, np.nan, np.float32))
+        assert "NaN" in self.error(files, [bad])
+
+    def test_a_label_that_is_no_class(self, files):
+        error = self.error(files, [video_level(0, labels=[7])])
+        assert "label 7 is not among the 7 classes" in error
+        assert "--classes" in error
+
+    @pytest.mark.parametrize(("make", "other"), [(video_level, frame_level), (frame_level, video_level)])
+    def test_two_kinds_of_files(self, files, make, other):
+        assert "level, as the first record is" in self.error(files, [other(0)], make)
+
+    def test_no_message(self, files):
+        assert "not a tf.train" in self.error(files, [b"\xff\xff"])
+
+
+def test_nothing_to_learn_from(tmp_path):
+    unlabelled = write_records(tmp_path / "a.tfrecord", [video_level(0, labels=[])])
+    with pytest.raises(TrainingDataError, match=r"None of the 1 videos in .*a.tfrecord has labels"):
+        load_videos([unlabelled], SPEC, NUM_CLASSES)
+    empty = write_records(tmp_path / "b.tfrecord", [])
+    with pytest.raises(TrainingDataError, match=r"b.tfrecord holds no records"):
+        load_videos([empty], SPEC, NUM_CLASSES)
+    text = tmp_path / "c.txt"
+    text.write_text("This is no TFRecord file.")
+    with pytest.raises(TrainingDataError, match=r"c.txt is not a TFRecord file"):
+        load_videos([str(text)], SPEC, NUM_CLASSES)
+
+
+def test_real_files_of_all_kinds(data_dir):
+    youtube_8m = FeatureSpec()
+    videos = load_videos([str(data_dir / "yt8m_frame" / "SjJ3.tfrecord")], youtube_8m, 3862)
+    assert videos.x.shape == (1, 1152)
+    videos = load_videos(match_files([str(data_dir / "yt8m_v1_video" / "*")]), youtube_8m, 4716)
+    assert len(videos) > 0
+    assert videos.num_unlabelled > 0
+    audio_set = match_files([str(data_dir / "audioset_vggish_frames" / "bal_train-0000[0]*")])
+    videos = load_videos(audio_set, FeatureSpec.parse("audio_embedding:128"), 527)
+    assert videos.x.shape[1] == 128
+    assert training_data._is_frame_level(audio_set)
