@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 import safetensors.numpy
 import threadpoolctl
@@ -21,15 +22,28 @@ from vidpress.model.range_coding_tables import RangeCodingTables
 
 FORMAT_VERSION = 1
 
-# OpenBLAS gives a row the same bits whatever its companions and its place only for batches of one fixed size,
-# computed by one thread. More rows than this gain no speed.
-BATCH_SIZE = 128
+# How close to a half `z` may come, in units of |input of the last layer| * |its kernel's column|, before float64
+# decides how it is rounded: some fifty times what float32 sums in different orders were seen to differ by.
+TIE_MARGIN = 2.0**-18
 
 # Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
 MAX_Z = 2**24
 
 _HEADER_KEY = "vidpress"
 _MODEL_ID_LENGTH = 16
+
+
+class UncodableError(ValueError):
+    """Inputs whose `z` cannot be rounded to an integer: NaN, or beyond `MAX_Z`.
+
+    Attributes:
+      usable: bool[num_videos], which inputs are not to blame.
+    """
+
+    def __init__(self, z: np.ndarray, usable: np.ndarray):
+        row = int(np.flatnonzero(~usable)[0])
+        super().__init__(f"row {row} of x gives z up to {z[row].max()}, beyond {MAX_Z}: its values are too large.")
+        self.usable = usable
 
 
 class ModelError(ValueError):
@@ -89,48 +103,76 @@ class FrozenModel:
         return _model_id(self.to_bytes())
 
     def bottleneck(self, x: np.ndarray) -> np.ndarray:
-        """Run the network up to the bottleneck; a row's result does not depend on its companions.
+        """Run the network up to the bottleneck.
 
         Args:
           x: float32[num_videos, input_size].
 
         Returns:
-          float32[num_videos, num_dims], `z` before rounding.
+          float32[num_videos, num_dims], `z` before rounding. Its last bits depend on the processor and on a row's
+          place in the batch; `quantize` does not.
 
         Raises:
           ValueError: If `x` has another shape.
         """
+        return self._forward(self._checked(x), self.hidden)[1]
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """Return `z_hat` of input vectors: the exact network's `z`, rounded, halves to even.
+
+        A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
+        processor or the number of threads. Matrix products in float32 differ in the last bits by all of these, so
+        rows where a `z` lies near a half are computed again in float64.
+
+        Args:
+          x: float32[num_videos, input_size].
+
+        Returns:
+          int32[num_videos, num_dims].
+
+        Raises:
+          ValueError: If `x` has another shape.
+          UncodableError: If an input is NaN, or so large that its `z` cannot be rounded to an integer.
+        """
+        x = self._checked(x)
+        last_input, z = self._forward(x, self.hidden)
+        usable = (z <= MAX_Z).all(axis=1)
+        if not usable.all():
+            raise UncodableError(z, usable)
+        row_margin = TIE_MARGIN * np.sqrt(np.einsum("ij,ij->i", last_input, last_input))
+        z_hat, near_half = _round(z, row_margin, self._column_norms)
+        if near_half.any():
+            z_hat[near_half] = np.rint(self._forward(x[near_half].astype(np.float64), self._hidden_float64)[1])
+        return z_hat
+
+    def _checked(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
         if x.ndim != 2 or x.shape[1] != self.spec.input_size:
             raise ValueError(f"x has shape {x.shape}; this model takes [num_videos, {self.spec.input_size}].")
-        z = np.empty((len(x), self.num_dims), np.float32)
-        batch = np.zeros((BATCH_SIZE, self.spec.input_size), np.float32)
-        with _blas_controller().limit(limits=1):
-            for start in range(0, len(x), BATCH_SIZE):
-                rows = x[start : start + BATCH_SIZE]
-                batch[: len(rows)] = rows
-                batch[len(rows) :] = 0
-                z[start : start + len(rows)] = self._forward(batch)[: len(rows)]
-        return z
+        return x
 
-    def _forward(self, activations: np.ndarray) -> np.ndarray:
-        for kernel, bias in self.hidden:
-            activations = activations @ kernel
-            activations += bias
-            np.maximum(activations, 0, out=activations)
-        return activations
+    @staticmethod
+    def _forward(
+        activations: np.ndarray, layers: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the input and the output of the last layer, in the precision of the weights."""
+        # Values too large for float32 become infinity or NaN, which the caller refuses.
+        with _blas_controller().limit(limits=1), np.errstate(over="ignore", invalid="ignore"):
+            for kernel, bias in layers:
+                last_input = activations
+                activations = last_input @ kernel
+                activations += bias
+                np.maximum(activations, 0, out=activations)
+        return last_input, activations
 
-    def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Return `z_hat` of input vectors, int32[num_videos, num_dims]; halves round to even.
+    @functools.cached_property
+    def _column_norms(self) -> np.ndarray:
+        kernel, bias = self.hidden[-1]
+        return np.sqrt(np.einsum("ij,ij->j", kernel, kernel) + bias**2)
 
-        Raises:
-          ValueError: If an input is so large, or NaN, that its `z` cannot be rounded to an integer.
-        """
-        z = self.bottleneck(x)
-        if not codable(z).all():
-            row = int(np.flatnonzero(~codable(z))[0])
-            raise ValueError(f"row {row} of x gives z up to {z[row].max()}, beyond {MAX_Z}: its values are too large.")
-        return round_z(z)
+    @functools.cached_property
+    def _hidden_float64(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        return tuple((kernel.astype(np.float64), bias.astype(np.float64)) for kernel, bias in self.hidden)
 
     def compress(self, x: np.ndarray) -> list[bytes]:
         """Return the codes of input vectors float32[num_videos, input_size]."""
@@ -251,14 +293,21 @@ class FrozenModel:
         return cls.from_bytes(data, name=os.fspath(uri))
 
 
-def codable(z: np.ndarray) -> np.ndarray:
-    """Return which rows of `z` float32[n, num_dims] can be rounded to integers and coded: bool[n]."""
-    return (z <= MAX_Z).all(axis=1)
-
-
-def round_z(z: np.ndarray) -> np.ndarray:
-    """Return `z_hat` of codable `z`, int32 of the same shape; halves round to even."""
-    return np.rint(z).astype(np.int32)
+@numba.njit(nogil=True, cache=True)
+def _round(z: np.ndarray, row_margin: np.ndarray, column_norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round `z` float32[n, num_dims] to int32, and say which rows come near a half: bool[n]."""
+    num_rows, num_dims = z.shape
+    z_hat = np.empty((num_rows, num_dims), np.int32)
+    near_half = np.zeros(num_rows, np.bool_)
+    for i in range(num_rows):
+        near = 0
+        for j in range(num_dims):
+            rounded = np.rint(z[i, j])
+            z_hat[i, j] = np.int32(rounded)
+            distance = np.float32(0.5) - abs(z[i, j] - rounded)
+            near += distance < row_margin[i] * column_norms[j]
+        near_half[i] = near > 0
+    return z_hat, near_half
 
 
 @functools.cache

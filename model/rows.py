@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model import range_coder, shard
-from vidpress.model.frozen_model import MAX_Z, FrozenModel, codable, round_z
+from vidpress.model.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.videos import PooledVideo
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources.
@@ -67,18 +67,19 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
     Returns:
       The rows, and a dead letter for each video whose values are too large for the model.
     """
-    z = model.bottleneck(np.stack([video.x for video in videos]))
-    usable = codable(z)
     letters = []
-    if not usable.all():
+    try:
+        z_hat = model.quantize(np.stack([video.x for video in videos]))
+    except UncodableError as error:
         letters = [
-            DeadLetter(video.file, video.offset, f"its bottleneck activations reach {top}, beyond {MAX_Z}", video.id)
-            for video, top, good in zip(videos, z.max(axis=1), usable, strict=True)
-            if not good
+            DeadLetter(video.file, video.offset, f"its bottleneck activations are NaN or beyond {MAX_Z}", video.id)
+            for video, usable in zip(videos, error.usable, strict=True)
+            if not usable
         ]
-        videos = [video for video, good in zip(videos, usable, strict=True) if good]
-        z = z[usable]
-    data, offsets = range_coder.encode(model.tables, round_z(z))
+        videos = [video for video, usable in zip(videos, error.usable, strict=True) if usable]
+        x = np.array([video.x for video in videos], np.float32).reshape(len(videos), model.spec.input_size)
+        z_hat = model.quantize(x)
+    data, offsets = range_coder.encode(model.tables, z_hat)
     label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
     label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
     labels_type = SCHEMA.field("labels").type
@@ -109,10 +110,7 @@ def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
       The rows of each shard that gets some.
     """
     shards = np.array([shard_of(key, num_shards) for key in rows["id"].to_pylist()], np.int64)
-    order = np.argsort(shards, kind="stable")
-    indices, starts = np.unique(shards[order], return_index=True)
-    groups = np.split(order, starts[1:])
-    return {int(index): rows.take(group) for index, group in zip(indices, groups, strict=True)}
+    return {int(index): rows.take(np.flatnonzero(shards == index)) for index in np.unique(shards)}
 
 
 def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:

@@ -73,7 +73,9 @@ class ShardHeader:
         Raises:
           ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
         """
-        values = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+        values = {
+            key.decode(errors="replace"): value.decode(errors="replace") for key, value in (metadata or {}).items()
+        }
         version = values.get(f"{_METADATA_PREFIX}format_version")
         if version is None:
             raise ShardError(f"{name} is a Parquet file, but not one that `vidpress encode` wrote.")
@@ -90,7 +92,7 @@ class ShardHeader:
                     base64.b64decode(values[f"{_METADATA_PREFIX}range_coding_tables"], validate=True)
                 ),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({error}): fetch or encode it again.") from error
 
 
@@ -209,16 +211,17 @@ class Shard:
         self.name = name
         try:
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
-            self._schema = self._file.schema_arrow
-        except (pa.ArrowException, OSError) as error:
+            columns = self._file.schema_arrow.remove_metadata()
+            names = columns.names
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ShardError(
                 f"{name} is not a Parquet file, or is damaged ({error}): fetch or encode it again."
             ) from error
-        metadata = self._schema.metadata or {}
+        metadata = self._file.metadata.metadata or {}
         self.header = ShardHeader.from_metadata(metadata, name=name)
         self._checksums = metadata.get(_CHECKSUMS_KEY.encode(), b"").decode(errors="replace").split(",")
-        if not self._schema.remove_metadata().equals(SCHEMA):
-            raise ShardError(f"{name} has columns {self._schema.names}, not {SCHEMA.names}: its schema is damaged.")
+        if not columns.equals(SCHEMA):
+            raise ShardError(f"{name} has columns {names}, not {SCHEMA.names}: its schema is damaged.")
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str]) -> Shard:

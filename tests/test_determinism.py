@@ -4,13 +4,9 @@ import hashlib
 import pathlib
 import random
 
-import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import frame_level, video_level, write_records
 
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.shard import ShardHeader
 from vidpress.pipeline import encode
 
 NUM_SHARDS = 3
@@ -91,23 +87,6 @@ def test_any_bundle_size(files, model_path, reference, tmp_path, monkeypatch):
 
     monkeypatch.setattr(write_shards, "_MAX_BUFFERED_ROWS", 1)
     assert run(files, model_path, tmp_path) == reference
-
-
-def test_another_classic_engine(files, model_path, reference, tmp_path):
-    """Beam's older in-memory engine cuts bundles and orders groups in its own way."""
-    model = FrozenModel.load(model_path)
-    options = PipelineOptions(["--runner", "BundleBasedDirectRunner"])
-    with beam.Pipeline(options=options) as pipeline:
-        encode.build_pipeline(
-            pipeline,
-            file_patterns=files,
-            model=model_path,
-            header=ShardHeader(model.model_id, model.spec, model.tables),
-            output=str(tmp_path),
-            num_shards=NUM_SHARDS,
-        )
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
-    assert digests == reference
 
 
 def test_shards_do_not_depend_on_how_videos_are_dealt_to_files(model_path, tmp_path):

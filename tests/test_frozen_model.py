@@ -1,11 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import SPEC, random_model
+from conftest import REPO, SPEC, random_model
 
-from vidpress.model.frozen_model import BATCH_SIZE, FrozenModel, ModelError
+from vidpress.model.frozen_model import FrozenModel, ModelError, UncodableError
 from vidpress.model.range_coding_tables import RangeCodingTables
 
 
@@ -102,7 +105,7 @@ def test_bottleneck_is_the_network():
     for kernel, bias in model.hidden:
         expected = np.maximum(expected.astype(np.float64) @ kernel + bias, 0)
     np.testing.assert_allclose(model.bottleneck(x), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(model.quantize(x), np.rint(model.bottleneck(x)))
+    np.testing.assert_array_equal(model.quantize(x), np.rint(expected))
     np.testing.assert_allclose(
         model.logits(model.quantize(x)),
         model.quantize(x) @ model.head[0] + model.head[1],
@@ -114,12 +117,63 @@ def test_bottleneck_is_the_network():
 @pytest.mark.parametrize("hidden", [(40,), (500, 300)])
 def test_a_row_does_not_depend_on_its_companions(hidden):
     model = random_model(SPEC, hidden=hidden)
-    x = inputs(3 * BATCH_SIZE + 5)
-    together = model.bottleneck(x)
+    x = inputs(400)
+    together = model.quantize(x)
     order = np.random.default_rng(2).permutation(len(x))
-    np.testing.assert_array_equal(model.bottleneck(x[order]), together[order])
-    for num_videos in (1, 2, 17, BATCH_SIZE):
-        np.testing.assert_array_equal(model.bottleneck(x[:num_videos]), together[:num_videos])
+    np.testing.assert_array_equal(model.quantize(x[order]), together[order])
+    for num_videos in (1, 2, 17, 128):
+        np.testing.assert_array_equal(model.quantize(x[:num_videos]), together[:num_videos])
+
+
+def near_halves(model, num_videos):
+    """Inputs scaled so that one of their z lies within a few float32 steps of a half."""
+    x = inputs(num_videos).astype(np.float64)
+    (kernel, bias) = (array.astype(np.float64) for array in model.hidden[0])
+    for row in range(num_videos):
+        z = x[row] @ kernel + bias
+        column = np.argmax(z)
+        x[row] *= (np.floor(z[column]) + 0.5 - bias[column]) / (z[column] - bias[column])
+    return x.astype(np.float32)
+
+
+def test_ties_are_decided_by_the_exact_value(model):
+    """Where float32 sums round one way or the other by their order, the result is that of exact arithmetic."""
+    x = near_halves(model, 200)
+    (kernel, bias) = model.hidden[0]
+    exact = np.maximum(x.astype(np.float64) @ kernel.astype(np.float64) + bias.astype(np.float64), 0)
+    assert (np.abs(np.abs(exact - np.rint(exact)) - 0.5).min(axis=1) < 1e-6).all()
+    np.testing.assert_array_equal(model.quantize(x), np.rint(exact))
+    assert (np.rint(model.bottleneck(x)) != np.rint(exact)).any()
+
+
+SCRIPT = """
+import sys, numpy, threadpoolctl
+from vidpress.model import frozen_model
+model = frozen_model.FrozenModel.load(sys.argv[1])
+z_hat = model.quantize(numpy.load(sys.argv[2]))
+print(threadpoolctl.threadpool_info()[0]["architecture"])
+numpy.save(sys.argv[3], z_hat)
+"""
+
+
+@pytest.mark.parametrize("architecture", ["Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"])
+def test_symbols_do_not_depend_on_the_processors_blas_kernel(tmp_path, architecture):
+    """Other processors' matrix products, as far as this one can run them."""
+    model = random_model(SPEC, hidden=(70, 50))
+    model.save(tmp_path / "m.safetensors")
+    x = np.concatenate([inputs(3000), near_halves(random_model(SPEC), 50)])
+    np.save(tmp_path / "x.npy", x)
+    arguments = [str(tmp_path / name) for name in ("m.safetensors", "x.npy", "z_hat.npy")]
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env={**os.environ, "OPENBLAS_CORETYPE": architecture},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0 or architecture not in result.stdout:
+        pytest.skip(f"this processor or NumPy cannot run OpenBLAS's {architecture} kernels: {result.stderr[-200:]}")
+    np.testing.assert_array_equal(np.load(tmp_path / "z_hat.npy"), model.quantize(x))
 
 
 def test_codes_round_trip(model):
@@ -130,6 +184,15 @@ def test_codes_round_trip(model):
 def test_no_videos_give_no_codes(model):
     assert model.compress(inputs(0)) == []
     assert model.decompress([]).shape == (0, model.num_dims)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_inputs_that_have_no_code_are_refused(model, value):
+    x = inputs(5)
+    x[3] = value
+    with pytest.raises(UncodableError, match="row 3 of x gives z up to") as error:
+        model.quantize(x)
+    assert error.value.usable.tolist() == [True, True, True, False, True]
 
 
 def test_inputs_of_another_shape_are_refused(model):
@@ -153,3 +216,14 @@ def test_a_model_without_head_says_so(model):
     headless = FrozenModel.from_bytes(FrozenModel(model.spec, model.hidden, model.tables).to_bytes())
     with pytest.raises(ValueError, match="without its task head"):
         headless.logits(np.zeros((1, 40)))
+
+
+GOLDEN = REPO / "tests" / "golden" / "model-v1.safetensors"
+
+
+def test_golden_model_is_read_and_gives_the_same_codes():
+    model = FrozenModel.load(GOLDEN, model_id="fe57ad4a60935df2")
+    golden = np.load(GOLDEN.with_suffix(".npz"))
+    np.testing.assert_array_equal(model.quantize(golden["x"]), golden["z_hat"])
+    np.testing.assert_allclose(model.logits(golden["z_hat"]), golden["logits"], rtol=1e-5, atol=1e-5)
+    assert [code.hex() for code in model.compress(golden["x"])[:3]] == ["a9ce", "226d40", "897c"]

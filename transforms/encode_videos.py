@@ -11,16 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from vidpress.model.frozen_model import BATCH_SIZE, FrozenModel
+from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.rows import DeadLetter, EncodedVideos, encode_videos
 from vidpress.model.videos import PooledVideo
 from vidpress.transforms import metrics
+
+# Larger batches are no faster, and hold their videos longer.
+BATCH_SIZE = 256
 
 
 class FrozenModelHandler(ModelHandler[PooledVideo, EncodedVideos, FrozenModel]):
     """Runs a frozen model under Beam's `RunInference`; encodes a batch of videos at a time."""
 
-    def __init__(self, model: str, model_id: str | None = None, batch_size: int = 2 * BATCH_SIZE):
+    def __init__(self, model: str, model_id: str | None = None, batch_size: int = BATCH_SIZE):
         super().__init__()
         self._model = model
         self._model_id = model_id

@@ -1,0 +1,126 @@
+"""Freezing: the frozen model is the trained network, and its tables fit its symbols."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from conftest import SPEC  # noqa: E402
+
+from vidpress.model import freezing, networks, training  # noqa: E402
+from vidpress.model.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.range_coding_tables import count_symbols  # noqa: E402
+from vidpress.model.synthetic import write_shards  # noqa: E402
+from vidpress.model.training_data import load_videos  # noqa: E402
+
+OPTIONS = training.TrainingOptions(
+    hidden=(40, 30), lmbda=0.003, steps=150, num_classes=6, batch_size=32, learning_rate=0.01
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    files = write_shards(folder, 2, 1200, spec=SPEC, num_classes=OPTIONS.num_classes, frames=(2, 4))
+    return [load_videos([str(file)], SPEC, OPTIONS.num_classes) for file in files]
+
+
+@pytest.fixture(scope="module")
+def network(videos, tmp_path_factory):
+    return training.train(OPTIONS, SPEC, videos[0], str(tmp_path_factory.mktemp("training")))
+
+
+@pytest.fixture(scope="module")
+def model(network, videos):
+    return freezing.freeze(network, SPEC, videos[0], metadata={"lmbda": OPTIONS.lmbda})
+
+
+def test_folding_is_exact_but_for_rounding(network, videos):
+    hidden, head = freezing.fold_batch_norm(network)
+    z = videos[1].x.astype(np.float64)
+    for kernel, bias in hidden:
+        z = np.maximum(z @ kernel + bias, 0)
+    np.testing.assert_allclose(networks.activations_model(network)(videos[1].x), z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(head[0], network.get_layer("logits").kernel)
+    assert all(array.dtype == np.float32 for layer in (*hidden, head) for array in layer)
+
+
+def test_the_frozen_model_agrees_with_keras(network, model, videos):
+    z_hat = model.quantize(videos[1].x)
+    expected = np.rint(networks.activations_model(network)(videos[1].x))
+    assert (z_hat != expected).mean() <= 1e-5
+    assert len(np.unique(z_hat)) > 2
+    gap = freezing.measure(model, videos[1])["gap"]
+    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-5)
+
+
+def test_empirical_tables_cost_the_empirical_entropy(model, videos):
+    z_hat = model.quantize(videos[0].x)
+    assert model.tables.bits(z_hat).mean() < 1.01 * count_symbols(z_hat).bits()
+
+
+def test_counts_are_those_of_all_videos_at_once(model, videos, monkeypatch):
+    monkeypatch.setattr(freezing, "_CHUNK", 100)
+    counts = freezing.count_z_hat(model, videos[0])
+    expected = count_symbols(model.quantize(videos[0].x))
+    for name in ("num_symbols", "dim", "value", "count"):
+        np.testing.assert_array_equal(getattr(counts, name), getattr(expected, name))
+
+
+def test_prior_tables_hold_the_priors_probabilities(network, model, videos):
+    frozen = freezing.freeze(network, SPEC, videos[0], tables="prior")
+    prior = networks.bottleneck_of(network).prior
+    tables = frozen.tables
+    for dim in range(tables.num_dims):
+        start, end = tables.cdf_start[dim : dim + 2]
+        values = tables.cdf_offset[dim] + np.arange(end - start - 2)
+        y = np.zeros((len(values), tables.num_dims), np.float32)
+        y[:, dim] = values
+        widths = np.diff(tables.cdf[start:end])[:-1] / 2**tables.precision
+        np.testing.assert_allclose(widths, prior.prob(y)[:, dim], atol=(end - start) / 2**tables.precision)
+    x = videos[1].x[:50]
+    np.testing.assert_array_equal(frozen.decompress(frozen.compress(x)), frozen.quantize(x))
+    # Fitted to the data, tables are no worse than the prior's that was trained on them.
+    train_z_hat = model.quantize(videos[0].x)
+    assert model.tables.bits(train_z_hat).mean() < frozen.tables.bits(train_z_hat).mean()
+
+
+def test_measures_are_those_of_the_codes(model, videos):
+    measures = freezing.measure(model, videos[1])
+    codes = model.compress(videos[1].x)
+    assert measures["bytes_per_video"] == pytest.approx(np.mean([len(code) for code in codes]))
+    assert measures["bits_per_video"] <= 8 * measures["bytes_per_video"]
+    assert measures["num_videos"] == len(videos[1])
+    assert measures["gap"] > 0.5
+
+
+def test_a_saved_model_is_the_same(model, tmp_path, videos):
+    model.save(tmp_path / "model.safetensors")
+    loaded = FrozenModel.load(tmp_path / "model.safetensors")
+    assert loaded.metadata == {"lmbda": OPTIONS.lmbda}
+    np.testing.assert_array_equal(loaded.quantize(videos[1].x), model.quantize(videos[1].x))
+
+
+def test_the_baseline_has_no_prior_but_can_be_frozen(videos):
+    baseline = networks.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
+    model = freezing.freeze(baseline, SPEC, videos[0])
+    measures = freezing.measure_unrounded(model, videos[1])
+    keras = training.evaluate_network(baseline, videos[1])
+    assert measures["gap"] == pytest.approx(keras.gap, abs=5e-5)
+    assert 9 < measures["bytes_per_video"] < 9 * 4 + 12
+    with pytest.raises(ValueError, match="has no prior"):
+        freezing.freeze(baseline, SPEC, videos[0], tables="prior")
+
+
+def test_there_is_nothing_to_measure_without_a_head(model, videos):
+    headless = dataclasses.replace(model, head=None)
+    for measure in (freezing.measure, freezing.measure_unrounded):
+        with pytest.raises(ValueError, match="without its task head"):
+            measure(headless, videos[1])
+
+
+def test_unknown_tables_are_refused(network, videos):
+    with pytest.raises(ValueError, match="tables='best'"):
+        freezing.freeze(network, SPEC, videos[0], tables="best")

@@ -1,0 +1,137 @@
+"""The training loop: it learns, pays for bits, and a resumed run is the run that never stopped."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from conftest import SPEC  # noqa: E402
+
+from vidpress.model import networks, training  # noqa: E402
+from vidpress.model.synthetic import write_shards  # noqa: E402
+from vidpress.model.training_data import load_videos  # noqa: E402
+
+OPTIONS = training.TrainingOptions(
+    hidden=(20, 12), lmbda=0.01, steps=8, num_classes=6, batch_size=16, checkpoint_every=100, validate_every=5
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    files = write_shards(folder, 2, 150, spec=SPEC, num_classes=OPTIONS.num_classes, frames=(2, 4))
+    return [load_videos([str(file)], SPEC, OPTIONS.num_classes) for file in files]
+
+
+def weights(network):
+    return [weight.tobytes() for weight in network.get_weights()]
+
+
+@pytest.fixture(scope="module")
+def trained(videos, tmp_path_factory):
+    """A network, its options and its work folder."""
+    work_dir = tmp_path_factory.mktemp("training")
+    options = dataclasses.replace(OPTIONS, lmbda=0.001, steps=120, learning_rate=0.01, validate_every=50)
+    return training.train(options, SPEC, videos[0], str(work_dir), validation=videos[1]), options, work_dir
+
+
+@pytest.mark.parametrize("lmbda", [0.01, 0.0])
+def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, lmbda):
+    options = dataclasses.replace(OPTIONS, lmbda=lmbda)
+    through = training.train(options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1])
+    killed = dataclasses.replace(options, checkpoint_every=3)
+    original = training._Progress.add
+    calls = []
+
+    def add(self, task):
+        calls.append(task)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        original(self, task)
+
+    monkeypatch.setattr(training._Progress, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(killed, SPEC, videos[0], str(tmp_path / "killed"))
+    tf.keras.backend.clear_session()
+    resumed = training.train(killed, SPEC, videos[0], str(tmp_path / "killed"))
+    assert len(calls) == 5 + options.steps - 3
+    assert weights(resumed) == weights(through)
+
+
+def test_a_finished_training_is_left_alone(trained, videos):
+    network, options, work_dir = trained
+    assert weights(training.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
+
+
+def test_training_learns_and_bits_fall_with_lmbda(trained, videos, tmp_path):
+    network, options, _ = trained
+    expensive = dataclasses.replace(options, lmbda=0.1)
+    gap, bits = [], []
+    for each in (network, training.train(expensive, SPEC, videos[0], str(tmp_path))):
+        bottleneck = networks.bottleneck_of(each)
+        bottleneck.bits.reset_state()
+        gap.append(training.evaluate_network(each, videos[1]).gap)
+        bits.append(float(bottleneck.bits.result()))
+    untrained = networks.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
+    assert gap[0] > training.evaluate_network(untrained, videos[1]).gap + 0.1
+    assert bits[1] < bits[0]
+
+
+def test_progress_is_written_down(trained):
+    _, options, work_dir = trained
+    (log,) = (work_dir / "tensorboard").iterdir()
+    scalars = {}
+    for event in tf.compat.v1.train.summary_iterator(str(log)):
+        for value in event.summary.value:
+            scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    assert set(scalars) == {
+        "train/task_loss",
+        "train/learning_rate",
+        "train/bits_per_video",
+        "validation/gap",
+        "validation/hit_at_1",
+        "validation/perr",
+        "validation/mean_ap",
+        "validation/bits_per_video",
+    }
+    assert list(scalars["train/task_loss"]) == list(scalars["validation/gap"]) == [50, 100, 120]
+    assert scalars["train/task_loss"][120] < scalars["train/task_loss"][50]
+    assert scalars["train/learning_rate"][120] == pytest.approx(options.learning_rate)
+
+
+def test_evaluation_of_a_part_takes_it_evenly(videos):
+    network = networks.build_network(SPEC.input_size, (5,), OPTIONS.num_classes, lmbda=0)
+    assert training.evaluate_network(network, videos[0]).num_videos == 150
+    assert training.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
+
+
+@pytest.mark.parametrize("change", [{"lmbda": 0.02}, {"hidden": (20, 13)}, {"seed": 5}])
+def test_another_training_in_the_folder_is_refused(trained, videos, change):
+    _, options, work_dir = trained
+    (name,) = change
+    with pytest.raises(training.TrainingError, match=f"holds a training with {name}="):
+        training.train(dataclasses.replace(options, **change), SPEC, videos[0], str(work_dir))
+
+
+def test_other_data_are_refused(trained, videos):
+    _, options, work_dir = trained
+    with pytest.raises(training.TrainingError, match="holds a training with training_data="):
+        training.train(options, SPEC, videos[1], str(work_dir))
+
+
+def test_a_diverged_training_stops(videos, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=100, learning_rate=1e30)
+    with pytest.raises(training.TrainingError, match=r"The loss is .* lower --learning_rate"):
+        training.train(options, SPEC, videos[0], str(tmp_path))
+    assert not list(pathlib.Path(tmp_path).glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,))]
+)
+def test_unusable_options_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}="):
+        dataclasses.replace(OPTIONS, **{name: value})
