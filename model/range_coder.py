@@ -198,64 +198,74 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 @_jit
 def _encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity, max_row_bytes):
     """Encode rows; return data, offsets, and the place of the first value that cannot be coded, or -1, -1."""
-    num_rows, num_symbols = z_hat.shape
-    num_dims = len(cdf_offset)
-    shift = _U(precision)
+    num_rows = len(z_hat)
     data = np.empty(capacity, np.uint8)
     offsets = np.zeros(num_rows + 1, np.int64)
-    end = np.int64(0)
     for row in range(num_rows):
-        if end + max_row_bytes > len(data):
+        begin = offsets[row]
+        if begin + max_row_bytes > len(data):
             larger = np.empty(2 * len(data) + max_row_bytes, np.uint8)
-            larger[:end] = data[:end]
+            larger[:begin] = data[:begin]
             data = larger
-        base = _U(0)
-        size = _FULL_SIZE
-        for first_symbol in range(0, num_symbols, num_dims):
-            for dim in range(num_dims):
-                index = np.int64(z_hat[row, first_symbol + dim]) - cdf_offset[dim]
-                if index == 0:
-                    # The first value, mostly 0, is by far the most frequent one. It leaves `base` as it is.
-                    size = (size * _U(first_upper[dim])) >> shift
-                    if size <= _MIN_SIZE:
-                        data[end] = base >> _U(24)
-                        data[end + 1] = (base >> _U(16)) & _U(0xFF)
-                        end += 2
-                        base = (base << _U(16)) & _LOW_32_BITS
-                        size <<= _U(16)
-                    continue
-                escape = start[dim + 1] - start[dim] - 2
-                escaped = index < 0 or index >= escape
-                interval = _U(start[dim] + (escape if escaped else index))
-                lower = (size * _U(cdf[interval])) >> shift
-                size = ((size * _U(cdf[interval + _U(1)])) >> shift) - lower
-                base += lower
-                if base > _LOW_32_BITS:
-                    _carry(data, end)
-                    base &= _LOW_32_BITS
-                # Whether 16 bits leave now is anyone's guess, the processor's too: do it without a branch.
-                bits = _U(16) if size <= _MIN_SIZE else _U(0)
-                data[end] = base >> _U(24)
-                data[end + 1] = (base >> _U(16)) & _U(0xFF)
-                end += np.int64(bits >> _U(3))
-                base = (base << bits) & _LOW_32_BITS
-                size <<= bits
-                if escaped:
-                    distance = -index if index < 0 else index - escape + 1
-                    if distance >> MAX_ESCAPE_BITS:
-                        return data[:0], offsets, row, first_symbol + dim
-                    end, base, size = _encode_escape(data, end, base, size, distance, index < 0)
-        offsets[row + 1] = end = _finish_row(data, end, base, size)
-    return data[:end].copy(), offsets, -1, -1
+        end, bad_symbol = _encode_row(z_hat[row], cdf, start, first_upper, cdf_offset, _U(precision), data, _U(begin))
+        if bad_symbol >= 0:
+            return data[:0], offsets, row, bad_symbol
+        offsets[row + 1] = end
+    return data[: offsets[-1]].copy(), offsets, -1, -1
+
+
+@_jit
+def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
+    """Encode a row at `data[end:]`; return the new end, and the index of a value that cannot be coded or -1."""
+    num_symbols = _U(len(z_hat))
+    num_dims = _U(len(cdf_offset))
+    base = _U(0)
+    size = _FULL_SIZE
+    for first_symbol in range(_U(0), num_symbols, num_dims):
+        for dim in range(num_dims):
+            value = z_hat[first_symbol + dim]
+            if value == cdf_offset[dim]:
+                # The first value, mostly 0, is by far the most frequent one. It leaves `base` as it is.
+                size = (size * _U(first_upper[dim])) >> shift
+                if size <= _MIN_SIZE:
+                    data[end] = base >> _U(24)
+                    data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
+                    end += _U(2)
+                    base = (base << _U(16)) & _LOW_32_BITS
+                    size <<= _U(16)
+                continue
+            index = np.int64(value) - np.int64(cdf_offset[dim])
+            escape = np.int64(start[dim + _U(1)]) - np.int64(start[dim]) - 2
+            escaped = index < 0 or index >= escape
+            interval = _U(start[dim]) + _U(escape if escaped else index)
+            lower = (size * _U(cdf[interval])) >> shift
+            size = ((size * _U(cdf[interval + _U(1)])) >> shift) - lower
+            base += lower
+            if base > _LOW_32_BITS:
+                _carry(data, end)
+                base &= _LOW_32_BITS
+            # Whether 16 bits leave now is anyone's guess, the processor's too: do it without a branch.
+            bits = _U(16) if size <= _MIN_SIZE else _U(0)
+            data[end] = base >> _U(24)
+            data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
+            end += bits >> _U(3)
+            base = (base << bits) & _LOW_32_BITS
+            size <<= bits
+            if escaped:
+                distance = -index if index < 0 else index - escape + 1
+                if distance >> MAX_ESCAPE_BITS:
+                    return end, np.int64(first_symbol + dim)
+                end, base, size = _encode_escape(data, end, base, size, distance, index < 0)
+    return _finish_row(data, end, base, size), -1
 
 
 @_jit
 def _carry(data, end):
     """Add 1 to the last byte written. The number stays below 1, so that the carry ends within the row."""
-    end -= 1
+    end -= _U(1)
     while data[end] == 0xFF:
         data[end] = 0
-        end -= 1
+        end -= _U(1)
     data[end] += 1
 
 
@@ -272,8 +282,8 @@ def _encode_bit(data, end, base, size, bit):
         size = half
     if size <= _MIN_SIZE:
         data[end] = base >> _U(24)
-        data[end + 1] = (base >> _U(16)) & _U(0xFF)
-        end += 2
+        data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
+        end += _U(2)
         base = (base << _U(16)) & _LOW_32_BITS
         size <<= _U(16)
     return end, base, size
@@ -297,20 +307,20 @@ def _finish_row(data, end, base, size):
     if base + size > _FULL_SIZE:
         # The number 2^32 is in the interval: a carry, and no bytes after the last one that is not zero.
         _carry(data, end)
-        while data[end - 1] == 0:
-            end -= 1
+        while data[end - _U(1)] == 0:
+            end -= _U(1)
     elif base:
         last = base + size - _U(1)
         rounded_up = ((base - _U(1)) >> _U(24)) + _U(1)
         if rounded_up <= last >> _U(24):
             data[end] = rounded_up
-            return end + 1
+            return end + _U(1)
         rounded_up = ((base - _U(1)) >> _U(16)) + _U(1)
         data[end] = rounded_up >> _U(8)
-        end += 1
+        end += _U(1)
         if rounded_up & _U(0xFF):
             data[end] = rounded_up & _U(0xFF)
-            end += 1
+            end += _U(1)
     return end
 
 
