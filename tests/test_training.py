@@ -66,6 +66,12 @@ def test_a_finished_training_is_left_alone(trained, videos):
     assert weights(training.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
 
 
+def test_a_training_does_not_go_back(trained, videos):
+    _, options, work_dir = trained
+    with pytest.raises(training.TrainingError, match="at step 120, beyond --steps=119"):
+        training.train(dataclasses.replace(options, steps=119), SPEC, videos[0], str(work_dir))
+
+
 def test_training_learns_and_bits_fall_with_lmbda(trained, videos, tmp_path):
     network, options, _ = trained
     expensive = dataclasses.replace(options, lmbda=0.1)

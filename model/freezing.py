@@ -1,0 +1,190 @@
+"""Freezing: from a trained network to the model that encodes, without TensorFlow."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import operator
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+import threadpoolctl
+
+from vidpress.model import networks, range_coder
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.metrics import MetricsAccumulator
+from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables, SymbolCounts, count_symbols
+from vidpress.model.training_data import LabelledVideos
+
+# Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).
+_TAIL_MASS = 2**-8
+
+# Videos taken through the network at a time.
+_CHUNK = 2048
+
+
+def fold_batch_norm(
+    network: tf.keras.Model,
+) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], tuple[np.ndarray, np.ndarray]]:
+    """Return the weights of a network of `networks.build_network`, batch normalisation folded into the kernels.
+
+    `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
+    with `scale = gamma / sqrt(variance + epsilon)`. The product is in float64, and rounded once.
+
+    Returns:
+      `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
+    """
+    hidden = []
+    for dense, batch_norm in networks.hidden_layers(network):
+        gamma, beta, mean, variance = (weight.numpy().astype(np.float64) for weight in batch_norm.weights)
+        scale = gamma / np.sqrt(variance + batch_norm.epsilon)
+        hidden.append(
+            (
+                (dense.kernel.numpy().astype(np.float64) * scale).astype(np.float32),
+                (beta - mean * scale).astype(np.float32),
+            )
+        )
+    logits = network.get_layer(networks.LOGITS)
+    return tuple(hidden), (logits.kernel.numpy(), logits.bias.numpy())
+
+
+def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
+    """Return range coding tables of the trained prior, as tensorflow-compression builds them.
+
+    Raises:
+      ValueError: If the network was trained without a rate, so that it has no prior.
+    """
+    bottleneck = networks.bottleneck_of(network)
+    if bottleneck is None:
+        raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
+    entropy_model = tfc.ContinuousBatchedEntropyModel(
+        bottleneck.prior,
+        coding_rank=1,
+        compression=True,
+        tail_mass=_TAIL_MASS,
+        range_coder_precision=precision,
+        bottleneck_dtype=tf.float32,
+        offset_heuristic=False,  # z_hat are plain integers
+    )
+    return RangeCodingTables.from_lookup(entropy_model.cdf.numpy(), entropy_model.cdf_offset.numpy())
+
+
+def freeze(
+    network: tf.keras.Model,
+    spec: FeatureSpec,
+    videos: LabelledVideos,
+    *,
+    tables: Literal["empirical", "prior"] = "empirical",
+    metadata: dict[str, Any] | None = None,
+) -> FrozenModel:
+    """Freeze a trained network.
+
+    Args:
+      network: A network of `networks.build_network`.
+      spec: What `x` is made of.
+      videos: The training data, for the tables.
+      tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
+        "prior" takes the trained prior's.
+      metadata: JSON values that tell where the model comes from.
+
+    Returns:
+      The model, with its task head.
+
+    Raises:
+      ValueError: If there is no prior to take tables from, or a weight is not finite.
+    """
+    hidden, head = fold_batch_norm(network)
+    num_dims = len(hidden[-1][1])
+    unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
+    model = FrozenModel(spec, hidden, unfitted, head, metadata or {})
+    if tables == "prior":
+        fitted = prior_tables(network)
+    elif tables == "empirical":
+        fitted = RangeCodingTables.fit(count_z_hat(model, videos))
+    else:
+        raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
+    return dataclasses.replace(model, tables=fitted)
+
+
+def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:
+    """Count the values of each dimension of `z_hat` over all videos."""
+    starts = range(0, len(videos), _CHUNK)
+
+    def count(start: int) -> SymbolCounts:
+        return count_symbols(model.quantize(videos.x[start : start + _CHUNK]))
+
+    # Each thread's products stay on one core; the order in which counts add up makes no difference.
+    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return functools.reduce(operator.add, pool.map(count, starts))
+
+
+def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
+    """Measure what a frozen model's codes cost and are worth.
+
+    Args:
+      model: A model with its task head.
+      videos: Labelled videos that it was not trained on.
+
+    Returns:
+      gap, hit_at_1, perr and mean_ap of the head's logits on `z_hat`; num_videos; bits_per_video, the Shannon bits
+      under the tables; bytes_per_video, the length of the range coder's codes.
+
+    Raises:
+      ValueError: If the model has no task head.
+    """
+    num_classes = _num_classes(model)
+    accumulator = MetricsAccumulator(num_classes)
+    bits, num_bytes = 0.0, 0
+    for rows in _chunks(videos):
+        z_hat = model.quantize(videos.x[rows])
+        accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
+        bits += float(model.tables.bits(z_hat).sum())
+        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat)))
+    return {
+        **dataclasses.asdict(accumulator.result()),
+        "bits_per_video": bits / len(videos),
+        "bytes_per_video": num_bytes / len(videos),
+    }
+
+
+def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
+    """Measure what a frozen model's activations cost and are worth as they are: not rounded, float32, deflated by zlib.
+
+    Of a network trained with lmbda=0 this is the baseline that a rate has to beat.
+
+    Args:
+      model: A model with its task head.
+      videos: Labelled videos that it was not trained on.
+
+    Returns:
+      gap, hit_at_1, perr, mean_ap and num_videos; bytes_per_video, each video deflated by itself, at the default level.
+
+    Raises:
+      ValueError: If the model has no task head.
+    """
+    num_classes = _num_classes(model)
+    accumulator = MetricsAccumulator(num_classes)
+    num_bytes = 0
+    for rows in _chunks(videos):
+        z = model.bottleneck(videos.x[rows])
+        accumulator.update(model.logits(z), videos.multi_hot(rows, num_classes))
+        num_bytes += sum(len(zlib.compress(row.tobytes())) for row in z)
+    return {**dataclasses.asdict(accumulator.result()), "bytes_per_video": num_bytes / len(videos)}
+
+
+def _num_classes(model: FrozenModel) -> int:
+    if model.head is None:
+        raise ValueError("This model was frozen without its task head: there is no task to measure.")
+    return model.head[0].shape[1]
+
+
+def _chunks(videos: LabelledVideos) -> Iterator[np.ndarray]:
+    for start in range(0, len(videos), _CHUNK):
+        yield np.arange(start, min(start + _CHUNK, len(videos)))

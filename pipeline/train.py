@@ -1,0 +1,210 @@
+"""The training job: YouTube-8M TFRecords in, a frozen model out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from tqdm import tqdm
+
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen_model import FrozenModel, ModelError
+
+if TYPE_CHECKING:
+    from vidpress.model.training import TrainingOptions
+    from vidpress.model.training_data import LabelledVideos
+
+_PROG = "vidpress train"
+_SUFFIX = ".safetensors"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the job's options."""
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. "
+        "The defaults are those of Singh et al., End-to-end Learning of Compressible Features (ICIP 2020).",
+        epilog="Run again with the same options, a training that was stopped goes on from its last checkpoint.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
+    files.add_argument(
+        "--validation", nargs="+", metavar="GLOB", help="data for GAP along the way and for the model's metrics"
+    )
+    files.add_argument("--output", required=True, metavar="MODEL.safetensors", help="the model; must not exist yet")
+    files.add_argument(
+        "--work_dir", help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)"
+    )
+    files.add_argument(
+        "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
+    )
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--hidden", type=_sizes, default="2000", help="units of the hidden layers; the last one's are coded"
+    )
+    network.add_argument("--classes", type=int, default=3862, help="classes of the task")
+    network.add_argument(
+        "--lmbda",
+        type=float,
+        default=0.002,
+        help="what a bit costs; more gives fewer bytes; 0 trains without rate and rounding",
+    )
+    network.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
+    network.add_argument(
+        "--tables",
+        choices=["empirical", "prior"],
+        default="empirical",
+        help="range coding tables: fitted to the training data, or the trained prior's",
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument("--steps", type=int, default=300_000, help="training steps")
+    training.add_argument("--batch_size", type=int, default=100, help="videos a step")
+    training.add_argument("--learning_rate", type=float, default=0.002, help="Adam's, at first")
+    training.add_argument("--prior_learning_rate", type=float, default=0.01, help="Adam's for the prior, at first")
+    training.add_argument("--decay_rate", type=float, default=0.94, help="factor on the learning rates ...")
+    training.add_argument("--decay_steps", type=int, default=1000, help="... every so many steps")
+    training.add_argument("--weight_decay", type=float, default=1e-6, help="L2 penalty on the dense kernels")
+    training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
+    training.add_argument("--checkpoint_every", type=int, default=1000, metavar="STEPS", help="between checkpoints")
+    training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not sizes such as 2000 or 6000,2000") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the job with command-line options."""
+    args = parser().parse_args(argv)
+    if args.tables == "prior" and not args.lmbda:
+        parser().error("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
+    # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from vidpress.model import freezing, training, training_data
+    except ImportError as error:
+        if not (error.name or "").startswith(("tensorflow", "keras")):
+            raise
+        _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
+    try:
+        options = _training_options(args, training.TrainingOptions)
+    except ValueError as error:
+        parser().error(str(error))
+    try:
+        _check_output(args.output)
+        work_dir = args.work_dir or args.output.removesuffix(_SUFFIX) + ".training"
+        videos = _load(training_data.load_videos, training_data.match_files(args.input), args)
+        validation = None
+        if args.validation:
+            validation = _load(training_data.load_videos, training_data.match_files(args.validation), args)
+        start = time.monotonic()
+        network = training.train(options, args.features, videos, work_dir, validation=validation)
+        seconds = time.monotonic() - start
+        metadata: dict[str, Any] = {
+            "vidpress": importlib.metadata.version("vidpress"),
+            "training": options.to_json(),
+            "lmbda": options.lmbda,
+            "steps": options.steps,
+            "seed": options.seed,
+            "tables": args.tables,
+            "training_data": videos.fingerprint,
+        }
+        model = freezing.freeze(network, args.features, videos, tables=args.tables)
+        if validation is not None:
+            metadata["validation_data"] = validation.fingerprint
+            metadata["metrics"] = freezing.measure(model, validation)
+            if not options.lmbda:
+                metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
+        head = None if args.no_head else model.head
+        model = dataclasses.replace(model, head=head, metadata=metadata)
+        model.save(args.output)
+    except (
+        training.TrainingError,
+        training_data.TrainingDataError,
+        ModelError,
+        FileExistsError,
+        PermissionError,
+    ) as error:
+        _fail(str(error), error)
+    print(summary(model, args.output, work_dir, seconds, videos, validation))
+
+
+def _training_options(args: argparse.Namespace, options: type[TrainingOptions]) -> TrainingOptions:
+    fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(options) if field.name in args}
+    return options(**fields, num_classes=args.classes)
+
+
+def _load(load_videos: Callable[..., LabelledVideos], files: list[str], args: argparse.Namespace) -> LabelledVideos:
+    with tqdm(unit="video", desc=f"read {len(files)} files", disable=None) as bar:
+        return load_videos(files, args.features, args.classes, progress=bar.update)
+
+
+def _check_output(output: str) -> None:
+    """See that the model can be written at the end, before hours of training.
+
+    Raises:
+      FileExistsError: If there is one already.
+      PermissionError: If it cannot be written.
+    """
+    if FileSystems.exists(output):
+        raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
+    probe = f"{output}.write-test-{uuid.uuid4().hex}"
+    try:
+        FileSystems.create(probe).close()
+        FileSystems.delete([probe])
+    except (OSError, BeamIOError) as error:
+        raise PermissionError(f"--output {output} cannot be written: {error}") from error
+
+
+def _fail(message: str, cause: Exception) -> NoReturn:
+    print(f"{_PROG}: error: {message}", file=sys.stderr)
+    raise SystemExit(1) from cause
+
+
+def summary(
+    model: FrozenModel,
+    output: str,
+    work_dir: str,
+    seconds: float,
+    videos: LabelledVideos,
+    validation: LabelledVideos | None,
+) -> str:
+    """Return what a person wants to know of a finished training."""
+    lines = [
+        f"Trained to step {model.metadata['steps']:,} in {seconds:.1f} s, on {len(videos):,} videos"
+        f" ({videos.num_unlabelled:,} without labels left out)."
+    ]
+    if validation is not None:
+        metrics = model.metadata["metrics"]
+        lines += [
+            f"On {len(validation):,} other videos ({validation.num_unlabelled:,} without labels left out):",
+            f"  GAP {metrics['gap']:.4f}, Hit@1 {metrics['hit_at_1']:.4f}, PERR {metrics['perr']:.4f}, "
+            f"mAP {metrics['mean_ap']:.4f}",
+            f"  {metrics['bytes_per_video']:.1f} bytes a video ({metrics['bits_per_video'] / 8:.1f} by the tables)",
+        ]
+        if baseline := model.metadata.get("metrics_unrounded"):
+            lines.append(
+                f"  not rounded: GAP {baseline['gap']:.4f} at {baseline['bytes_per_video']:.0f} bytes a video "
+                "(float32, zlib)"
+            )
+    lines += [f"Model {model.model_id} in {output}", f"Curves: tensorboard --logdir {work_dir}/tensorboard"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

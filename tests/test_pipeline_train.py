@@ -1,0 +1,164 @@
+"""The command: `main(argv)` from TFRecords to a model that loads, and what it refuses in one line."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.synthetic import write_shards
+from vidpress.pipeline import train
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from conftest import SPEC
+
+from vidpress.model import freezing, training_data
+
+SMALL = [
+    *("--features", str(SPEC), "--classes", "6", "--hidden", "12", "--lmbda", "0.005"),
+    *("--steps", "30", "--batch_size", "32", "--learning_rate", "0.01", "--validate_every", "20"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Globs of training and validation data."""
+    folder = tmp_path_factory.mktemp("videos")
+    files = write_shards(folder, 3, 100, spec=SPEC, num_classes=6, frames=(2, 4))
+    files[2].rename(folder / "validation.tfrecord")
+    return f"{folder}/synthetic*", f"{folder}/validation*"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out") / "model.safetensors"
+    train.main(["--input", data[0], "--validation", data[1], "--output", str(output), *SMALL])
+    return output
+
+
+def test_the_model_says_where_it_comes_from(trained, data):
+    model = FrozenModel.load(trained)
+    metadata = model.metadata
+    assert [layer[0].shape for layer in model.hidden] == [(SPEC.input_size, 12)]
+    assert model.spec == SPEC
+    assert (metadata["lmbda"], metadata["steps"], metadata["seed"]) == (0.005, 30, 0)
+    assert metadata["training"]["hidden"] == [12]
+    assert metadata["training_data"]["labelled_videos"] == 200
+    assert metadata["training_data"]["files"] == 2
+    validation = training_data.load_videos(training_data.match_files([data[1]]), SPEC, 6)
+    assert metadata["validation_data"] == validation.fingerprint
+    assert metadata["metrics"] == freezing.measure(model, validation)
+    codes = model.compress(validation.x)
+    assert metadata["metrics"]["bytes_per_video"] == np.mean([len(code) for code in codes])
+    assert (trained.with_name("model.training") / "tensorboard").is_dir()
+
+
+def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):
+    # The checkpoint of a training that was stopped before the model was written.
+    output = tmp_path / "model.safetensors"
+    argv = ["--input", data[0], "--validation", data[1], "--output", str(output), "--lmbda", "0", *SMALL[:-6]]
+    argv = [*argv[: argv.index("--hidden")], "--hidden", "12", "--lmbda", "0", "--steps", "3", "--no_head"]
+    monkeypatch.setattr(FrozenModel, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(argv)
+    assert not output.exists()
+    monkeypatch.undo()
+    train.main(argv)
+    captured = capsys.readouterr()
+    assert "Going on from step 3" in captured.err
+    model = FrozenModel.load(output)
+    assert model.head is None
+    assert f"Model {model.model_id} in {output}" in captured.out
+    for text in ("Trained to step 3", "on 200 videos", "GAP", "bytes a video", "not rounded", "tensorboard --logdir"):
+        assert text in captured.out
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def refusal(argv, capsys):
+    with pytest.raises(SystemExit) as info:
+        train.main(argv)
+    assert info.value.code in (1, 2)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("vidpress train: error: ")
+    return last
+
+
+def test_an_empty_glob_is_refused(tmp_path, capsys):
+    argv = ["--input", str(tmp_path / "none*"), "--output", str(tmp_path / "m.safetensors"), *SMALL]
+    assert "none* matches no file" in refusal(argv, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_validation_glob_is_refused(data, tmp_path, capsys):
+    argv = ["--input", data[0], "--validation", "none*", "--output", str(tmp_path / "m.safetensors"), *SMALL]
+    assert "none* matches no file" in refusal(argv, capsys)
+
+
+def test_an_output_that_exists_is_refused(trained, data, capsys):
+    before = trained.read_bytes()
+    assert "exists already" in refusal(["--input", data[0], "--output", str(trained), *SMALL], capsys)
+    assert trained.read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_is_refused(data, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    argv = ["--input", data[0], "--output", str(file / "m.safetensors"), *SMALL]
+    assert "cannot be written" in refusal(argv, capsys)
+
+
+def test_a_corrupt_file_is_named(data, tmp_path, capsys):
+    (tmp_path / "bad.tfrecord").write_bytes(pathlib.Path(data[1].replace("*", ".tfrecord")).read_bytes()[:-1])
+    argv = ["--input", str(tmp_path / "bad*"), "--output", str(tmp_path / "m.safetensors"), *SMALL]
+    assert "bad.tfrecord, byte" in refusal(argv, capsys)
+
+
+def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
+    argv = ["--input", data[0], "--output", f"{trained}.2", "--work_dir", str(trained.with_name("model.training"))]
+    assert "holds a training with seed=0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--hidden", "2000x"], "is not sizes"),
+        (["--hidden", "0"], "hidden="),
+        (["--steps", "0"], "steps=0"),
+        (["--lmbda", "-1"], "lmbda=-1"),
+        (["--lmbda", "0", "--tables", "prior"], "--tables prior needs --lmbda above 0"),
+        (["--features", "rgb"], "--features"),
+        (["--learn", "0.1"], "unrecognized arguments"),
+    ],
+)
+def test_unusable_options_are_refused(argv, message, tmp_path, capsys):
+    output = tmp_path / "m.safetensors"
+    assert message in refusal(["--input", "x", "--output", str(output), *argv], capsys)
+    assert not output.exists()
+
+
+def run(code, *argv):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment)
+
+
+def test_a_missing_tensorflow_is_named():
+    code = "import sys; sys.modules['tensorflow'] = None\nfrom vidpress.pipeline.cli import main; main(sys.argv[1:])"
+    result = run(code, "train", "--input", "x", "--output", "y")
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "vidpress train: error: training needs tensorflow: install vidpress[train], with Python 3.11."
+    )
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = "import sys; from vidpress.pipeline import train\ntry: train.main(['--help'])\nfinally: print(*sys.modules)"
+    result = run(code)
+    assert "--lmbda" in result.stdout
+    assert "tensorflow" not in result.stdout.split()
