@@ -33,7 +33,7 @@ _ESCAPE_PSEUDO_COUNT = 0.5
 _MAGIC = b"VPRT"
 _FORMAT_VERSION = 1
 _HEADER = struct.Struct("<4sBI")  # magic, format version, CRC-32 of the rest
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "pb": 0}]
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
 # Widths are fitted to so many bits after the first: rounding costs 0.02 % of the bits, and saves a fifth of the bytes.
 _SIGNIFICANT_BITS = 3
 
