@@ -12,6 +12,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import itertools
+import math
 import multiprocessing
 import os
 import pathlib
@@ -339,7 +340,8 @@ def measure(build: Callable[[Any], None], workers: int) -> Run:
     if workers > 1:
         flags.append("--direct_running_mode=multi_processing")
         # Worker processes are to find the stock pipeline's module.
-        os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
+        paths = [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     cpu_start = cpu_seconds()
     start = time.perf_counter()
     with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
@@ -370,7 +372,8 @@ def table(turns: dict[str, list[Turn]], description: Description) -> str:
     def steady(attribute: str, turn: Turn, turns: list[Turn]) -> float:
         """Return the seconds that each further video takes; start-up varies, so that its median is taken off."""
         start_up = statistics.median(getattr(other.one_record, attribute) for other in turns)
-        return max(getattr(turn.all_records, attribute) - start_up, 1e-9) / (videos - 1)
+        seconds = getattr(turn.all_records, attribute) - start_up
+        return seconds / (videos - 1) if seconds > 0 else math.nan  # too few records to tell
 
     rows: list[tuple[str, str, Callable[[Turn, list[Turn]], float]]] = [
         ("videos/s, pipeline", ",.0f", lambda turn, _: videos / turn.all_records.pipeline_seconds),
