@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from vidpress.model.bottleneck import Bottleneck
@@ -26,6 +27,7 @@ def build_network(
     *,
     lmbda: float,
     weight_decay: float = WEIGHT_DECAY,
+    class_frequencies: np.ndarray | None = None,
     seed: int = 0,
 ) -> tf.keras.Model:
     """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
@@ -41,6 +43,10 @@ def build_network(
       lmbda: What a bit costs (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which
         neither rounds nor pays for bits.
       weight_decay: Of the dense kernels.
+      class_frequencies: float64[num_classes], the share of videos that have each class, within (0, 1). The biases of
+        the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
+        thousands; until then the network makes up for it with activations that are large in every video, which says
+        nothing of the video and costs bits.
       seed: Of the first weights, and of the bottleneck's noise.
 
     Returns:
@@ -76,10 +82,15 @@ def build_network(
     logits = tf.keras.layers.Dense(
         num_classes,
         kernel_initializer=tf.keras.initializers.GlorotUniform(seed + len(hidden)),
+        bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
         kernel_regularizer=penalty,
         name=LOGITS,
     )(activations)
     return tf.keras.Model(x, logits)
+
+
+def _log_odds(p: np.ndarray) -> tf.keras.initializers.Initializer:
+    return tf.keras.initializers.Constant((np.log(p) - np.log1p(-p)).astype(np.float32))
 
 
 def bottleneck_of(network: tf.keras.Model) -> Bottleneck | None:

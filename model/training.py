@@ -131,6 +131,7 @@ def train(
         options.num_classes,
         lmbda=options.lmbda,
         weight_decay=options.weight_decay,
+        class_frequencies=videos.class_frequencies(options.num_classes),
         seed=options.seed,
     )
     training_step, state = _training_step(network, options)
@@ -296,8 +297,7 @@ def evaluate_network(network: tf.keras.Model, videos: LabelledVideos, *, max_vid
     if max_videos is not None and len(rows) > max_videos:
         rows = np.linspace(0, len(videos) - 1, max_videos).astype(np.int64)
     accumulator = MetricsAccumulator(num_classes)
-    infer = tf.function(lambda x: network(x, training=False), reduce_retracing=True)
     for start in range(0, len(rows), _EVALUATION_BATCH):
         chunk = rows[start : start + _EVALUATION_BATCH]
-        accumulator.update(infer(videos.x[chunk]).numpy(), videos.multi_hot(chunk, num_classes))
+        accumulator.update(network(videos.x[chunk], training=False).numpy(), videos.multi_hot(chunk, num_classes))
     return accumulator.result()

@@ -59,6 +59,14 @@ class LabelledVideos:
         lists = [self.labels[self.label_start[row] : self.label_start[row + 1]] for row in rows]
         return multi_hot(lists, num_classes)
 
+    def class_frequencies(self, num_classes: int) -> np.ndarray:
+        """Return the share of videos that have each class, float64[num_classes], within (0, 1).
+
+        Half a video more has each class and half a video more has not, so that no share is 0 or 1.
+        """
+        counts = np.minimum(np.bincount(self.labels, minlength=num_classes), len(self))
+        return (counts + 0.5) / (len(self) + 1)
+
 
 def match_files(patterns: Sequence[str]) -> list[str]:
     """Return the files of some patterns, sorted, each once; paths and URIs that `tf.io.gfile` takes.

@@ -42,6 +42,13 @@ def test_losses_are_weight_decay_and_rate():
     assert bits > 0
 
 
+def test_the_first_biases_are_the_classes_log_odds():
+    frequencies = np.array([0.5, 0.9, 0.001, 0.25])
+    bias = networks.build_network(7, (5,), 4, lmbda=0, class_frequencies=frequencies).get_layer("logits").bias
+    np.testing.assert_allclose(tf.sigmoid(bias), frequencies, rtol=1e-5)
+    assert not np.any(networks.build_network(7, (5,), 4, lmbda=0).get_layer("logits").bias)
+
+
 def test_the_seed_fixes_the_weights():
     def weights(seed):
         tf.random.set_seed(np.random.randint(1000))  # noqa: NPY002 - must not matter

@@ -90,6 +90,12 @@ def test_a_batch_depends_on_seed_and_step_alone(videos):
     assert batches(0, 5, 0) == []
 
 
+def test_class_frequencies_are_within_zero_and_one(tmp_path):
+    payloads = [video_level(0, labels=[0, 1]), video_level(1, labels=[1])]
+    videos = load_videos([write_records(tmp_path / "a.tfrecord", payloads)], SPEC, 3)
+    np.testing.assert_allclose(videos.class_frequencies(3), [1.5 / 3, 2.5 / 3, 0.5 / 3])
+
+
 def test_patterns_are_matched(tmp_path):
     names = [write_records(tmp_path / name, [video_level(0)]) for name in ("b.tfrecord", "a.tfrecord", "c.txt")]
     assert match_files([str(tmp_path / "*.tfrecord"), names[0]]) == sorted(names[:2])
