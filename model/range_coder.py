@@ -35,7 +35,13 @@ _LOW_32_BITS = np.uint64((1 << 32) - 1)
 _MAX_BYTES_PER_SYMBOL = 12  # 17 bits for a symbol, and an escape's 2 * MAX_ESCAPE_BITS bits
 _ROWS_IN_MESSAGE = 10
 
-_jit: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, cache=True)
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call, and keep the machine code on disk where a folder can be written."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can
+        return numba.njit(nogil=True)(function)
 
 
 class DamagedCodeError(ValueError):
