@@ -56,8 +56,9 @@ class ShardHeader:
     spec: FeatureSpec
     tables: RangeCodingTables
 
-    def to_metadata(self) -> dict[str, str]:
-        """Return the header as Parquet key-value metadata."""
+    @functools.cached_property
+    def metadata(self) -> dict[str, str]:
+        """The header as Parquet key-value metadata."""
         values = {
             "format_version": str(FORMAT_VERSION),
             "model_id": self.model_id,
@@ -68,7 +69,7 @@ class ShardHeader:
 
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
-        """Read back what `to_metadata` gave.
+        """Read back what `metadata` gives.
 
         Raises:
           ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
@@ -131,7 +132,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> None:
             row_group = batch.slice(start, ROW_GROUP_SIZE)
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
             checksums.append(f"{row_group_crc32(row_group, header):08x}")
-        writer.add_key_value_metadata({**header.to_metadata(), _CHECKSUMS_KEY: ",".join(checksums)})
+        writer.add_key_value_metadata({**header.metadata, _CHECKSUMS_KEY: ",".join(checksums)})
 
 
 def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
@@ -144,7 +145,7 @@ def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
       batch: The row group's rows, of `SCHEMA`.
       header: What stands in the shard's metadata.
     """
-    crc = zlib.crc32(json.dumps(header.to_metadata(), sort_keys=True).encode())
+    crc = zlib.crc32(json.dumps(header.metadata, sort_keys=True).encode())
     for name in ("id", "labels", "code"):
         column = batch[name]
         offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
@@ -282,7 +283,7 @@ class Shard:
                 f"{self.name}, row group {row_group}, is damaged (its values have the checksum {found}, which its "
                 "metadata do not list): fetch or encode it again."
             )
-        return batch.replace_schema_metadata(self.header.to_metadata())
+        return batch.replace_schema_metadata(self.header.metadata)
 
 
 def decoded_schema(num_dims: int) -> pa.Schema:

@@ -9,7 +9,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest
 from vidpress.pipeline import decode, encode, train
+
+if TYPE_CHECKING:
+    from vidpress.model.training_data import LabelledVideos
 
 _HIDDEN = 512
 _LMBDA = 0.002
@@ -102,14 +105,14 @@ def classifier_gap(train_epoch: Callable[[], Batches], validation: Callable[[], 
     return metrics.result().gap
 
 
-def _shuffled(x: np.ndarray, labels: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Batches]:
+def _shuffled(x: np.ndarray, videos: LabelledVideos, num_classes: int) -> Callable[[], Batches]:
     rng = np.random.default_rng(0)
 
     def epoch() -> Batches:
         order = rng.permutation(len(x))
         for start in range(0, len(x), 100):
             rows = order[start : start + 100]
-            yield x[rows], labels(rows).astype(np.float32)
+            yield x[rows], videos.multi_hot(rows, num_classes).astype(np.float32)
 
     return epoch
 
@@ -140,9 +143,11 @@ def run(output: pathlib.Path, steps: int) -> str:
     for lmbda, path in paths.items():
         print(f"\nTraining a 2-layer network, {'without rate' if not lmbda else f'lmbda {lmbda}'}:", flush=True)
         train.main(
-            ["--input", data.train, "--validation", data.validation, "--output", str(path), "--lmbda", str(lmbda)]
-            + ["--hidden", str(_HIDDEN), "--classes", str(data.num_classes), "--steps", str(steps)]
-            + ["--validate_every", str(steps), "--checkpoint_every", str(steps)]
+            [
+                *("--input", data.train, "--validation", data.validation, "--output", str(path)),
+                *("--lmbda", str(lmbda), "--hidden", str(_HIDDEN), "--classes", str(data.num_classes)),
+                *("--steps", str(steps), "--validate_every", str(steps), "--checkpoint_every", str(steps)),
+            ]
         )
     for name, glob in (("train", data.train), ("validation", data.validation)):
         print(f"\nEncoding the {name} videos:", flush=True)
@@ -160,10 +165,7 @@ def run(output: pathlib.Path, steps: int) -> str:
     }
     baseline = FrozenModel.load(paths[0.0])
     z = {name: baseline.bottleneck(np.asarray(videos.x)) for name, videos in sets.items()}
-    epochs = {
-        name: _shuffled(z[name], lambda rows, videos=videos: videos.multi_hot(rows, data.num_classes))
-        for name, videos in sets.items()
-    }
+    epochs = {name: _shuffled(z[name], videos, data.num_classes) for name, videos in sets.items()}
     compact = {
         name: VideoDataset(output / f"compact-{name}", 100, shuffle=name == "train", num_classes=data.num_classes)
         for name in sets
@@ -199,8 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo with command-line options."""
     parser = argparse.ArgumentParser(
         prog="vidpress demo",
-        description="Train a small bottleneck, freeze it, encode, decode, train a classifier on the decoded features and "
-        "compare; on real YouTube-8M at $VIDPRESS_DATA or ../shared/data, else on synthetic videos.",
+        description="Train a small bottleneck, freeze it, encode, decode, train a classifier on the decoded features "
+        "and compare; on real YouTube-8M at $VIDPRESS_DATA or ../shared/data, else on synthetic videos.",
     )
     parser.add_argument(
         "--output",

@@ -13,6 +13,9 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.rows import DeadLetter
 from vidpress.model.videos import PooledVideo, Video, pool_frames
 from vidpress.transforms import metrics
+from vidpress.transforms.coders import VideoCoder
+
+beam.coders.registry.register_coder(PooledVideo, VideoCoder)
 
 
 @dataclasses.dataclass
@@ -33,7 +36,8 @@ class PoolFrames(beam.PTransform):
         self, videos: beam.PCollection[Video]
     ) -> tuple[beam.PCollection[PooledVideo], beam.PCollection[DeadLetter]]:
         """Pool each video; one that cannot be is a dead letter, without its frames."""
-        outputs = videos | "Pool" >> beam.ParDo(_PoolFn(self.spec)).with_outputs("dead_letters", main="pooled")
+        pool = beam.ParDo(_PoolFn(self.spec)).with_output_types(PooledVideo)
+        outputs = videos | "Pool" >> pool.with_outputs("dead_letters", main="pooled")
         return outputs.pooled, outputs.dead_letters
 
 

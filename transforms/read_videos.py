@@ -18,6 +18,9 @@ from vidpress.model.rows import DeadLetter
 from vidpress.model.tfrecord import Damage, read_tfrecords
 from vidpress.model.videos import Video, parse_video
 from vidpress.transforms import metrics, progress
+from vidpress.transforms.coders import VideoCoder
+
+beam.coders.registry.register_coder(Video, VideoCoder)
 
 
 class ReadCounts(NamedTuple):
@@ -101,7 +104,10 @@ class ReadVideos(beam.PTransform):
             | "Patterns" >> beam.Create(list(self.file_patterns))
             | "Match files" >> fileio.MatchAll(fileio.EmptyMatchTreatment.DISALLOW)
             | "Deal out files" >> beam.Reshuffle()
-            | "Read records" >> beam.ParDo(_ReadFn(self.spec)).with_outputs("dead_letters", "counts", main="videos")
+            | "Read records"
+            >> beam.ParDo(_ReadFn(self.spec))
+            .with_output_types(Video)
+            .with_outputs("dead_letters", "counts", main="videos")
         )
         return VideosRead(outputs.videos, outputs.dead_letters, outputs.counts)
 
