@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidpress.model.manifest import Manifest, join
+from vidpress.model.metrics import multi_hot
 from vidpress.model.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class VideoDataset:
         labels = labels_list(batch["labels"])
         return VideoBatch(
             ids=batch["id"].to_pylist(),
-            labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes),
+            labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
             features=decode_codes(batch["code"], tables).astype(np.float32),
         )
 
@@ -183,18 +184,3 @@ class VideoDataset:
         from vidpress.model.torch_dataset import TorchVideoDataset
 
         return TorchVideoDataset(self)
-
-
-def multi_hot(labels: list[np.ndarray], num_classes: int) -> np.ndarray:
-    """Return labels as float32[num_videos, num_classes] with 1 where a video has the label.
-
-    Raises:
-      ValueError: If a label is not below `num_classes`.
-    """
-    dense = np.zeros((len(labels), num_classes), np.float32)
-    rows = np.repeat(np.arange(len(labels)), [len(values) for values in labels])
-    columns = np.concatenate([np.empty(0, np.int32), *labels])
-    if columns.size and columns.max() >= num_classes:
-        raise ValueError(f"label {columns.max()} is not below num_classes={num_classes}.")
-    dense[rows, columns] = 1
-    return dense
