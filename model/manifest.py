@@ -98,7 +98,7 @@ class Manifest:
         try:
             fields: dict[str, Any] = json.loads(text)
             version = fields.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ManifestError(f"{name} is not a vidpress manifest: {error!r}") from error
         if version != FORMAT_VERSION:
             raise ManifestError(f"{name} has format version {version}; this vidpress reads {FORMAT_VERSION}.")
