@@ -61,7 +61,7 @@ class TrainingOptions:
     steps: int = 300_000
     num_classes: int = 3862
     batch_size: int = 100
-    learning_rate: float = 0.002
+    learning_rate: float = 0.001
     prior_learning_rate: float = 0.01
     decay_rate: float = 0.94
     decay_steps: int = 1000
