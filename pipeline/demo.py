@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _HIDDEN = 512
 _LMBDA = 0.002
 _STEPS = 800
+# So few steps want a higher rate than the default, which suits thousands.
+_LEARNING_RATE = 0.001
 _CLASSIFIER_EPOCHS = 4
 _CLASSIFIER_LEARNING_RATE = 0.002
 
@@ -145,7 +147,16 @@ def run(output: pathlib.Path, steps: int) -> str:
         train.main(
             [
                 *("--input", data.train, "--validation", data.validation, "--output", str(path)),
-                *("--lmbda", str(lmbda), "--hidden", str(_HIDDEN), "--classes", str(data.num_classes)),
+                *(
+                    "--lmbda",
+                    str(lmbda),
+                    "--learning_rate",
+                    str(_LEARNING_RATE),
+                    "--hidden",
+                    str(_HIDDEN),
+                    "--classes",
+                    str(data.num_classes),
+                ),
                 *("--steps", str(steps), "--validate_every", str(steps), "--checkpoint_every", str(steps)),
             ]
         )

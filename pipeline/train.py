@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
     training.add_argument("--batch_size", type=int, default=100, help="videos a step")
-    training.add_argument("--learning_rate", type=float, default=0.001, help="Adam's, at first")
+    training.add_argument("--learning_rate", type=float, default=0.0005, help="Adam's, at first")
     training.add_argument("--prior_learning_rate", type=float, default=0.01, help="Adam's for the prior, at first")
     training.add_argument("--decay_rate", type=float, default=0.94, help="factor on the learning rates ...")
     training.add_argument("--decay_steps", type=int, default=1000, help="... every so many steps")
