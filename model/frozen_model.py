@@ -10,13 +10,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import safetensors.numpy
 import threadpoolctl
 from safetensors import SafetensorError
 
 from vidpress.model import range_coder, storage
+from vidpress.model.compiled import jit
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 
@@ -299,7 +299,7 @@ class FrozenModel:
         return cls.from_bytes(data, name=os.fspath(uri))
 
 
-@numba.njit(nogil=True, cache=True)
+@jit
 def _round(
     z: np.ndarray, row_margin: np.ndarray, column_norms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -321,7 +321,7 @@ def _round(
     return z_hat, np.array(rows, np.int64), np.array(columns, np.int64)
 
 
-@numba.njit(nogil=True, cache=True)
+@jit
 def _exact_z_hat(
     inputs: np.ndarray, kernel: np.ndarray, bias: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:

@@ -17,12 +17,11 @@ The kernels release the GIL: batches can run side by side in threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from vidpress.model.compiled import jit
 from vidpress.model.range_coding_tables import MAX_ESCAPE_BITS, RangeCodingTables
 
 # The arithmetic is in uint64 throughout: Numba turns a mixture of signed and unsigned integers into floats, and
@@ -34,14 +33,6 @@ _LOW_32_BITS = np.uint64((1 << 32) - 1)
 
 _MAX_BYTES_PER_SYMBOL = 12  # 17 bits for a symbol, and an escape's 2 * MAX_ESCAPE_BITS bits
 _ROWS_IN_MESSAGE = 10
-
-
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call, and keep the machine code on disk where a folder can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can
-        return numba.njit(nogil=True)(function)
 
 
 class DamagedCodeError(ValueError):
@@ -201,7 +192,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-@_jit
+@jit
 def _encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity, max_row_bytes):
     """Encode rows; return data, offsets, and the place of the first value that cannot be coded, or -1, -1."""
     num_rows = len(z_hat)
@@ -220,7 +211,7 @@ def _encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity
     return data[: offsets[-1]].copy(), offsets, -1, -1
 
 
-@_jit
+@jit
 def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
     """Encode a row at `data[end:]`; return the new end, and the index of a value that cannot be coded or -1."""
     num_symbols = _U(len(z_hat))
@@ -265,7 +256,7 @@ def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
     return _finish_row(data, end, base, size), -1
 
 
-@_jit
+@jit
 def _carry(data, end):
     """Add 1 to the last byte written. The number stays below 1, so that the carry ends within the row."""
     end -= _U(1)
@@ -275,7 +266,7 @@ def _carry(data, end):
     data[end] += 1
 
 
-@_jit
+@jit
 def _encode_bit(data, end, base, size, bit):
     half = size >> _U(1)
     if bit:
@@ -295,7 +286,7 @@ def _encode_bit(data, end, base, size, bit):
     return end, base, size
 
 
-@_jit
+@jit
 def _encode_escape(data, end, base, size, distance, negative):
     """Write the Elias gamma code of `distance` >= 1: a zero for each bit after its first, then its bits; the sign."""
     num_zeros = 0
@@ -307,7 +298,7 @@ def _encode_escape(data, end, base, size, distance, negative):
     return _encode_bit(data, end, base, size, negative)
 
 
-@_jit
+@jit
 def _finish_row(data, end, base, size):
     """Write the fewest bytes that stand for a number in [base, base + size); return the row's end."""
     if base + size > _FULL_SIZE:
@@ -330,7 +321,7 @@ def _finish_row(data, end, base, size):
     return end
 
 
-@_jit
+@jit
 def _decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z_hat, damaged):
     """Decode rows two at a time, to fill the time that one waits for its product with the other.
 
@@ -431,7 +422,7 @@ def _decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, 
 _DAMAGE = np.int64(-1 << 40)  # stands for no index
 
 
-@_jit
+@jit
 def _next_16_bits(data, position, end):
     """Read two bytes; zeros follow the end."""
     if position + _U(2) <= end:
@@ -441,14 +432,14 @@ def _next_16_bits(data, position, end):
     return _U(0)
 
 
-@_jit
+@jit
 def _last_32_bits(data, position, end):
     """Read the four bytes before `position`; zeros follow the end."""
     high = _next_16_bits(data, position - _U(4), end)
     return (high << _U(16)) | _next_16_bits(data, position - _U(2), end)
 
 
-@_jit
+@jit
 def _search(cdf, below, above, size, ahead, shift):
     """Return the interval between `below` and `above` that holds `ahead`."""
     while above - below > _U(1):
@@ -460,7 +451,7 @@ def _search(cdf, below, above, size, ahead, shift):
     return below
 
 
-@_jit
+@jit
 def _decode_bit(data, position, end, ahead, size):
     half = size >> _U(1)
     bit = ahead >= half
@@ -476,7 +467,7 @@ def _decode_bit(data, position, end, ahead, size):
     return np.int64(bit), position, ahead, size
 
 
-@_jit
+@jit
 def _decode_escape(escape, data, position, end, ahead, size):
     """Read an escape's distance and sign; return the value's index in the table, or `_DAMAGE`."""
     num_zeros = 0
@@ -494,7 +485,7 @@ def _decode_escape(escape, data, position, end, ahead, size):
     return -distance if negative else distance + escape - 1, position, ahead, size
 
 
-@_jit
+@jit
 def _is_finished(data, position, end, ahead, size):
     """See whether the whole code was read and is the number that `_finish_row` chooses."""
     if position < end:

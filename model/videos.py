@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numba
 import numpy as np
 
 from vidpress.model import examples
+from vidpress.model.compiled import jit
 from vidpress.model.examples import RecordError
 from vidpress.model.features import Feature, FeatureSpec
 
@@ -154,7 +154,7 @@ def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
     return PooledVideo(video.id, video.labels, x, num_frames, video.file, video.offset)
 
 
-@numba.njit(nogil=True, cache=True)
+@jit
 def sum_frames(frames: np.ndarray) -> np.ndarray:
     """Sum 8-bit frames.
 

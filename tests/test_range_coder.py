@@ -328,14 +328,3 @@ def test_tensorflow_is_not_imported():
         "sys.exit('tensorflow' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
-
-
-def test_no_folder_for_the_cache_is_needed():
-    program = (
-        "import numba.core.caching as caching\n"
-        "for name, locator in list(vars(caching).items()):\n"
-        "    if name.endswith('CacheLocator') or 'CacheLocatorFs' in name:\n"
-        "        locator.from_function = classmethod(lambda *arguments: None)\n"
-        "import vidpress.model.range_coder\n"
-    )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
