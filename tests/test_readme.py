@@ -51,6 +51,23 @@ def test_commands(folder):
     assert len(list((folder / "compact2").glob("shard-*.parquet"))) == 1
 
 
+def test_gap_of_decoded_shards_is_that_before_encoding(folder):
+    """The model's own metrics were measured on the validation videos as the network saw them."""
+    from vidpress.model.dataset import VideoDataset
+    from vidpress.model.frozen_model import FrozenModel
+    from vidpress.model.metrics import MetricsAccumulator
+
+    model = FrozenModel.load(folder / "model.safetensors")
+    accumulator = MetricsAccumulator(3862)
+    for batch in VideoDataset(folder / "compact", num_classes=3862):
+        rows = [row for row, key in enumerate(batch.ids) if int(key.decode().split("-")[-1]) >= 300]
+        accumulator.update(model.logits(batch.features[rows]), np.asarray(batch.labels)[rows])
+    result = accumulator.result()
+    assert result.num_videos == 150
+    for name in ("gap", "hit_at_1", "perr", "mean_ap"):
+        assert getattr(result, name) == pytest.approx(model.metadata["metrics"][name], abs=1e-9)
+
+
 def test_python_examples(folder, monkeypatch):
     reading, model, layer = blocks("python")
     monkeypatch.chdir(folder)
