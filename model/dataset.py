@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vidpress.model.manifest import Manifest, join
 from vidpress.model.metrics import multi_hot
-from vidpress.model.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
+from vidpress.model.shard import SCHEMA, Shard, decode_codes, labels_list
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -122,11 +122,7 @@ class VideoDataset:
             batches = []
             for uri, row_group in row_groups[start : start + step]:
                 shard = open_shard(uri)
-                if shard.header.model_id != self.model_id:
-                    raise ShardError(
-                        f"{uri} was encoded by model {shard.header.model_id}, the data set by {self.model_id}: the "
-                        "shard does not belong to it."
-                    )
+                shard.check_model(self.model_id)
                 tables = tables or shard.header.tables
                 batches.append(shard.read(row_group).replace_schema_metadata())
             rows = pa.Table.from_batches(batches, SCHEMA)

@@ -97,7 +97,7 @@ class ShardHeader:
             raise ShardError(f"{name} has damaged metadata ({error}): fetch or encode it again.") from error
 
 
-def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> None:
+def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[int, ...]:
     """Write rows as a shard; equal rows give equal bytes.
 
     Ids are front-coded and codes only length-coded: no dictionaries and no statistics on what is random, and
@@ -107,6 +107,9 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> None:
       file: Where to.
       rows: A table of `SCHEMA`, at least one row, in the order to keep.
       header: What goes into the metadata.
+
+    Returns:
+      How many rows each row group got.
     """
     if not rows.num_rows:
         raise ValueError("A shard without rows is not written.")
@@ -127,12 +130,13 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> None:
         write_page_checksum=True,
         store_schema=False,
     ) as writer:
+        row_groups = [batch.slice(start, ROW_GROUP_SIZE) for start in range(0, batch.num_rows, ROW_GROUP_SIZE)]
         checksums = []
-        for start in range(0, batch.num_rows, ROW_GROUP_SIZE):
-            row_group = batch.slice(start, ROW_GROUP_SIZE)
+        for row_group in row_groups:
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
             checksums.append(f"{row_group_crc32(row_group, header):08x}")
         writer.add_key_value_metadata({**header.metadata, _CHECKSUMS_KEY: ",".join(checksums)})
+    return tuple(row_group.num_rows for row_group in row_groups)
 
 
 def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
@@ -237,6 +241,18 @@ class Shard:
             return cls(file_system.open_input_file(path), os.fspath(uri))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{os.fspath(uri)} does not exist.") from error
+
+    def check_model(self, model_id: str) -> None:
+        """See that the shard belongs to a data set of a given model.
+
+        Raises:
+          ShardError: If another model encoded it.
+        """
+        if self.header.model_id != model_id:
+            raise ShardError(
+                f"{self.name} was encoded by model {self.header.model_id}, the data set by {model_id}: the shard does "
+                "not belong to it."
+            )
 
     @property
     def num_rows(self) -> int:

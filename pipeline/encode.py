@@ -72,11 +72,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the frozen model, a local path or gs:// URI")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder; must hold none yet")
     parser.add_argument(
-        "--num_shards", type=int, help="how many shards (default: one for each 16 GiB of input, at least 1)"
+        "--num_shards",
+        type=launch.positive_int,
+        help="how many shards (default: one for each 16 GiB of input, at least 1)",
     )
     parser.add_argument(
         "--max_bad_fraction",
-        type=float,
+        type=launch.fraction,
         default=0.01,
         help="share of bad records above which the job fails (default: %(default)s)",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 import sys
 import time
@@ -42,6 +43,24 @@ def parse_args(
     return args, options
 
 
+def positive_int(text: str) -> int:
+    """Parse an option that must be a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """Parse an option that must lie in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie in [0, 1]")
+    return value
+
+
 def runs_in_this_process(options: PipelineOptions) -> bool:
     """Return whether the workers share the launcher's memory."""
     return (
@@ -74,7 +93,20 @@ def check_output(output: str) -> None:
     """
     if FileSystems.exists(FileSystems.join(output, MANIFEST_NAME)):
         raise JobError(f"--output {output} holds a data set already: name another folder, or remove it first.")
-    probe = FileSystems.join(output, f".write-test-{uuid.uuid4().hex}")
+    check_writable(output, FileSystems.join(output, ".write-test"))
+
+
+def check_writable(output: str, probe: str) -> None:
+    """See that an output can be written, by a file beside where it will be.
+
+    Args:
+      output: The output, for the message.
+      probe: Path of a file to write and delete; it is made unique.
+
+    Raises:
+      JobError: If not.
+    """
+    probe = f"{probe}-{uuid.uuid4().hex}"
     try:
         FileSystems.create(probe).close()
         FileSystems.delete([probe])
@@ -87,7 +119,9 @@ def remove_leftovers(output: str) -> None:
 
     Only names that the job itself gives are touched, and only where there is no manifest.
     """
-    patterns = [FileSystems.join(output, pattern) for pattern in (SHARD_PATTERN, DEAD_LETTERS_PATTERN, ".*.tmp")]
+    names = (SHARD_PATTERN, DEAD_LETTERS_PATTERN)
+    temporary = [f".{name}.*.tmp" for name in (*names, MANIFEST_NAME)]
+    patterns = [FileSystems.join(output, pattern) for pattern in (*names, *temporary)]
     leftovers = [metadata.path for result in FileSystems.match(patterns) for metadata in result.metadata_list]
     if leftovers:
         print(f"Removing {len(leftovers)} files that an unfinished run left in {output}.", file=sys.stderr)

@@ -8,16 +8,15 @@ import importlib.metadata
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from tqdm import tqdm
 
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel, ModelError
+from vidpress.pipeline import launch
 
 if TYPE_CHECKING:
     from vidpress.model.training import TrainingOptions
@@ -139,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ModelError,
         FileExistsError,
         PermissionError,
+        launch.JobError,
     ) as error:
         _fail(str(error), error)
     print(summary(model, args.output, work_dir, seconds, videos, validation))
@@ -159,16 +159,11 @@ def _check_output(output: str) -> None:
 
     Raises:
       FileExistsError: If there is one already.
-      PermissionError: If it cannot be written.
+      JobError: If it cannot be written.
     """
     if FileSystems.exists(output):
         raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
-    probe = f"{output}.write-test-{uuid.uuid4().hex}"
-    try:
-        FileSystems.create(probe).close()
-        FileSystems.delete([probe])
-    except (OSError, BeamIOError) as error:
-        raise PermissionError(f"--output {output} cannot be written: {error}") from error
+    launch.check_writable(output, f"{output}.write-test")
 
 
 def _fail(message: str, cause: Exception) -> NoReturn:

@@ -220,6 +220,36 @@ def test_an_empty_glob_is_refused(job, capsys):
     assert not job.output.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--num_shards", "0", "'0' must be a whole number of at least 1"),
+        ("--num_shards", "2.5", "'2.5' must be a whole number of at least 1"),
+        ("--max_bad_fraction", "1.5", r"'1.5' must lie in [0, 1]"),
+        ("--max_bad_fraction", "nan", r"'nan' must lie in [0, 1]"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_any_work(job, capsys, option, value, message):
+    job.add("a.tfrecord", [frame_level(0)])
+    with pytest.raises(SystemExit) as stop:
+        job.run(option, value)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not job.output.exists()
+
+
+def test_only_our_own_leftovers_are_removed(job):
+    job.add("a.tfrecord", [frame_level(0)])
+    job.output.mkdir()
+    theirs = [job.output / name for name in (".notes.tmp", "shard.parquet", "dead-letters.jsonl", "x.parquet")]
+    ours = [job.output / name for name in ("shard-00007-of-00009.parquet", ".shard-00000-of-00001.parquet.ab.tmp")]
+    for path in (*theirs, *ours):
+        path.write_text("")
+    job.run()
+    assert all(path.exists() for path in theirs)
+    assert not any(path.exists() for path in ours)
+
+
 def test_an_output_that_holds_a_data_set_is_refused(job, capsys):
     job.add("a.tfrecord", [frame_level(0)])
     job.run()

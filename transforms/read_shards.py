@@ -41,11 +41,7 @@ def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.Re
     path = FileSystems.join(data_set, entry.name)
     with FileSystems.open(path, mime_type="application/octet-stream") as file:
         shard = Shard(file, path)
-        if shard.header.model_id != model_id:
-            raise ShardError(
-                f"{path} was encoded by model {shard.header.model_id}, the data set by {model_id}: the shard does "
-                "not belong to it."
-            )
+        shard.check_model(model_id)
         if tuple(shard.row_group_sizes) != entry.row_groups:
             raise ShardError(
                 f"{path} has row groups of {shard.row_group_sizes} rows, its manifest says {list(entry.row_groups)}: "

@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from vidpress.model.manifest import NAME as MANIFEST_NAME
 from vidpress.model.manifest import Counts, FileEntry, Manifest, dead_letters_name, shard_name
 from vidpress.model.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
-from vidpress.model.shard import ROW_GROUP_SIZE, ShardHeader, write_shard
+from vidpress.model.shard import ShardHeader, write_shard
 from vidpress.transforms import metrics
 from vidpress.transforms.read_videos import ReadCounts
 
@@ -141,15 +141,13 @@ class _WriteShardFn(beam.DoFn):
         index, parts = element
         rows, duplicates, letters = merge_rows(pa.concat_tables([_from_ipc(part) for part in parts]))
         buffer = io.BytesIO()
-        write_shard(buffer, rows, self._header)
+        row_groups = write_shard(buffer, rows, self._header)
         data = buffer.getvalue()
         name = shard_name(index, self._num_shards)
         _write_file(self._output, name, data)
         metrics.SHARDS_WRITTEN.inc()
         metrics.DUPLICATES.inc(duplicates)
         metrics.DEAD_LETTERS.inc(len(letters))
-        whole, rest = divmod(rows.num_rows, ROW_GROUP_SIZE)
-        row_groups = (ROW_GROUP_SIZE,) * whole + ((rest,) if rest else ())
         entry = FileEntry(name, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), row_groups)
         code_bytes = pa.compute.sum(pa.compute.binary_length(rows["code"])).as_py()
         yield _WrittenShard(entry, duplicates, code_bytes)
