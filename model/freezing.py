@@ -20,7 +20,8 @@ from vidpress.model import networks, range_coder
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables, SymbolCounts, count_symbols
+from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
+from vidpress.model.symbol_counts import SymbolCounts, count_symbols
 from vidpress.model.training_data import LabelledVideos
 
 # Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).

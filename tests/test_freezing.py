@@ -11,7 +11,7 @@ from conftest import SPEC  # noqa: E402
 
 from vidpress.model import freezing, networks, training  # noqa: E402
 from vidpress.model.frozen_model import FrozenModel  # noqa: E402
-from vidpress.model.range_coding_tables import count_symbols  # noqa: E402
+from vidpress.model.symbol_counts import count_symbols  # noqa: E402
 from vidpress.model.synthetic import write_shards  # noqa: E402
 from vidpress.model.training_data import load_videos  # noqa: E402
 

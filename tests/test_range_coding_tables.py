@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vidpress.model.range_coding_tables import RangeCodingTables, SymbolCounts, count_symbols
+from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.symbol_counts import count_symbols
 
 TABLES = {"cdf": [0, 10, 16, 0, 3, 5, 16], "cdf_start": [0, 3, 7], "cdf_offset": [0, -2], "precision": 4}
 
@@ -186,39 +187,6 @@ def test_from_pmf_refuses(pmf, message):
         RangeCodingTables.from_pmf([np.array(p) for p in pmf], np.zeros(len(pmf), np.int32), precision=4)
 
 
-@hypothesis.given(seeds, st.sampled_from([(12, 3), (4, 5, 3), (0, 3)]))
-def test_counts(rng, shape):
-    z_hat = np.rint(rng.standard_cauchy(shape) * 3).clip(-(2**31), 2**31 - 1).astype(np.int64)
-    counts = count_symbols(z_hat)
-    expected = {
-        (dim, value): int(count)
-        for dim in range(3)
-        for value, count in zip(*np.unique(z_hat[..., dim], return_counts=True), strict=True)
-    }
-    found = zip(counts.dim.tolist(), counts.value.tolist(), counts.count.tolist(), strict=True)
-    assert {(dim, value): count for dim, value, count in found} == expected
-    assert (counts.num_dims, counts.num_symbols) == (3, z_hat.size // 3)
-    # Counts of parts add up, however the data are cut.
-    cut = len(z_hat) // 3
-    total = count_symbols(z_hat[:cut]) + count_symbols(z_hat[cut:])
-    for name in ("num_symbols", "dim", "value", "count"):
-        np.testing.assert_array_equal(getattr(total, name), getattr(counts, name))
-
-
-def test_entropy_of_counts():
-    counts = count_symbols(np.array([[0, 5], [0, 5], [1, 5], [2, 5]]))
-    assert counts.bits() == pytest.approx(1.5)
-
-
-def test_counts_refuse():
-    with pytest.raises(ValueError, match=r"integers \[n, \.\.\., num_dims\], not float64"):
-        count_symbols(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="beyond int32"):
-        count_symbols(np.full((2, 3), 2**40))
-    with pytest.raises(ValueError, match="of 3 and of 2 dimensions"):
-        count_symbols(np.zeros((2, 3), int)) + count_symbols(np.zeros((2, 2), int))
-
-
 def test_fit_comes_within_1_percent_of_the_held_out_entropy():
     num_dims = 400
     tables = RangeCodingTables.fit(sparse_z_hat(20000, num_dims, seed=2))
@@ -273,12 +241,6 @@ def test_fit_refuses():
         RangeCodingTables.fit(np.zeros((1, 3), np.int32), precision=20)
     with pytest.raises(ValueError, match="Dimension 2 has cdf_offset 1073741824"):
         RangeCodingTables.fit(np.full((3, 3), [0, 0, 2**30]))
-
-
-def test_symbol_counts_pickle():
-    counts = pickle.loads(pickle.dumps(count_symbols(np.eye(3, dtype=int))))
-    assert isinstance(counts, SymbolCounts)
-    assert counts.bits() == pytest.approx(3 * (np.log2(3) - 2 / 3))
 
 
 @hypothesis.given(seeds)
