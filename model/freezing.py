@@ -165,7 +165,7 @@ def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, f
       videos: Labelled videos that it was not trained on.
 
     Returns:
-      gap, hit_at_1, perr, mean_ap and num_videos; bytes_per_video, each video deflated by itself, at the default level.
+      gap, hit_at_1, perr, mean_ap and num_videos; bytes_per_video, each video deflated by itself, at level 9.
 
     Raises:
       ValueError: If the model has no task head.
@@ -176,7 +176,7 @@ def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, f
     for rows in _chunks(videos):
         z = model.bottleneck(videos.x[rows])
         accumulator.update(model.logits(z), videos.multi_hot(rows, num_classes))
-        num_bytes += sum(len(zlib.compress(row.tobytes())) for row in z)
+        num_bytes += sum(len(zlib.compress(row.tobytes(), 9)) for row in z)
     return {**dataclasses.asdict(accumulator.result()), "bytes_per_video": num_bytes / len(videos)}
 
 

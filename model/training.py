@@ -45,13 +45,14 @@ class TrainingOptions:
       steps: Training steps (paper).
       num_classes: Classes of the task; 3862 are those of YouTube-8M's version of May 2018.
       batch_size: Videos a step (paper).
-      learning_rate: Adam's, at first. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005; of the last two, the
-        smaller gave the better GAP after 3000 steps, with and without rate (README).
+      learning_rate: Adam's, at first. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005.
       prior_learning_rate: Adam's for the prior, at first. The prior must follow the activations, whose
         distribution every other weight moves.
       decay_rate: Factor on both learning rates (paper).
-      decay_steps: Every so many steps (paper).
-      weight_decay: L2 penalty on the dense kernels (paper).
+      decay_steps: Every so many steps. By default 1000 (paper), or a 50th of `steps` if that is less: a short training,
+        too, then ends with small steps.
+      weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos want more: see
+        the README.
       seed: Of weights, noise and the order of the data.
       checkpoint_every: Steps between checkpoints.
       validate_every: Steps between validations.
@@ -62,16 +63,18 @@ class TrainingOptions:
     steps: int = 300_000
     num_classes: int = 3862
     batch_size: int = 100
-    learning_rate: float = 0.0005
+    learning_rate: float = 0.001
     prior_learning_rate: float = 0.01
     decay_rate: float = 0.94
-    decay_steps: int = 1000
+    decay_steps: int = None  # type: ignore[assignment]  # __post_init__ fills it in
     weight_decay: float = networks.WEIGHT_DECAY
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000
 
     def __post_init__(self) -> None:
+        if self.decay_steps is None:
+            object.__setattr__(self, "decay_steps", max(1, min(1000, self.steps // 50)))
         for name in (
             "steps",
             "num_classes",
@@ -192,8 +195,8 @@ def _check_work_dir(options: TrainingOptions, spec: FeatureSpec, videos: Labelle
     for name, value in wanted.items():
         if found.get(name) != value:
             raise TrainingError(
-                f"{work_dir} holds a training with {name}={found.get(name)}, not {value}: name another folder with "
-                "--work_dir, or remove this one."
+                f"{work_dir} holds a training with {name}={found.get(name)}, not {value}: give the same to go on, or "
+                "name another folder with --work_dir, or remove this one."
             )
 
 

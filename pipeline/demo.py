@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from vidpress.model.training_data import LabelledVideos
 
 _HIDDEN = 512
-_LMBDA = 0.002
-_STEPS = 800
-# So few steps want a higher rate than the default, which suits thousands.
-_LEARNING_RATE = 0.001
+_LMBDA = 0.0005
+_STEPS = 1000
+_LEARNING_RATE = 0.002
 _CLASSIFIER_EPOCHS = 4
 _CLASSIFIER_LEARNING_RATE = 0.002
 

@@ -26,6 +26,13 @@ _PROG = "vidpress train"
 _SUFFIX = ".safetensors"
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the job's options."""
     parser = argparse.ArgumentParser(
@@ -33,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. "
         "The defaults are those of Singh et al., End-to-end Learning of Compressible Features (ICIP 2020).",
         epilog="Run again with the same options, a training that was stopped goes on from its last checkpoint.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
@@ -69,10 +76,12 @@ def parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
     training.add_argument("--batch_size", type=int, default=100, help="videos a step")
-    training.add_argument("--learning_rate", type=float, default=0.0005, help="Adam's, at first")
+    training.add_argument("--learning_rate", type=float, default=0.001, help="Adam's, at first")
     training.add_argument("--prior_learning_rate", type=float, default=0.01, help="Adam's for the prior, at first")
     training.add_argument("--decay_rate", type=float, default=0.94, help="factor on the learning rates ...")
-    training.add_argument("--decay_steps", type=int, default=1000, help="... every so many steps")
+    training.add_argument(
+        "--decay_steps", type=int, help="... every so many steps (default: 1000, or a 50th of --steps if less)"
+    )
     training.add_argument("--weight_decay", type=float, default=1e-6, help="L2 penalty on the dense kernels")
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, default=1000, metavar="STEPS", help="between checkpoints")

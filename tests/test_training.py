@@ -15,7 +15,14 @@ from vidpress.model.synthetic import write_shards  # noqa: E402
 from vidpress.model.training_data import load_videos  # noqa: E402
 
 OPTIONS = training.TrainingOptions(
-    hidden=(20, 12), lmbda=0.01, steps=8, num_classes=6, batch_size=16, checkpoint_every=100, validate_every=5
+    hidden=(20, 12),
+    lmbda=0.01,
+    steps=8,
+    num_classes=6,
+    batch_size=16,
+    decay_steps=1000,
+    checkpoint_every=100,
+    validate_every=5,
 )
 
 
@@ -106,6 +113,25 @@ def test_progress_is_written_down(trained):
     assert list(scalars["train/task_loss"]) == list(scalars["validation/gap"]) == [50, 100, 120]
     assert scalars["train/task_loss"][120] < scalars["train/task_loss"][50]
     assert scalars["train/learning_rate"][120] == pytest.approx(options.learning_rate)
+
+
+@pytest.mark.parametrize(("steps", "decay_steps"), [(300_000, 1000), (50_000, 1000), (3000, 60), (20, 1)])
+def test_short_trainings_end_with_small_steps_too(steps, decay_steps):
+    assert training.TrainingOptions(hidden=(5,), lmbda=0, steps=steps).decay_steps == decay_steps
+    assert training.TrainingOptions(hidden=(5,), lmbda=0, steps=steps, decay_steps=7).decay_steps == 7
+
+
+def test_the_learning_rate_falls(videos, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=100, decay_steps=30, lmbda=0.0, hidden=(3,))
+    training.train(options, SPEC, videos[0], str(tmp_path))
+    (log,) = (tmp_path / "tensorboard").iterdir()
+    rates = {
+        event.step: float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(log))
+        for value in event.summary.value
+        if value.tag == "train/learning_rate"
+    }
+    assert rates == pytest.approx({50: options.learning_rate * 0.94, 100: options.learning_rate * 0.94**3})
 
 
 def test_evaluation_of_a_part_takes_it_evenly(videos):

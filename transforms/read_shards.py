@@ -10,7 +10,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model.manifest import NAME as MANIFEST_NAME
-from vidpress.model.manifest import FileEntry, Manifest, ManifestError
+from vidpress.model.manifest import FileEntry, Manifest, missing
 from vidpress.model.shard import Shard, ShardError
 
 
@@ -22,9 +22,7 @@ def load_manifest(data_set: str) -> Manifest:
     """
     path = FileSystems.join(data_set, MANIFEST_NAME)
     if not FileSystems.exists(path):
-        raise ManifestError(
-            f"{data_set} holds no {MANIFEST_NAME}: it is no vidpress data set, or its job did not finish."
-        )
+        raise missing(data_set)
     with FileSystems.open(path) as file:
         return Manifest.from_json(file.read(), name=path)
 
