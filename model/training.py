@@ -49,7 +49,7 @@ class TrainingOptions:
       prior_learning_rate: Adam's for the prior, at first. The prior must follow the activations, whose
         distribution every other weight moves.
       decay_rate: Factor on both learning rates (paper).
-      decay_steps: Every so many steps. By default 1000 (paper), or a 50th of `steps` if that is less: a short training,
+      decay_steps: Every so many steps. 0 becomes 1000 (paper), or a 50th of `steps` if that is less: a short training,
         too, then ends with small steps.
       weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos want more: see
         the README.
@@ -66,14 +66,14 @@ class TrainingOptions:
     learning_rate: float = 0.001
     prior_learning_rate: float = 0.01
     decay_rate: float = 0.94
-    decay_steps: int = None  # type: ignore[assignment]  # __post_init__ fills it in
+    decay_steps: int = 0
     weight_decay: float = networks.WEIGHT_DECAY
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000
 
     def __post_init__(self) -> None:
-        if self.decay_steps is None:
+        if self.decay_steps == 0:
             object.__setattr__(self, "decay_steps", max(1, min(1000, self.steps // 50)))
         for name in (
             "steps",

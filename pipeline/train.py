@@ -30,7 +30,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--prior_learning_rate", type=float, default=0.01, help="Adam's for the prior, at first")
     training.add_argument("--decay_rate", type=float, default=0.94, help="factor on the learning rates ...")
     training.add_argument(
-        "--decay_steps", type=int, help="... every so many steps (default: 1000, or a 50th of --steps if less)"
+        "--decay_steps", type=int, default=0, help="... every so many steps; 0 is 1000, or a 50th of --steps if less"
     )
     training.add_argument("--weight_decay", type=float, default=1e-6, help="L2 penalty on the dense kernels")
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
