@@ -125,7 +125,7 @@ class Manifest:
         try:
             data = storage.read_bytes(uri)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise missing(data_set) from error
+            raise missing_manifest(data_set) from error
         return cls.from_json(data, name=uri)
 
 
@@ -133,7 +133,7 @@ def _file_entry(fields: dict[str, Any]) -> FileEntry:
     return FileEntry(**{**fields, "row_groups": tuple(fields["row_groups"])})
 
 
-def missing(data_set: str | os.PathLike[str]) -> ManifestError:
+def missing_manifest(data_set: str | os.PathLike[str]) -> ManifestError:
     """Return the error for a folder without a manifest."""
     return ManifestError(
         f"{os.fspath(data_set)} holds no {NAME}: it is no vidpress data set, or its job did not finish."

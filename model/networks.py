@@ -19,8 +19,9 @@ WEIGHT_DECAY = 1e-6
 BATCH_NORM_MOMENTUM = 0.99
 BATCH_NORM_EPSILON = 1e-3
 
-# Standard deviation, at first, of what the ReLU before the bottleneck is given, in rounding steps. From 1, a third of
-# the dimensions start out above 0 in every video; they cost bits first and are memorised with. Smaller is slower.
+# Standard deviation, at first, of what the ReLU before the bottleneck is given, in rounding steps. At first 20 % of a
+# video's values round to something other than 0; from 1 it is 31 %, and after training there are more bytes at the same
+# GAP. From 0.3 on downwards, training is slow to switch dimensions on.
 BOTTLENECK_SCALE = 0.6
 
 
@@ -77,11 +78,11 @@ def build_network(
             kernel_regularizer=penalty,
             name=f"hidden_{index}",
         )(activations)
-        rounded = lmbda and index == len(hidden) - 1
+        scale = BOTTLENECK_SCALE if lmbda and index == len(hidden) - 1 else 1.0
         activations = tf.keras.layers.BatchNormalization(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
-            gamma_initializer=tf.keras.initializers.Constant(BOTTLENECK_SCALE if rounded else 1.0),
+            gamma_initializer=tf.keras.initializers.Constant(scale),
             name=f"batch_norm_{index}",
         )(activations)
         activations = tf.keras.layers.ReLU(name=f"relu_{index}")(activations)

@@ -21,6 +21,15 @@ def test_the_layers_are_the_papers(hidden, lmbda):
     assert (networks.bottleneck_of(network) is None) == (lmbda == 0)
 
 
+def test_only_what_is_rounded_starts_small():
+    def scales(lmbda):
+        layers = networks.hidden_layers(networks.build_network(7, (9, 5), 4, lmbda=lmbda))
+        return [set(batch_norm.gamma.numpy().tolist()) for _, batch_norm in layers]
+
+    assert scales(0.01) == [{1.0}, {np.float32(networks.BOTTLENECK_SCALE)}]
+    assert scales(0.0) == [{1.0}, {1.0}]
+
+
 def test_the_logits_see_rounded_activations():
     x = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
     network = networks.build_network(7, (5,), 4, lmbda=0.01)

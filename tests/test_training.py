@@ -73,6 +73,19 @@ def test_a_finished_training_is_left_alone(trained, videos):
     assert weights(training.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
 
 
+def test_a_finished_training_goes_on_to_more_steps(videos, tmp_path):
+    longer = dataclasses.replace(OPTIONS, steps=12)
+    through = training.train(longer, SPEC, videos[0], str(tmp_path / "through"))
+    for options in (OPTIONS, longer):
+        tf.keras.backend.clear_session()
+        network = training.train(options, SPEC, videos[0], str(tmp_path / "in_two"))
+    assert weights(network) == weights(through)
+    # By default, more steps would have had another schedule from the first one on.
+    by_default = dataclasses.replace(longer, decay_steps=0)
+    with pytest.raises(training.TrainingError, match="decay_steps=1000, not 1: give the same to go on"):
+        training.train(by_default, SPEC, videos[0], str(tmp_path / "in_two"))
+
+
 def test_a_training_does_not_go_back(trained, videos):
     _, options, work_dir = trained
     with pytest.raises(training.TrainingError, match="at step 120, beyond --steps=119"):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model.manifest import NAME as MANIFEST_NAME
-from vidpress.model.manifest import FileEntry, Manifest, missing
+from vidpress.model.manifest import FileEntry, Manifest, missing_manifest
 from vidpress.model.shard import Shard, ShardError
 
 
@@ -22,7 +22,7 @@ def load_manifest(data_set: str) -> Manifest:
     """
     path = FileSystems.join(data_set, MANIFEST_NAME)
     if not FileSystems.exists(path):
-        raise missing(data_set)
+        raise missing_manifest(data_set)
     with FileSystems.open(path) as file:
         return Manifest.from_json(file.read(), name=path)
 
