@@ -123,7 +123,8 @@ class VideoDataset:
             for uri, row_group in row_groups[start : start + step]:
                 shard = open_shard(uri)
                 shard.check_model(self.model_id)
-                tables = tables or shard.header.tables
+                # A shard has only the banks of tables that its own rows use.
+                tables = shard.header.tables if tables is None else tables.union(shard.header.tables)
                 batches.append(shard.read(row_group).replace_schema_metadata())
             rows = pa.Table.from_batches(batches, SCHEMA)
             if rng is not None:
@@ -142,7 +143,7 @@ class VideoDataset:
         return VideoBatch(
             ids=batch["id"].to_pylist(),
             labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
-            features=decode_codes(batch["code"], tables).astype(np.float32),
+            features=decode_codes(batch, tables).astype(np.float32),
         )
 
     def to_tf(self) -> tf.data.Dataset:

@@ -8,7 +8,7 @@ import functools
 import operator
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.table_banks import choose_banks, fit_banks
 from vidpress.model.training_data import LabelledVideos
 
 # Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).
@@ -29,6 +30,9 @@ _TAIL_MASS = 2**-8
 
 # Videos taken through the network at a time.
 _CHUNK = 2048
+
+# Banks of tables are fitted to so many videos at most: 800 MB with 2000 dimensions.
+_BANK_VIDEOS = 100_000
 
 
 def fold_batch_norm(
@@ -83,6 +87,7 @@ def freeze(
     videos: LabelledVideos,
     *,
     tables: Literal["empirical", "prior"] = "empirical",
+    num_banks: int = 1,
     metadata: dict[str, Any] | None = None,
 ) -> FrozenModel:
     """Freeze a trained network.
@@ -93,13 +98,15 @@ def freeze(
       videos: The training data, for the tables.
       tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
         "prior" takes the trained prior's.
+      num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, codes are those of
+        tensorflow-compression for the tables.
       metadata: JSON values that tell where the model comes from.
 
     Returns:
       The model, with its task head.
 
     Raises:
-      ValueError: If there is no prior to take tables from, or a weight is not finite.
+      ValueError: If there is no prior to take tables from, a weight is not finite, or so many banks cannot be fitted.
     """
     hidden, head = fold_batch_norm(network)
     num_dims = len(hidden[-1][1])
@@ -111,19 +118,28 @@ def freeze(
         fitted = RangeCodingTables.fit(count_z_hat(model, videos))
     else:
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
+    if num_banks != 1:
+        fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
     return dataclasses.replace(model, tables=fitted)
+
+
+def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
+    """Return `z_hat` of videos at even distances, as many as banks of tables need at most."""
+    rows = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), _BANK_VIDEOS)).astype(np.int64))
+    chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
+    return np.concatenate(list(_run_in_threads(lambda chunk: model.quantize(videos.x[chunk]), chunks)))
 
 
 def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:
     """Count the values of each dimension of `z_hat` over all videos."""
-    starts = range(0, len(videos), _CHUNK)
+    counts = _run_in_threads(lambda rows: count_symbols(model.quantize(videos.x[rows])), _chunks(videos))
+    return functools.reduce(operator.add, counts)
 
-    def count(start: int) -> SymbolCounts:
-        return count_symbols(model.quantize(videos.x[start : start + _CHUNK]))
 
-    # Each thread's products stay on one core; the order in which counts add up makes no difference.
+def _run_in_threads(function: Callable[[np.ndarray], Any], chunks: Iterable[np.ndarray]) -> Iterator[Any]:
+    # Each thread's products stay on one core.
     with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return functools.reduce(operator.add, pool.map(count, starts))
+        yield from pool.map(function, chunks)
 
 
 def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
@@ -135,7 +151,8 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
 
     Returns:
       gap, hit_at_1, perr and mean_ap of the head's logits on `z_hat`; num_videos; bits_per_video, the Shannon bits
-      under the tables; bytes_per_video, the length of the range coder's codes.
+      under the tables; bytes_per_video, the length of the range coder's codes and, with several banks, a byte fraction
+      that says which one.
 
     Raises:
       ValueError: If the model has no task head.
@@ -143,15 +160,17 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
     num_classes = _num_classes(model)
     accumulator = MetricsAccumulator(num_classes)
     bits, num_bytes = 0.0, 0
+    bank_bits = np.log2(model.tables.num_banks)
     for rows in _chunks(videos):
         z_hat = model.quantize(videos.x[rows])
         accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
-        bits += float(model.tables.bits(z_hat).sum())
-        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat)))
+        bank = choose_banks(model.tables, z_hat)
+        bits += float(model.tables.bits(z_hat, bank).sum())
+        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat, bank)))
     return {
         **dataclasses.asdict(accumulator.result()),
-        "bits_per_video": bits / len(videos),
-        "bytes_per_video": num_bytes / len(videos),
+        "bits_per_video": bits / len(videos) + bank_bits,
+        "bytes_per_video": num_bytes / len(videos) + bank_bits / 8,
     }
 
 

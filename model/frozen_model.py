@@ -19,8 +19,11 @@ from vidpress.model import range_coder, storage
 from vidpress.model.compiled import jit
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.table_banks import choose_banks
 
-FORMAT_VERSION = 1
+# Version 2 has banks of tables.
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)
 
 # How close to a half `z` may come, in units of |input of the last layer| * |its kernel's column|, before float64
 # decides how it is rounded. Float32 sums in any order were seen to lie within a tenth of it of the exact value; the
@@ -180,17 +183,34 @@ class FrozenModel:
     def _lower_layers_float64(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         return tuple((kernel.astype(np.float64), bias.astype(np.float64)) for kernel, bias in self.hidden[:-1])
 
-    def compress(self, x: np.ndarray) -> list[bytes]:
-        """Return the codes of input vectors float32[num_videos, input_size]."""
-        return range_coder.compress(self.tables, self.quantize(x))
+    def compress(self, x: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+        """Return the codes of input vectors, and the bank of tables of each.
 
-    def decompress(self, codes: Sequence[bytes]) -> np.ndarray:
+        Args:
+          x: float32[num_videos, input_size].
+
+        Returns:
+          num_videos strings; uint8[num_videos].
+
+        Raises:
+          ValueError: As `quantize` does.
+        """
+        z_hat = self.quantize(x)
+        bank = choose_banks(self.tables, z_hat)
+        return range_coder.compress(self.tables, z_hat, bank), bank
+
+    def decompress(self, codes: Sequence[bytes], bank: np.ndarray | None = None) -> np.ndarray:
         """Return `z_hat` of codes, int32[num_videos, num_dims].
+
+        Args:
+          codes: num_videos strings.
+          bank: uint8[num_videos], the bank of each; None if the model has only one.
 
         Raises:
           vidpress.model.range_coder.DamagedCodeError: If a code is seen to be damaged.
+          ValueError: If there is no such bank.
         """
-        return range_coder.decompress(self.tables, codes)
+        return range_coder.decompress(self.tables, codes, bank=bank)
 
     def logits(self, z_hat: np.ndarray) -> np.ndarray:
         """Return the task head's logits, float32[num_videos, num_classes].
@@ -214,6 +234,7 @@ class FrozenModel:
         tensors["tables.cdf"] = self.tables.cdf
         tensors["tables.cdf_start"] = self.tables.cdf_start
         tensors["tables.cdf_offset"] = self.tables.cdf_offset
+        tensors["tables.bank_tilt"] = self.tables.bank_tilt
         header = {
             "format_version": FORMAT_VERSION,
             "spec": self.spec.to_json(),
@@ -240,9 +261,10 @@ class FrozenModel:
             raise ModelError(
                 f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {error!r}"
             ) from error
-        if header.get("format_version") != FORMAT_VERSION:
+        if header.get("format_version") not in _READABLE_VERSIONS:
             raise ModelError(
-                f"{name} has format version {header.get('format_version')}; this vidpress reads {FORMAT_VERSION}: "
+                f"{name} has format version {header.get('format_version')}; this vidpress reads "
+                f"{', '.join(map(str, _READABLE_VERSIONS))}: "
                 "install the version that wrote it, or a later one."
             )
         sha256 = header.pop("sha256", None)
@@ -260,6 +282,7 @@ class FrozenModel:
                     cdf_start=tensors["tables.cdf_start"],
                     cdf_offset=tensors["tables.cdf_offset"],
                     precision=header["precision"],
+                    **({} if header["format_version"] == 1 else {"bank_tilt": tensors["tables.bank_tilt"]}),
                 ),
                 head=(tensors["head.kernel"], tensors["head.bias"]) if "head.kernel" in tensors else None,
                 metadata=header["metadata"],

@@ -51,12 +51,13 @@ def _restore_error(rows: tuple[int, ...], message: str) -> DamagedCodeError:
     return error
 
 
-def compress(tables: RangeCodingTables, z_hat: np.ndarray) -> list[bytes]:
+def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None) -> list[bytes]:
     """Encode `z_hat` to one string a row.
 
     Args:
       tables: The range coding tables.
       z_hat: As for `encode`.
+      bank: As for `encode`.
 
     Returns:
       n strings.
@@ -64,18 +65,24 @@ def compress(tables: RangeCodingTables, z_hat: np.ndarray) -> list[bytes]:
     Raises:
       ValueError: As `encode` does.
     """
-    data, offsets = encode(tables, z_hat)
+    data, offsets = encode(tables, z_hat, bank)
     joined = data.tobytes()
     return [joined[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
 
 
-def decompress(tables: RangeCodingTables, codes: Sequence[bytes], broadcast_shape: Sequence[int] = ()) -> np.ndarray:
+def decompress(
+    tables: RangeCodingTables,
+    codes: Sequence[bytes],
+    broadcast_shape: Sequence[int] = (),
+    bank: np.ndarray | None = None,
+) -> np.ndarray:
     """Decode strings that `compress` or tensorflow-compression wrote.
 
     Args:
       tables: The tables that the strings were written with.
       codes: n strings.
       broadcast_shape: As for `decode`.
+      bank: As for `decode`.
 
     Returns:
       int32[n, *broadcast_shape, num_dims], `z_hat`.
@@ -85,30 +92,36 @@ def decompress(tables: RangeCodingTables, codes: Sequence[bytes], broadcast_shap
     """
     offsets = np.zeros(len(codes) + 1, np.int64)
     np.cumsum([len(code) for code in codes], out=offsets[1:])
-    return decode(tables, np.frombuffer(b"".join(codes), np.uint8), offsets, broadcast_shape)
+    return decode(tables, np.frombuffer(b"".join(codes), np.uint8), offsets, broadcast_shape, bank)
 
 
-def encode(tables: RangeCodingTables, z_hat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode(
+    tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Encode `z_hat` to one string a row, all in one array: the layout of Arrow's binary columns.
 
     Args:
       tables: The range coding tables.
       z_hat: Integers [n, ..., num_dims]; whole numbers of a floating-point type will do. All places of a row's
         middle axes share the tables.
+      bank: uint8[n], each row's bank; None if there is only one.
 
     Returns:
       `(data, offsets)`: uint8[total] and int64[n + 1]; row i's string is `data[offsets[i]:offsets[i + 1]]`.
 
     Raises:
-      ValueError: If the last axis is not `num_dims` long, or a value is not a whole number or is more than about
-        2^30 away from its table. The message names row, dimension and value.
+      ValueError: If the last axis is not `num_dims` long, or a bank is none of the tables', or a value is not a whole
+        number or is more than about 2^30 away from its table. The message names row, dimension and value.
     """
     symbols = _symbols(tables, z_hat)
     num_rows, num_symbols = symbols.shape
     max_row_bytes = _MAX_BYTES_PER_SYMBOL * num_symbols + 4
     capacity = max_row_bytes + num_rows * (4 + num_symbols // 8)
     data, offsets, bad_row, bad_symbol = range_coder_kernels.encode_rows(
-        *map(_read_only, (symbols, *tables.coder_arrays)), tables.precision, capacity, max_row_bytes
+        *map(_read_only, (symbols, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
+        tables.precision,
+        capacity,
+        max_row_bytes,
     )
     if bad_row >= 0:
         raise _value_error(tables, z_hat, bad_row, bad_symbol, "is too far from its table: training diverged?")
@@ -116,7 +129,11 @@ def encode(tables: RangeCodingTables, z_hat: np.ndarray) -> tuple[np.ndarray, np
 
 
 def decode(
-    tables: RangeCodingTables, data: np.ndarray, offsets: np.ndarray, broadcast_shape: Sequence[int] = ()
+    tables: RangeCodingTables,
+    data: np.ndarray,
+    offsets: np.ndarray,
+    broadcast_shape: Sequence[int] = (),
+    bank: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decode strings that stand in one array.
 
@@ -128,13 +145,14 @@ def decode(
       data: uint8[...], holds the strings.
       offsets: int64[n + 1], not decreasing; row i's string is `data[offsets[i]:offsets[i + 1]]`.
       broadcast_shape: The lengths of the axes of `z_hat` between the first and the last.
+      bank: uint8[n], each row's bank; None if there is only one.
 
     Returns:
       int32[n, *broadcast_shape, num_dims], `z_hat`.
 
     Raises:
       DamagedCodeError: If codes are seen to be damaged.
-      ValueError: If the offsets do not fit the data.
+      ValueError: If the offsets do not fit the data, or a bank is none of the tables'.
     """
     data = np.ascontiguousarray(data)
     offsets = np.ascontiguousarray(offsets, np.int64)
@@ -148,7 +166,10 @@ def decode(
     z_hat = np.empty((num_rows, math.prod(broadcast_shape) * tables.num_dims), np.int32)
     damaged = np.zeros(num_rows, np.bool_)
     range_coder_kernels.decode_rows(
-        *map(_read_only, (data, offsets, *tables.coder_arrays)), tables.precision, z_hat, damaged
+        *map(_read_only, (data, offsets, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
+        tables.precision,
+        z_hat,
+        damaged,
     )
     if damaged.any():
         raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)

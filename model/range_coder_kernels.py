@@ -19,8 +19,11 @@ _LOW_32_BITS = np.uint64((1 << 32) - 1)
 
 
 @jit
-def encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity, max_row_bytes):
-    """Encode rows; return data, offsets, and the place of the first value that cannot be coded, or -1, -1."""
+def encode_rows(z_hat, bank, cdf, start, first_upper, escape, cdf_offset, precision, capacity, max_row_bytes):
+    """Encode rows, each with its bank.
+
+    Returns data, offsets, and the place of the first value that cannot be coded, or -1, -1.
+    """
     num_rows = len(z_hat)
     data = np.empty(capacity, np.uint8)
     offsets = np.zeros(num_rows + 1, np.int64)
@@ -30,7 +33,17 @@ def encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity,
             larger = np.empty(2 * len(data) + max_row_bytes, np.uint8)
             larger[:begin] = data[:begin]
             data = larger
-        end, bad_symbol = _encode_row(z_hat[row], cdf, start, first_upper, cdf_offset, _U(precision), data, _U(begin))
+        end, bad_symbol = _encode_row(
+            z_hat[row],
+            cdf,
+            start[bank[row]],
+            first_upper[bank[row]],
+            escape,
+            cdf_offset,
+            _U(precision),
+            data,
+            _U(begin),
+        )
         if bad_symbol >= 0:
             return data[:0], offsets, row, bad_symbol
         offsets[row + 1] = end
@@ -38,7 +51,7 @@ def encode_rows(z_hat, cdf, start, first_upper, cdf_offset, precision, capacity,
 
 
 @jit
-def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
+def _encode_row(z_hat, cdf, start, first_upper, escape, cdf_offset, shift, data, end):
     """Encode a row at `data[end:]`; return the new end, and the index of a value that cannot be coded or -1."""
     num_symbols = _U(len(z_hat))
     num_dims = _U(len(cdf_offset))
@@ -58,9 +71,9 @@ def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
                     size <<= _U(16)
                 continue
             index = np.int64(value) - np.int64(cdf_offset[dim])
-            escape = np.int64(start[dim + _U(1)]) - np.int64(start[dim]) - 2
-            escaped = index < 0 or index >= escape
-            interval = _U(start[dim]) + _U(escape if escaped else index)
+            escape_index = np.int64(escape[dim])
+            escaped = index < 0 or index >= escape_index
+            interval = _U(start[dim]) + _U(escape_index if escaped else index)
             lower = (size * _U(cdf[interval])) >> shift
             size = ((size * _U(cdf[interval + _U(1)])) >> shift) - lower
             base += lower
@@ -75,7 +88,7 @@ def _encode_row(z_hat, cdf, start, first_upper, cdf_offset, shift, data, end):
             base = (base << bits) & _LOW_32_BITS
             size <<= bits
             if escaped:
-                distance = -index if index < 0 else index - escape + 1
+                distance = -index if index < 0 else index - escape_index + 1
                 if distance >> MAX_ESCAPE_BITS:
                     return end, np.int64(first_symbol + dim)
                 end, base, size = _encode_escape(data, end, base, size, distance, index < 0)
@@ -148,7 +161,7 @@ def _finish_row(data, end, base, size):
 
 
 @jit
-def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z_hat, damaged):
+def decode_rows(data, offsets, bank, cdf, start, first_upper, escape, cdf_offset, precision, z_hat, damaged):
     """Decode rows two at a time, to fill the time that one waits for its product with the other.
 
     `ahead` is the distance of the code from `base`, always in [0, size): the tables end with 2^precision, so that
@@ -162,6 +175,8 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
     for row in range(0, num_rows, 2):
         row_a = _U(row)
         row_b = _U(min(row + 1, num_rows - 1))  # an odd last row is decoded twice
+        bank_a = _U(bank[row_a])
+        bank_b = _U(bank[row_b])
         end_a = _U(offsets[row_a + _U(1)])
         end_b = _U(offsets[row_b + _U(1)])
         next_a = _U(offsets[row_a]) + _U(4)
@@ -173,9 +188,8 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
         for first_symbol in range(_U(0), _U(num_symbols), num_dims):
             for dim in range(num_dims):
                 symbol = first_symbol + dim
-                factor = _U(first_upper[dim])
                 # The first value, mostly 0, is by far the most frequent one: see whether it is that.
-                upper = (size_a * factor) >> shift
+                upper = (size_a * _U(first_upper[bank_a, dim])) >> shift
                 if ahead_a < upper:
                     z_hat[row_a, symbol] = cdf_offset[dim]
                     size_a = upper
@@ -185,16 +199,17 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
                         next_a += _U(2)
                 else:
                     # The second and the third value without a branch, the others by binary search.
-                    interval = _U(start[dim]) + _U(1)
+                    first = _U(start[bank_a, dim])
+                    interval = first + _U(1)
                     upper_1 = (size_a * _U(cdf[interval + _U(1)])) >> shift
                     upper_2 = (size_a * _U(cdf[interval + _U(2)])) >> shift
                     is_above = ahead_a >= upper_1
                     interval += _U(is_above)
                     lower = upper_1 if is_above else upper
                     upper = upper_2 if is_above else upper_1
-                    escape = _U(start[dim + _U(1)]) - _U(2)
+                    last = first + _U(escape[dim])
                     if ahead_a >= upper:
-                        interval = _search(cdf, interval + _U(1), escape + _U(1), size_a, ahead_a, shift)
+                        interval = _search(cdf, interval + _U(1), last + _U(1), size_a, ahead_a, shift)
                         lower = (size_a * _U(cdf[interval])) >> shift
                         upper = (size_a * _U(cdf[interval + _U(1)])) >> shift
                     ahead_a -= lower
@@ -204,12 +219,12 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
                     ahead_a = (ahead_a << bits) | incoming
                     size_a <<= bits
                     next_a += bits >> _U(3)
-                    index = np.int64(interval - _U(start[dim]))
-                    if interval == escape:
+                    index = np.int64(interval - first)
+                    if interval == last:
                         index, next_a, ahead_a, size_a = _decode_escape(index, data, next_a, end_a, ahead_a, size_a)
                         damaged[row_a] |= index == _DAMAGE
                     z_hat[row_a, symbol] = index + cdf_offset[dim]
-                upper = (size_b * factor) >> shift
+                upper = (size_b * _U(first_upper[bank_b, dim])) >> shift
                 if ahead_b < upper:
                     z_hat[row_b, symbol] = cdf_offset[dim]
                     size_b = upper
@@ -218,16 +233,17 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
                         ahead_b = (ahead_b << _U(16)) | _next_16_bits(data, next_b, end_b)
                         next_b += _U(2)
                 else:
-                    interval = _U(start[dim]) + _U(1)
+                    first = _U(start[bank_b, dim])
+                    interval = first + _U(1)
                     upper_1 = (size_b * _U(cdf[interval + _U(1)])) >> shift
                     upper_2 = (size_b * _U(cdf[interval + _U(2)])) >> shift
                     is_above = ahead_b >= upper_1
                     interval += _U(is_above)
                     lower = upper_1 if is_above else upper
                     upper = upper_2 if is_above else upper_1
-                    escape = _U(start[dim + _U(1)]) - _U(2)
+                    last = first + _U(escape[dim])
                     if ahead_b >= upper:
-                        interval = _search(cdf, interval + _U(1), escape + _U(1), size_b, ahead_b, shift)
+                        interval = _search(cdf, interval + _U(1), last + _U(1), size_b, ahead_b, shift)
                         lower = (size_b * _U(cdf[interval])) >> shift
                         upper = (size_b * _U(cdf[interval + _U(1)])) >> shift
                     ahead_b -= lower
@@ -237,8 +253,8 @@ def decode_rows(data, offsets, cdf, start, first_upper, cdf_offset, precision, z
                     ahead_b = (ahead_b << bits) | incoming
                     size_b <<= bits
                     next_b += bits >> _U(3)
-                    index = np.int64(interval - _U(start[dim]))
-                    if interval == escape:
+                    index = np.int64(interval - first)
+                    if interval == last:
                         index, next_b, ahead_b, size_b = _decode_escape(index, data, next_b, end_b, ahead_b, size_b)
                         damaged[row_b] |= index == _DAMAGE
                     z_hat[row_b, symbol] = index + cdf_offset[dim]

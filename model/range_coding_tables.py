@@ -2,6 +2,10 @@
 
 Integers, so that every machine narrows the coder's interval alike. The tables hold what tensorflow-compression's
 `ContinuousBatchedEntropyModel` holds in `cdf` and `cdf_offset`, and can be fitted to data anew.
+
+There may be banks of them. A cooking video and a car video switch on different dimensions; with one bank for each kind
+of video, of which an encoder takes the cheapest, codes are shorter than with any single tables. A bank differs from the
+shared tables by how much likelier or less likely each dimension is to be switched on. `table_banks` fits and chooses.
 """
 
 from __future__ import annotations
@@ -16,6 +20,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.table_widths import (
+    MAX_TILT,
+    SIGNIFICANT_BITS,
+    by_rank_order,
+    cdf_of_widths,
+    check_dims,
+    likeliest_interval,
+    round_to_widths,
+    rounding_shift,
+    shorten,
+    tilt_widths,
+)
 
 # An escaped value is coded by its distance from the table, which has at most this many bits: tensorflow-compression's
 # loop for the Elias gamma code (`OverflowEncode` in cc/kernels/range_coder_kernels.cc) does not end at 2^30.
@@ -33,11 +49,14 @@ _VALUE_PSEUDO_COUNT = 0.1
 _ESCAPE_PSEUDO_COUNT = 0.5
 
 _MAGIC = b"VPRT"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _HEADER = struct.Struct("<4sBI")  # magic, format version, CRC-32 of the rest
+_SIZES = {1: struct.Struct("<BI"), 2: struct.Struct("<BIH")}  # precision, dimensions, and since version 2 banks
+MAX_BANKS = 256
+# Stands for all tilts of a bank that was left out (`RangeCodingTables.with_banks`).
+_LEFT_OUT = -128
+
 _LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
-# Widths are fitted to so many bits after the first: rounding costs 0.02 % of the bits, and saves a fifth of the bytes.
-_SIGNIFICANT_BITS = 3
 
 _CHUNK = 1 << 20  # symbols worked on at a time
 
@@ -54,12 +73,16 @@ class RangeCodingTables:
       cdf_start: int32[num_dims + 1], where each begins.
       cdf_offset: int32[num_dims], the value of each first interval.
       precision: Probabilities are multiples of 2^-precision; 1 to 16.
+      bank_tilt: int8[num_banks, num_dims]: in bank b the odds that dimension d takes another than its likeliest value
+        are those of the tables times 2^(bank_tilt[b, d] / 2). A single column is taken for all dimensions. By default
+        there is one bank, the tables as they are.
     """
 
     cdf: np.ndarray
     cdf_start: np.ndarray
     cdf_offset: np.ndarray
     precision: int
+    bank_tilt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 1), np.int8))
 
     def __post_init__(self) -> None:
         for name in ("cdf", "cdf_start", "cdf_offset"):
@@ -86,36 +109,117 @@ class RangeCodingTables:
             raise ValueError(
                 f"cdf_start goes from {start[0]} to {start[-1]}: it must go from 0 to {len(cdf)}, cdf's end."
             )
-        _check_dims(
+        check_dims(
             np.diff(start.astype(np.int64)) >= 3, start[1:] - start[:-1], "a cdf of {} entries; it needs at least 3"
         )
-        _check_dims(cdf[start[:-1]] == 0, cdf[start[:-1]], "a cdf that starts with {} instead of 0")
+        check_dims(cdf[start[:-1]] == 0, cdf[start[:-1]], "a cdf that starts with {} instead of 0")
         last = cdf[start[1:] - 1]
-        _check_dims(last == 1 << self.precision, last, f"a cdf that ends with {{}} instead of {1 << self.precision}")
+        check_dims(last == 1 << self.precision, last, f"a cdf that ends with {{}} instead of {1 << self.precision}")
         rises = np.diff(cdf.astype(np.int64), prepend=0) > 0
         rises[start[:-1]] = True
         fewest = np.logical_and.reduceat(rises, start[:-1])
-        _check_dims(fewest, fewest, "a cdf that does not increase strictly: give every interval at least 1")
-        _check_dims(
+        check_dims(fewest, fewest, "a cdf that does not increase strictly: give every interval at least 1")
+        check_dims(
             np.abs(self.cdf_offset.astype(np.int64)) <= _MAX_OFFSET,
             self.cdf_offset,
             f"cdf_offset {{}}, beyond {_MAX_OFFSET} either way: shift the values",
         )
+        self._check_banks()
+
+    def _check_banks(self) -> None:
+        tilt = np.array(self.bank_tilt)
+        if tilt.dtype != np.int8 or tilt.ndim != 2 or tilt.shape[1] not in (1, self.num_dims):
+            raise ValueError(f"bank_tilt must be int8[num_banks, {self.num_dims}], not {tilt.dtype}{list(tilt.shape)}.")
+        tilt = np.broadcast_to(tilt, (len(tilt), self.num_dims)).copy()
+        if not 1 <= len(tilt) <= MAX_BANKS:
+            raise ValueError(f"There are {len(tilt)} banks: 1 to {MAX_BANKS} are possible.")
+        left_out = (tilt == _LEFT_OUT).all(axis=1)
+        if (np.abs(tilt.astype(np.int64)) > MAX_TILT).any(axis=1)[~left_out].any():
+            raise ValueError(f"bank_tilt has values beyond {MAX_TILT} either way.")
+        tilt.flags.writeable = False
+        object.__setattr__(self, "bank_tilt", tilt)
 
     @property
     def num_dims(self) -> int:
         """Dimensions of `z_hat`."""
         return len(self.cdf_offset)
 
+    @property
+    def num_banks(self) -> int:
+        """How many banks there are, those left out included."""
+        return len(self.bank_tilt)
+
     @functools.cached_property
-    def coder_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def has_bank(self) -> np.ndarray:
+        """bool[num_banks], false for banks that were left out."""
+        return ~(self.bank_tilt == _LEFT_OUT).all(axis=1)
+
+    def with_banks(self, banks: np.ndarray) -> RangeCodingTables:
+        """Return the tables with some of the banks; the others keep their numbers, but are left out.
+
+        Args:
+          banks: Integers, the banks to keep.
+        """
+        tilt = np.full_like(self.bank_tilt, _LEFT_OUT)
+        tilt[banks] = self.bank_tilt[banks]
+        return dataclasses.replace(self, bank_tilt=tilt)
+
+    def union(self, other: RangeCodingTables) -> RangeCodingTables:
+        """Return the tables with the banks of both.
+
+        Raises:
+          ValueError: If they are not parts of the same tables.
+        """
+        if (other.has_bank <= self.has_bank).all() and self.num_banks == other.num_banks:
+            union = self
+        elif self.num_banks == other.num_banks:
+            tilt = np.where(self.has_bank[:, None], self.bank_tilt, other.bank_tilt)
+            union = dataclasses.replace(self, bank_tilt=tilt)
+        else:
+            union = None
+        if union is None or other.to_bytes() != union.with_banks(np.flatnonzero(other.has_bank)).to_bytes():
+            raise ValueError("These are not parts of the same range coding tables.")
+        return union
+
+    @functools.cached_property
+    def _bank_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distributions of all banks, `(cdf int32[total], start int32[num_banks, num_dims])`.
+
+        Banks share the distributions in which they agree. Those left out have the shared tables'.
+        """
+        tilt = np.where(self.has_bank[:, None], self.bank_tilt, 0).astype(np.int64)
+        # A distribution is a dimension and a tilt. Those that occur, numbered by dimension, then by tilt:
+        key = tilt + MAX_TILT + np.arange(self.num_dims) * (2 * MAX_TILT + 1)
+        keys, number = np.unique(key, return_inverse=True)
+        dim, tilt = np.divmod(keys, 2 * MAX_TILT + 1)
+        shared = np.diff(self.cdf)
+        shared = np.delete(shared, self.cdf_start[1:-1] - 1).astype(np.int64)  # what lies between two distributions
+        sizes = np.diff(self.cdf_start) - 1
+        shared_start = np.append(0, np.cumsum(sizes))
+        start = np.append(0, np.cumsum(sizes[dim]))
+        index = np.arange(start[-1]) + np.repeat(shared_start[:-1][dim] - start[:-1], sizes[dim])
+        widths = tilt_widths(shared[index], start, tilt - MAX_TILT, self.precision)
+        cdf = cdf_of_widths(widths, start, self.precision)
+        return cdf.astype(np.int32), (start[:-1] + np.arange(len(dim)))[number].reshape(key.shape).astype(np.int32)
+
+    @functools.cached_property
+    def coder_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The tables as the range coder's loops read them.
 
-        `(cdf uint32[total + 1], with a last 0 that is read but not used; cdf_start int32[num_dims + 1]; the upper end
-        of each first interval uint32[num_dims]; cdf_offset int32[num_dims])`.
+        `(cdf uint32[total + 1], with a last 0 that is read but not used; where each distribution begins
+        int32[num_banks, num_dims]; the upper end of each first interval uint32[num_banks, num_dims]; the index of each
+        last interval, the escape, int32[num_dims]; cdf_offset int32[num_dims])`.
         """
-        first_upper = self.cdf[self.cdf_start[:-1] + 1].astype(np.uint32)
-        return np.append(self.cdf, 0).astype(np.uint32), self.cdf_start, first_upper, self.cdf_offset
+        cdf, start = self._bank_tables
+        escape = np.diff(self.cdf_start) - 2
+        return np.append(cdf, 0).astype(np.uint32), start, cdf[start + 1].astype(np.uint32), escape, self.cdf_offset
+
+    @functools.cached_property
+    def likeliest_value(self) -> np.ndarray:
+        """int32[num_dims], the value of each dimension's widest interval, of equally wide ones the least."""
+        widths = np.delete(np.diff(self.cdf), self.cdf_start[1:-1] - 1)
+        start = self.cdf_start - np.arange(self.num_dims + 1)
+        return (likeliest_interval(widths, start) - start[:-1] + self.cdf_offset).astype(np.int32)
 
     @property
     def lookup(self) -> np.ndarray:
@@ -168,7 +272,7 @@ class RangeCodingTables:
                 raise ValueError(f"pmf of dimension {dim} has a probability that is negative or not finite.")
         start = np.cumsum([0, *(len(weight) for weight in weights)])
         return cls._from_widths(
-            _round_to_widths(np.concatenate(weights), start, precision), start, np.asarray(cdf_offset), precision
+            round_to_widths(np.concatenate(weights), start, precision), start, np.asarray(cdf_offset), precision
         )
 
     @classmethod
@@ -208,22 +312,21 @@ class RangeCodingTables:
         inside = (index >= 0) & (index < sizes[counts.dim] - 1)
         np.add.at(weights, np.where(inside, (end - sizes)[counts.dim] + index, end[counts.dim] - 1), count)
         start = np.append(0, end)
-        widths = _shorten(_round_to_widths(weights, start, precision), start)
+        widths = shorten(round_to_widths(weights, start, precision), start)
         return cls._from_widths(widths, start, mode - below, precision)
 
     @classmethod
     def _from_widths(
         cls, widths: np.ndarray, start: np.ndarray, cdf_offset: np.ndarray, precision: int
     ) -> RangeCodingTables:
-        # A 0 in front of each dimension's widths; each but the first also takes the sum so far back to 0.
-        steps = np.insert(widths, start[:-1], np.where(start[:-1] > 0, -(1 << precision), 0))
-        return cls(np.cumsum(steps), start + np.arange(len(start)), cdf_offset, precision)
+        return cls(cdf_of_widths(widths, start, precision), start + np.arange(len(start)), cdf_offset, precision)
 
-    def bits(self, z_hat: np.ndarray) -> np.ndarray:
+    def bits(self, z_hat: np.ndarray, bank: np.ndarray | None = None) -> np.ndarray:
         """Return each row's information under the tables, escapes included.
 
         Args:
           z_hat: Integers [n, ..., num_dims].
+          bank: uint8[n], each row's bank; None if there is only one.
 
         Returns:
           float64[n], bits.
@@ -231,15 +334,16 @@ class RangeCodingTables:
         Raises:
           ValueError: If `z_hat` has another shape or type.
         """
-        positions = [chunk.sum(axis=1) for chunk in self._symbol_bits(z_hat)]
+        positions = [chunk.sum(axis=1) for chunk in self._symbol_bits(z_hat, bank)]
         shape = (len(z_hat), int(np.prod(np.shape(z_hat)[1:-1], dtype=np.int64)))
         return np.concatenate([np.empty(0), *positions]).reshape(shape).sum(axis=1)
 
-    def bits_by_dim(self, z_hat: np.ndarray) -> np.ndarray:
+    def bits_by_dim(self, z_hat: np.ndarray, bank: np.ndarray | None = None) -> np.ndarray:
         """Return each dimension's mean information under the tables, escapes included.
 
         Args:
           z_hat: Integers [n, ..., num_dims], n >= 1.
+          bank: uint8[n], each row's bank; None if there is only one.
 
         Returns:
           float64[num_dims], bits a symbol.
@@ -248,29 +352,54 @@ class RangeCodingTables:
           ValueError: If `z_hat` has another shape or type, or is empty.
         """
         total = np.zeros(self.num_dims)
-        for chunk in self._symbol_bits(z_hat):
+        for chunk in self._symbol_bits(z_hat, bank):
             total += chunk.sum(axis=0)
         if not np.size(z_hat):
             raise ValueError("An empty z_hat has no mean: give at least one row.")
         return total * (self.num_dims / np.size(z_hat))
 
-    def _symbol_bits(self, z_hat: np.ndarray) -> Iterator[np.ndarray]:
+    def check_bank(self, bank: np.ndarray | None, num_rows: int) -> np.ndarray:
+        """Return each row's bank, uint8[num_rows].
+
+        Raises:
+          ValueError: If these are not one for each row, or there is no such bank, or none are given where there are
+            several.
+        """
+        if bank is None:
+            if self.num_banks > 1 and num_rows:
+                raise ValueError(f"These tables have {self.num_banks} banks: say which one each row has.")
+            return np.zeros(num_rows, np.uint8)
+        bank = np.asarray(bank)
+        if bank.shape != (num_rows,) or bank.dtype.kind not in "iu":
+            raise ValueError(f"bank is {bank.dtype}{list(bank.shape)}; {num_rows} rows take integers [{num_rows}].")
+        known = (bank >= 0) & (bank < self.num_banks)
+        known[known] = self.has_bank[bank[known]]
+        if not known.all():
+            row = int(np.argmin(known))
+            raise ValueError(
+                f"Row {row} has bank {bank[row]}, which is none of these tables'. Are they another model's?"
+            )
+        return bank.astype(np.uint8)
+
+    def _symbol_bits(self, z_hat: np.ndarray, bank: np.ndarray | None) -> Iterator[np.ndarray]:
         """Yield the bits of the symbols in chunks float64[some positions, num_dims]."""
         z_hat = np.asarray(z_hat)
         if z_hat.ndim < 2 or z_hat.shape[-1] != self.num_dims or z_hat.dtype.kind not in "iu":
             raise ValueError(
                 f"z_hat is {z_hat.dtype}{list(z_hat.shape)}; these tables take integers [n, ..., {self.num_dims}]."
             )
+        bank = self.check_bank(bank, len(z_hat))
         rows = z_hat.reshape(-1, self.num_dims)
-        widths = np.diff(self.cdf, append=0)  # those between two distributions are not used
+        bank = np.repeat(bank, len(rows) // max(len(z_hat), 1))
+        cdf, start = self._bank_tables
+        widths = np.diff(cdf, append=0)  # those between two distributions are not used
         interval_bits = self.precision - np.log2(np.maximum(widths, 1))
-        start = self.cdf_start[:-1]
         escape = np.diff(self.cdf_start) - 2
         step = max(1, _CHUNK // self.num_dims)
         for first in range(0, len(rows), step):
             index = rows[first : first + step].astype(np.int64) - self.cdf_offset
             escaped = (index < 0) | (index >= escape)
-            bits = interval_bits[start + np.where(escaped, escape, index)]
+            bits = interval_bits[start[bank[first : first + step]] + np.where(escaped, escape, index)]
             if escaped.any():
                 index = index[escaped]
                 above = np.broadcast_to(escape, escaped.shape)[escaped]
@@ -285,14 +414,15 @@ class RangeCodingTables:
         # The first interval of each dimension follows from the others.
         is_width = np.ones(len(self.cdf), bool)
         is_width[start[:-1]] = is_width[start[:-1] + 1] = False
-        widths = np.diff(self.cdf, prepend=0)[is_width][_by_rank(np.diff(start) - 2)]
-        shift = _rounding_shift(widths)
-        codes = (shift << _SIGNIFICANT_BITS) + (widths >> shift)
+        widths = np.diff(self.cdf, prepend=0)[is_width][by_rank_order(np.diff(start) - 2)]
+        shift = rounding_shift(widths)
+        codes = (shift << SIGNIFICANT_BITS) + (widths >> shift)
         columns = np.concatenate([np.diff(start), self.cdf_offset, codes, widths - (widths >> shift << shift)])
         # The four bytes of the numbers apart: nearly all but the lowest are 0.
         planes = columns.astype("<i4").view(np.uint8).reshape(-1, 4).T
-        body = lzma.compress(planes.tobytes(), format=lzma.FORMAT_RAW, filters=_LZMA)
-        rest = struct.pack("<BI", self.precision, self.num_dims) + body
+        body = planes.tobytes() + self.bank_tilt.tobytes()
+        body = lzma.compress(body, format=lzma.FORMAT_RAW, filters=_LZMA)
+        rest = _SIZES[_FORMAT_VERSION].pack(self.precision, self.num_dims, self.num_banks) + body
         return _HEADER.pack(_MAGIC, _FORMAT_VERSION, zlib.crc32(rest)) + rest
 
     @classmethod
@@ -305,36 +435,35 @@ class RangeCodingTables:
         if len(data) < _HEADER.size + 5 or data[:4] != _MAGIC:
             raise ValueError(f"These {len(data)} bytes are not range coding tables.")
         _, version, checksum = _HEADER.unpack_from(data)
-        if version != _FORMAT_VERSION:
+        if version not in _SIZES:
             raise ValueError(
-                f"The range coding tables have format version {version}; this vidpress reads {_FORMAT_VERSION}: "
+                f"The range coding tables have format version {version}; this vidpress reads {list(_SIZES)}: "
                 "install the version that wrote them, or a later one."
             )
         rest = data[_HEADER.size :]
         if zlib.crc32(rest) != checksum:
             raise ValueError("The range coding tables are damaged: they do not fit their checksum. Fetch them again.")
-        precision, num_dims = struct.unpack_from("<BI", rest)
         try:
-            planes = np.frombuffer(lzma.decompress(rest[5:], format=lzma.FORMAT_RAW, filters=_LZMA), np.uint8)
+            precision, num_dims, *num_banks = _SIZES[version].unpack_from(rest)
+            body = lzma.decompress(rest[_SIZES[version].size :], format=lzma.FORMAT_RAW, filters=_LZMA)
+            num_tilts = num_banks[0] * num_dims if num_banks else 0
+            planes, tilt = np.split(np.frombuffer(body, np.uint8), [len(body) - num_tilts])
             columns = np.ascontiguousarray(planes.reshape(4, -1).T).view("<i4").reshape(-1).astype(np.int64)
             sizes, offset = columns[:num_dims], columns[num_dims : 2 * num_dims]
             codes, remainders = columns[2 * num_dims :].reshape(2, -1)
-            shift = np.maximum((codes >> _SIGNIFICANT_BITS) - 1, 0)
-            by_rank = ((codes - (shift << _SIGNIFICANT_BITS)) << shift) + remainders
+            shift = np.maximum((codes >> SIGNIFICANT_BITS) - 1, 0)
+            by_rank = ((codes - (shift << SIGNIFICANT_BITS)) << shift) + remainders
             widths = np.empty_like(by_rank)
-            widths[_by_rank(sizes - 2)] = by_rank
+            widths[by_rank_order(sizes - 2)] = by_rank
             start = np.concatenate([[0], np.cumsum(sizes - 2)])
             first = (1 << precision) - np.add.reduceat(widths, start[:-1])
             widths = np.insert(widths, start[:-1], first)
-            return cls._from_widths(widths, start + np.arange(num_dims + 1), offset, precision)
-        except (lzma.LZMAError, IndexError, ValueError) as error:
+            tables = cls._from_widths(widths, start + np.arange(num_dims + 1), offset, precision)
+            if not num_banks:
+                return tables
+            return dataclasses.replace(tables, bank_tilt=tilt.view(np.int8).reshape(-1, num_dims))
+        except (struct.error, lzma.LZMAError, IndexError, ValueError) as error:
             raise ValueError(f"The range coding tables are damaged: {error}") from error
-
-
-def _check_dims(fine: np.ndarray, values: np.ndarray, what: str) -> None:
-    if not fine.all():
-        dim = int(np.argmin(fine))
-        raise ValueError(f"Dimension {dim} has {what.format(values[dim])}.")
 
 
 def _reach(counts: SymbolCounts, distance: np.ndarray, price: float) -> np.ndarray:
@@ -361,74 +490,3 @@ def _reach(counts: SymbolCounts, distance: np.ndarray, price: float) -> np.ndarr
     reach = np.zeros(counts.num_dims, np.int64)
     reach[dim[by_gain]] = distance[by_gain]  # the last assignment stands
     return reach
-
-
-def _round_to_widths(weights: np.ndarray, start: np.ndarray, precision: int) -> np.ndarray:
-    """Return intervals of at least 1 that add up to 2^precision in each dimension, at nearly the least code length.
-
-    The code length is least where every interval is `max(1, scale * weight)`. What rounding those down leaves over goes
-    to the intervals that gain most by one more.
-
-    Args:
-      weights: float64[total], not negative, proportional to the probabilities.
-      start: int64[num_dims + 1], where each dimension's begin.
-      precision: 1 to 16.
-
-    Returns:
-      int64[total].
-    """
-    if not 1 <= precision <= 16:
-        raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
-    sizes = np.diff(start)
-    total = 1 << precision
-    _check_dims(
-        sizes <= total, sizes - 1, f"{{}} values, which do not fit precision {precision}: take {total - 1} or fewer"
-    )
-    # So that a dimension of no weight at all is split evenly.
-    sums = np.add.reduceat(weights, start[:-1])
-    weights = weights + np.repeat(np.where(sums > 0, 0.0, 1.0), sizes)
-    widest = np.maximum.reduceat(weights, start[:-1])
-    narrow = np.zeros(len(weights), bool)
-    while True:
-        remaining = np.add.reduceat(np.where(narrow, 0.0, weights), start[:-1])
-        room = total - np.add.reduceat(narrow.astype(np.int64), start[:-1])
-        scale = np.divide(room, remaining, out=np.zeros(len(sizes)), where=remaining > 0)
-        scaled = weights * np.repeat(scale, sizes)
-        # The widest interval takes what is left, so it is never a narrow one.
-        newly = (scaled < 1) & ~narrow & (weights < np.repeat(widest, sizes))
-        if not newly.any():
-            break
-        narrow |= newly
-    widths = np.where(narrow, 1, np.maximum(np.floor(scaled * (1 - 1e-12)), 1)).astype(np.int64)
-    missing = total - np.add.reduceat(widths, start[:-1])
-    gain = weights * np.log1p(1 / widths)
-    dim = np.repeat(np.arange(len(sizes)), sizes)
-    by_gain = np.lexsort((-gain, dim))
-    rank = np.arange(len(weights)) - np.repeat(start[:-1], sizes)
-    widths[by_gain] += rank < np.repeat(missing, sizes)
-    return widths
-
-
-def _shorten(widths: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Round widths to few significant bits, which `to_bytes` writes shorter; the widest of a dimension gives way."""
-    sizes = np.diff(start)
-    dim = np.repeat(np.arange(len(sizes)), sizes)
-    widest = np.lexsort((widths, dim))[start[1:] - 1]
-    shift = _rounding_shift(widths)
-    rounded = (widths + (1 << shift >> 1)) >> shift << shift
-    rounded[widest] = widths[widest]
-    rest = np.add.reduceat(widths, start[:-1]) - np.add.reduceat(rounded, start[:-1])
-    rounded[widest] += rest
-    # In tables of many equally wide intervals it might have nothing left to give.
-    return np.where(np.repeat(np.abs(rest) * 8 > widths[widest], sizes), widths, rounded)
-
-
-def _rounding_shift(widths: np.ndarray) -> np.ndarray:
-    """Return how many low bits of each width are not significant."""
-    return np.maximum(np.frexp(widths.astype(np.float64))[1].astype(np.int64) - 1 - _SIGNIFICANT_BITS, 0)
-
-
-def _by_rank(sizes: np.ndarray) -> np.ndarray:
-    """Return the order that puts the first entries of all dimensions before the second ones, and so on."""
-    rank = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.argsort(rank, kind="stable")

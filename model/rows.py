@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from vidpress.model import range_coder, shard
 from vidpress.model.frozen_model import MAX_Z, FrozenModel, UncodableError
+from vidpress.model.table_banks import choose_banks
 from vidpress.model.videos import PooledVideo
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources.
@@ -79,7 +80,8 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         videos = [video for video, usable in zip(videos, error.usable, strict=True) if usable]
         x = np.array([video.x for video in videos], np.float32).reshape(len(videos), model.spec.input_size)
         z_hat = model.quantize(x)
-    data, offsets = range_coder.encode(model.tables, z_hat)
+    bank = choose_banks(model.tables, z_hat)
+    data, offsets = range_coder.encode(model.tables, z_hat, bank)
     label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
     label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
     labels_type = SCHEMA.field("labels").type
@@ -87,6 +89,7 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         pa.array([video.id for video in videos], pa.binary()),
         pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
         pa.array([video.num_frames for video in videos], pa.int32()),
+        pa.array(bank),
         shard.code_array(data, offsets),
         pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
         pa.array([video.offset for video in videos], pa.int64()),

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +20,9 @@ from vidpress.model import range_coder, storage
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 
-FORMAT_VERSION = 1
+# Version 2 has banks of tables, and the column `bank`.
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = ("1", "2")
 
 # Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
 # mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.
@@ -30,9 +33,13 @@ SCHEMA = pa.schema(
         pa.field("id", pa.binary(), nullable=False),
         pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
         pa.field("num_frames", pa.int32()),
+        pa.field("bank", pa.uint8(), nullable=False),
         pa.field("code", pa.binary(), nullable=False),
     ]
 )
+
+_DECODED_NAMES = ("id", "labels", "num_frames")
+_SCHEMA_OF_VERSION_1 = SCHEMA.remove(SCHEMA.get_field_index("bank"))
 
 _METADATA_PREFIX = "vidpress."
 _CHECKSUMS_KEY = f"{_METADATA_PREFIX}row_group_crc32"
@@ -67,6 +74,10 @@ class ShardHeader:
         }
         return {_METADATA_PREFIX + key: value for key, value in values.items()}
 
+    def with_banks(self, banks: np.ndarray) -> ShardHeader:
+        """Return the header with some of the banks of tables, for a shard that uses no others."""
+        return dataclasses.replace(self, tables=self.tables.with_banks(banks))
+
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
         """Read back what `metadata` gives.
@@ -80,10 +91,10 @@ class ShardHeader:
         version = values.get(f"{_METADATA_PREFIX}format_version")
         if version is None:
             raise ShardError(f"{name} is a Parquet file, but not one that `vidpress encode` wrote.")
-        if version != str(FORMAT_VERSION):
+        if version not in _READABLE_VERSIONS:
             raise ShardError(
-                f"{name} has format version {version}; this vidpress reads {FORMAT_VERSION}: install the version "
-                "that wrote it, or a later one."
+                f"{name} has format version {version}; this vidpress reads {', '.join(_READABLE_VERSIONS)}: install "
+                "the version that wrote it, or a later one."
             )
         try:
             return cls(
@@ -106,7 +117,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     Args:
       file: Where to.
       rows: A table of `SCHEMA`, at least one row, in the order to keep.
-      header: What goes into the metadata.
+      header: What goes into the metadata; of the banks of tables only those that the rows use.
 
     Returns:
       How many rows each row group got.
@@ -114,12 +125,17 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     if not rows.num_rows:
         raise ValueError("A shard without rows is not written.")
     batch = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches()[0]
+    metadata = header.with_banks(np.unique(batch["bank"])).metadata
     with pq.ParquetWriter(
         file,
         SCHEMA,
         version="2.6",
-        use_dictionary=False,
-        compression={"id": "none", "labels.list.element": "zstd", "num_frames": "zstd", "code": "none"},
+        use_dictionary=["bank"],
+        compression={
+            **dict.fromkeys(["labels.list.element", "num_frames", "bank"], "zstd"),
+            "id": "none",
+            "code": "none",
+        },
         column_encoding={
             "id": "DELTA_BYTE_ARRAY",
             "labels.list.element": "DELTA_BINARY_PACKED",
@@ -134,22 +150,22 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
         checksums = []
         for row_group in row_groups:
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
-            checksums.append(f"{row_group_crc32(row_group, header):08x}")
-        writer.add_key_value_metadata({**header.metadata, _CHECKSUMS_KEY: ",".join(checksums)})
+            checksums.append(f"{row_group_crc32(row_group, metadata):08x}")
+        writer.add_key_value_metadata({**metadata, _CHECKSUMS_KEY: ",".join(checksums)})
     return tuple(row_group.num_rows for row_group in row_groups)
 
 
-def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
+def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
     """Return the checksum of a row group's values: the CRC-32 (as in zlib) of these, one after the other.
 
     The header's metadata as JSON with sorted keys; then of `id`, `labels` and `code` the int32 offsets, counted
-    from zero, and the values; and `num_frames` as int32, -1 for null. All little endian.
+    from zero, and the values; `num_frames` as int32, -1 for null; and since version 2 `bank`. All little endian.
 
     Args:
-      batch: The row group's rows, of `SCHEMA`.
-      header: What stands in the shard's metadata.
+      batch: The row group's rows, of `SCHEMA` or that of version 1.
+      metadata: The header in the shard's metadata.
     """
-    crc = zlib.crc32(json.dumps(header.metadata, sort_keys=True).encode())
+    crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in ("id", "labels", "code"):
         column = batch[name]
         offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
@@ -160,7 +176,8 @@ def row_group_crc32(batch: pa.RecordBatch, header: ShardHeader) -> int:
             data = column.buffers()[2]
             values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
         crc = zlib.crc32(values.tobytes(), crc)
-    return zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
+    crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
+    return zlib.crc32(batch["bank"].to_numpy().tobytes(), crc) if "bank" in batch.schema.names else crc
 
 
 def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
@@ -174,11 +191,11 @@ def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
     return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
 
 
-def decode_codes(codes: pa.Array, tables: RangeCodingTables) -> np.ndarray:
-    """Decode a column of codes.
+def decode_codes(rows: pa.RecordBatch, tables: RangeCodingTables) -> np.ndarray:
+    """Decode the codes of rows.
 
     Args:
-      codes: A `binary` array without nulls.
+      rows: A batch with the columns `bank` and `code` of `SCHEMA`.
       tables: The tables that the codes were made with.
 
     Returns:
@@ -186,11 +203,13 @@ def decode_codes(codes: pa.Array, tables: RangeCodingTables) -> np.ndarray:
 
     Raises:
       vidpress.model.range_coder.DamagedCodeError: If a code is seen to be damaged.
+      ValueError: If a row's bank is none of the tables'.
     """
+    codes = rows["code"]
     _, offsets_buffer, data_buffer = codes.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[codes.offset : codes.offset + len(codes) + 1]
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
-    return range_coder.decode(tables, data, offsets.astype(np.int64))
+    return range_coder.decode(tables, data, offsets.astype(np.int64), bank=rows["bank"].to_numpy())
 
 
 def labels_list(labels: pa.ListArray) -> list[np.ndarray]:
@@ -224,9 +243,17 @@ class Shard:
             ) from error
         metadata = self._file.metadata.metadata or {}
         self.header = ShardHeader.from_metadata(metadata, name=name)
+        prefix = _METADATA_PREFIX.encode()
+        self._metadata = {
+            key.decode(errors="replace"): value.decode(errors="replace")
+            for key, value in metadata.items()
+            if key.startswith(prefix) and key != _CHECKSUMS_KEY.encode()
+        }
         self._checksums = metadata.get(_CHECKSUMS_KEY.encode(), b"").decode(errors="replace").split(",")
-        if not columns.equals(SCHEMA):
-            raise ShardError(f"{name} has columns {names}, not {SCHEMA.names}: its schema is damaged.")
+        version = self._metadata[f"{_METADATA_PREFIX}format_version"]
+        schema = _SCHEMA_OF_VERSION_1 if version == "1" else SCHEMA
+        if not columns.equals(schema):
+            raise ShardError(f"{name} has columns {names}, not {schema.names}: its schema is damaged.")
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str]) -> Shard:
@@ -289,7 +316,7 @@ class Shard:
         """
         try:
             batch = self._file.read_row_group(row_group).combine_chunks().to_batches()[0]
-            found = f"{row_group_crc32(batch, self.header):08x}"
+            found = f"{row_group_crc32(batch, self._metadata):08x}"
         except (pa.ArrowException, OSError, IndexError, ValueError) as error:
             raise ShardError(
                 f"{self.name}, row group {row_group}, is damaged ({error}): fetch or encode it again."
@@ -299,13 +326,16 @@ class Shard:
                 f"{self.name}, row group {row_group}, is damaged (its values have the checksum {found}, which its "
                 "metadata do not list): fetch or encode it again."
             )
+        if "bank" not in batch.schema.names:
+            index, field = SCHEMA.get_field_index("bank"), SCHEMA.field("bank")
+            batch = batch.add_column(index, field, pa.array(np.zeros(batch.num_rows, np.uint8)))
         return batch.replace_schema_metadata(self.header.metadata)
 
 
 def decoded_schema(num_dims: int) -> pa.Schema:
-    """Return the schema of decoded rows: `code` becomes `z_hat`, float32[num_dims]."""
+    """Return the schema of decoded rows: `z_hat`, float32[num_dims], instead of `bank` and `code`."""
     field = pa.field("z_hat", pa.list_(pa.float32(), num_dims), nullable=False)
-    return SCHEMA.set(SCHEMA.get_field_index("code"), field)
+    return pa.schema([SCHEMA.field(name) for name in _DECODED_NAMES] + [field])
 
 
 def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -321,9 +351,9 @@ def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
       ShardError: If the metadata or a code are seen to be damaged.
     """
     tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
-    z_hat = decode_codes(batch["code"], tables).astype(np.float32)
+    z_hat = decode_codes(batch, tables).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
-    columns = [column if name == "code" else batch[name] for name in SCHEMA.names]
+    columns = [*(batch[name] for name in _DECODED_NAMES), column]
     return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
 
 

@@ -91,27 +91,31 @@ def describe_data_set(uri: str) -> Iterator[str]:
 def _describe_tables(tables: RangeCodingTables) -> str:
     return (
         f"{tables.num_dims} dimensions, {len(tables.cdf) - 2 * tables.num_dims} symbols beside the escapes, precision "
-        f"{tables.precision}, {len(tables.to_bytes()):,} bytes in a shard"
+        f"{tables.precision}, {np.count_nonzero(tables.has_bank)} of {tables.num_banks} banks, "
+        f"{len(tables.to_bytes()):,} bytes in a shard"
     )
 
 
 def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
     """Decode every row; yield lines about labels, symbols and bits."""
-    num_rows = num_labels = num_symbols = num_nonzero = 0
-    sample: list[np.ndarray] = []
+    num_rows = num_labels = num_symbols = num_nonzero = num_sampled = 0
+    bits = np.zeros(shards[0].header.tables.num_dims if shards else 0)
     for shard in shards:
         for row_group in range(len(shard.row_group_sizes)):
             batch = shard.read(row_group)
-            z_hat = decode_codes(batch["code"], shard.header.tables)
+            z_hat = decode_codes(batch, shard.header.tables)
             num_rows += len(z_hat)
             num_labels += sum(map(len, labels_list(batch["labels"])))
             num_symbols += z_hat.size
             num_nonzero += np.count_nonzero(z_hat)
-            if sum(len(part) for part in sample) < _SAMPLE:
-                sample.append(z_hat[:_SAMPLE])
+            if num_sampled < _SAMPLE:
+                sampled = slice(_SAMPLE - num_sampled)
+                bank = batch["bank"].to_numpy()[sampled]
+                bits += shard.header.tables.bits_by_dim(z_hat[sampled], bank) * len(bank)
+                num_sampled += len(bank)
     if not num_rows:
         return
-    bits = np.sort(shards[0].header.tables.bits_by_dim(np.concatenate(sample)))[::-1]
+    bits = np.sort(bits / num_sampled)[::-1]
     shares = np.cumsum(bits) / bits.sum()
     yield f"  labels           {num_labels / num_rows:.2f} a video"
     yield f"  z_hat            {num_nonzero / num_symbols:.2%} of the numbers are not 0"

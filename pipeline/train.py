@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
         default="empirical",
         help="range coding tables: fitted to the training data, or the trained prior's",
     )
+    network.add_argument(
+        "--banks",
+        type=int,
+        default=16,
+        help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
     training.add_argument("--batch_size", type=int, default=100, help="videos a step")
@@ -105,19 +111,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from vidpress.model import freezing, training, training_data
+        from vidpress.model import freezing, table_banks, training, training_data
     except ImportError as error:
         if not (error.name or "").startswith(("tensorflow", "keras")):
             raise
         _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
     try:
         options = _training_options(args, training.TrainingOptions)
+        table_banks.check_num_banks(args.banks)
     except ValueError as error:
         parser().error(str(error))
     try:
         _check_output(args.output)
         work_dir = args.work_dir or args.output.removesuffix(_SUFFIX) + ".training"
         videos = _load(training_data.load_videos, training_data.match_files(args.input), args)
+        if len(videos) < args.banks:
+            raise training.TrainingError(
+                f"{len(videos)} videos are too few for --banks={args.banks}: take fewer banks."
+            )
         validation = None
         if args.validation:
             validation = _load(training_data.load_videos, training_data.match_files(args.validation), args)
@@ -131,9 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "steps": options.steps,
             "seed": options.seed,
             "tables": args.tables,
+            "banks": args.banks,
             "training_data": videos.fingerprint,
         }
-        model = freezing.freeze(network, args.features, videos, tables=args.tables)
+        model = freezing.freeze(network, args.features, videos, tables=args.tables, num_banks=args.banks)
         if validation is not None:
             metadata["validation_data"] = validation.fingerprint
             metadata["metrics"] = freezing.measure(model, validation)

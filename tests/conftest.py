@@ -18,6 +18,7 @@ from vidpress.model.examples import serialize_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.table_banks import fit_banks
 from vidpress.model.tfrecord import write_tfrecords
 
 # No test asserts a time, Hypothesis' deadline included.
@@ -37,7 +38,7 @@ def data_dir() -> pathlib.Path:
 
 
 def random_model(
-    spec: FeatureSpec, hidden: tuple[int, ...] = (40,), num_classes: int = 7, seed: int = 0
+    spec: FeatureSpec, hidden: tuple[int, ...] = (40,), num_classes: int = 7, seed: int = 0, num_banks: int = 4
 ) -> FrozenModel:
     """A model of random weights whose z_hat are mostly zero, with tables fitted to them."""
     rng = np.random.default_rng(seed)
@@ -51,7 +52,8 @@ def random_model(
     probe = x
     for kernel, bias in layers:
         probe = np.maximum(probe @ kernel + bias, 0)
-    tables = RangeCodingTables.fit(np.rint(probe).astype(np.int32))
+    z_hat = np.rint(probe).astype(np.int32)
+    tables = fit_banks(RangeCodingTables.fit(z_hat), z_hat, num_banks)
     return FrozenModel(spec, tuple(layers), tables, head, {"lmbda": 0.002, "seed": seed})
 
 

@@ -70,9 +70,9 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_a_later_format_is_refused(model):
     data = model.to_bytes()
-    changed = data.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9')
+    changed = data.replace(b'\\"format_version\\": 2', b'\\"format_version\\": 9')
     assert changed != data
-    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1"):
+    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2"):
         FrozenModel.from_bytes(changed)
 
 
@@ -178,11 +178,11 @@ def test_symbols_do_not_depend_on_the_processors_blas_kernel(tmp_path, architect
 
 def test_codes_round_trip(model):
     x = inputs(20)
-    np.testing.assert_array_equal(model.decompress(model.compress(x)), model.quantize(x))
+    np.testing.assert_array_equal(model.decompress(*model.compress(x)), model.quantize(x))
 
 
 def test_no_videos_give_no_codes(model):
-    assert model.compress(inputs(0)) == []
+    assert model.compress(inputs(0))[0] == []
     assert model.decompress([]).shape == (0, model.num_dims)
 
 
@@ -218,12 +218,19 @@ def test_a_model_without_head_says_so(model):
         headless.logits(np.zeros((1, 40)))
 
 
-GOLDEN = REPO / "tests" / "golden" / "model-v1.safetensors"
-
-
-def test_golden_model_is_read_and_gives_the_same_codes():
-    model = FrozenModel.load(GOLDEN, model_id="fe57ad4a60935df2")
-    golden = np.load(GOLDEN.with_suffix(".npz"))
+@pytest.mark.parametrize(
+    ("version", "model_id", "codes", "bank"),
+    [
+        (1, "fe57ad4a60935df2", ["a9ce", "226d40", "897c"], [0, 0, 0]),
+        (2, "190cfaaa413cd3a0", ["b802", "1a64", "9a"], [2, 2, 3]),
+    ],
+)
+def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes, bank):
+    path = REPO / "tests" / "golden" / f"model-v{version}.safetensors"
+    model = FrozenModel.load(path, model_id=model_id)
+    golden = np.load(path.with_suffix(".npz"))
     np.testing.assert_array_equal(model.quantize(golden["x"]), golden["z_hat"])
     np.testing.assert_allclose(model.logits(golden["z_hat"]), golden["logits"], rtol=1e-5, atol=1e-5)
-    assert [code.hex() for code in model.compress(golden["x"])[:3]] == ["a9ce", "226d40", "897c"]
+    found_codes, found_bank = model.compress(golden["x"])
+    assert [code.hex() for code in found_codes[:3]] == codes
+    assert found_bank[:3].tolist() == bank

@@ -1,11 +1,10 @@
 import io
-import pathlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SPEC
+from conftest import REPO, SPEC
 
 from vidpress.model import range_coder, shard
 from vidpress.model.shard import (
@@ -17,17 +16,20 @@ from vidpress.model.shard import (
     decode_rows,
     write_shard,
 )
+from vidpress.model.table_banks import choose_banks
 
 
 def make_rows(model, num_videos, seed=0):
     """Rows sorted by id, and their z_hat."""
     rng = np.random.default_rng(seed)
     z_hat = model.quantize(rng.normal(size=(num_videos, SPEC.input_size)).astype(np.float32))
-    data, offsets = range_coder.encode(model.tables, z_hat)
+    bank = choose_banks(model.tables, z_hat)
+    data, offsets = range_coder.encode(model.tables, z_hat, bank)
     columns = {
         "id": pa.array([f"{index:07d}".encode() for index in range(num_videos)], pa.binary()),
         "labels": pa.array([rng.integers(0, 3862, rng.integers(0, 5)).tolist() for _ in range(num_videos)]),
         "num_frames": pa.array([None if index % 5 == 0 else index % 300 for index in range(num_videos)], pa.int32()),
+        "bank": pa.array(bank),
         "code": shard.code_array(data, offsets),
     }
     return pa.table(columns).cast(SCHEMA), z_hat
@@ -56,14 +58,14 @@ def test_round_trip(model, num_videos):
     decoded = pa.Table.from_batches([decode_rows(batch) for batch in batches])
     assert decoded.schema.equals(shard.decoded_schema(model.num_dims))
     np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
-    assert decoded.drop_columns("z_hat").equals(rows.drop_columns("code"))
+    assert decoded.drop_columns("z_hat").equals(rows.drop_columns(["bank", "code"]))
 
 
 def test_header_round_trip(model):
     rows, _ = make_rows(model, 3)
     header = Shard(io.BytesIO(shard_bytes(model, rows)), "s").header
     assert (header.model_id, header.spec) == (model.model_id, model.spec)
-    assert header.tables.to_bytes() == model.tables.to_bytes()
+    assert header.tables.to_bytes() == model.tables.with_banks(np.unique(rows["bank"])).to_bytes()
 
 
 def test_equal_rows_give_equal_bytes(model):
@@ -98,7 +100,7 @@ def test_blobs_have_neither_dictionary_nor_statistics(model):
     rows, _ = make_rows(model, 30)
     metadata = pq.ParquetFile(io.BytesIO(shard_bytes(model, rows))).metadata.row_group(0)
     columns = {metadata.column(i).path_in_schema: metadata.column(i) for i in range(metadata.num_columns)}
-    assert not any(column.has_dictionary_page for column in columns.values())
+    assert [name for name, column in columns.items() if column.has_dictionary_page] == ["bank"]
     assert not columns["code"].is_stats_set
     assert columns["code"].compression == "UNCOMPRESSED"
     assert "DELTA_LENGTH_BYTE_ARRAY" in columns["code"].encodings
@@ -157,9 +159,20 @@ def test_later_format_is_refused(model):
     rows, _ = make_rows(model, 3)
     table = pq.read_table(io.BytesIO(shard_bytes(model, rows)))
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"vidpress.format_version": b"2"}), buffer)
-    with pytest.raises(ShardError, match="format version 2; this vidpress reads 1"):
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"vidpress.format_version": b"3"}), buffer)
+    with pytest.raises(ShardError, match="format version 3; this vidpress reads 1, 2"):
         Shard(buffer, "s")
+
+
+def test_a_footer_holds_only_the_banks_that_its_rows_use(model):
+    rows, z_hat = make_rows(model, 300)
+    assert np.array_equal(np.unique(rows["bank"]), np.arange(4))
+    one = rows.filter(pa.compute.equal(rows["bank"], 2))
+    opened = Shard(io.BytesIO(shard_bytes(model, one)), "s")
+    assert opened.header.tables.has_bank.tolist() == [False, False, True, False]
+    assert len(opened.header.tables.to_bytes()) < len(model.tables.to_bytes())
+    decoded = decode_rows(opened.read(0))["z_hat"].flatten().to_numpy().reshape(one.num_rows, -1)
+    np.testing.assert_array_equal(decoded, z_hat[rows["bank"].to_numpy() == 2])
 
 
 def test_a_shard_without_rows_is_not_written(model):
@@ -167,13 +180,13 @@ def test_a_shard_without_rows_is_not_written(model):
         shard_bytes(model, SCHEMA.empty_table())
 
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "shard-v1.parquet"
-
-
-def test_golden_shard_is_read():
-    opened = Shard.open(GOLDEN)
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_shard_is_read(version):
+    golden = REPO / "tests" / "golden" / f"shard-v{version}.parquet"
+    opened = Shard.open(golden)
     decoded = decode_rows(opened.read(0))
+    assert opened.header.tables.num_banks == {1: 1, 2: 4}[version]
     assert decoded.num_rows == 25
     assert decoded["id"].to_pylist()[:2] == [b"0000000", b"0000001"]
-    expected = np.load(GOLDEN.with_suffix(".npy"))
+    expected = np.load(golden.with_suffix(".npy"))
     np.testing.assert_array_equal(decoded["z_hat"].flatten().to_numpy().reshape(25, -1), expected)
