@@ -170,7 +170,14 @@ def load_videos(
 
 
 def training_batches(
-    videos: LabelledVideos, *, num_classes: int, batch_size: int, seed: int, first_step: int, num_steps: int
+    videos: LabelledVideos,
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    input_dropout: float = 0.0,
 ) -> tf.data.Dataset:
     """Return the batches of some training steps.
 
@@ -184,6 +191,8 @@ def training_batches(
       seed: Of the order.
       first_step: The first step, counted from 0.
       num_steps: How many.
+      input_dropout: The share of the numbers of `x` that become 0, drawn anew in every step; the others grow by as much
+        as keeps their mean.
 
     Returns:
       A dataset of `(x float32[batch_size, input_size], labels float32[batch_size, num_classes])`, labels multi-hot.
@@ -197,7 +206,12 @@ def training_batches(
     def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), num_videos)
         rows = np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
-        return videos.x[rows], videos.multi_hot(rows, num_classes).astype(np.float32)
+        x = videos.x[rows]
+        if input_dropout:
+            # The last number keeps this stream apart from those of the orders.
+            rng = np.random.Generator(np.random.Philox([seed, int(step), 1]))
+            x = x * ((rng.random(x.shape, np.float32) >= input_dropout) * np.float32(1 / (1 - input_dropout)))
+        return x, videos.multi_hot(rows, num_classes).astype(np.float32)
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x, labels = tf.numpy_function(gather, [step], (tf.float32, tf.float32), stateful=False)

@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
         "--decay_steps", type=int, default=0, help="... every so many steps; 0 is 1000, or a 50th of --steps if less"
     )
     training.add_argument("--weight_decay", type=float, default=1e-6, help="L2 penalty on the dense kernels")
+    training.add_argument(
+        "--input_dropout", type=float, default=0.0, help="share of the input's numbers that each step sets to 0"
+    )
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, default=1000, metavar="STEPS", help="between checkpoints")
     training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")

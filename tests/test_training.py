@@ -175,7 +175,8 @@ def test_a_diverged_training_stops(videos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,))]
+    ("name", "value"),
+    [("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,)), ("input_dropout", 1)],
 )
 def test_unusable_options_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}="):

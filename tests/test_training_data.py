@@ -77,10 +77,17 @@ def test_every_epoch_has_every_video_once_in_an_order_of_its_own(videos, batch_s
     np.testing.assert_array_equal(labels[: len(rows)], videos.multi_hot(np.array(rows), NUM_CLASSES))
 
 
-def test_a_batch_depends_on_seed_and_step_alone(videos):
+@pytest.mark.parametrize("input_dropout", [0.0, 0.3])
+def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout):
     def batches(seed, first_step, num_steps):
         dataset = training_batches(
-            videos, num_classes=NUM_CLASSES, batch_size=8, seed=seed, first_step=first_step, num_steps=num_steps
+            videos,
+            num_classes=NUM_CLASSES,
+            batch_size=8,
+            seed=seed,
+            first_step=first_step,
+            num_steps=num_steps,
+            input_dropout=input_dropout,
         )
         return [x.tobytes() + labels.tobytes() for x, labels in dataset.as_numpy_iterator()]
 
@@ -88,6 +95,17 @@ def test_a_batch_depends_on_seed_and_step_alone(videos):
     assert batches(0, 13, 17) == through[13:]
     assert batches(1, 0, 30) != through
     assert batches(0, 5, 0) == []
+
+
+def test_dropout_sets_a_share_of_the_input_to_zero_and_keeps_the_mean(videos):
+    options = {"num_classes": NUM_CLASSES, "batch_size": 60, "seed": 0, "first_step": 0, "num_steps": 200}
+    full = np.stack([x for x, _ in training_batches(videos, **options).as_numpy_iterator()])
+    part = np.stack([x for x, _ in training_batches(videos, **options, input_dropout=0.25).as_numpy_iterator()])
+    kept = part != 0
+    np.testing.assert_allclose(part[kept], full[kept] / 0.75, rtol=1e-6)
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    np.testing.assert_allclose(kept.mean(axis=(0, 1)), 0.75, atol=0.03)
+    np.testing.assert_allclose(kept.mean(axis=(1, 2)), 0.75, atol=0.06)
 
 
 def test_class_frequencies_are_within_zero_and_one(tmp_path):
