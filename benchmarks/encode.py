@@ -402,6 +402,7 @@ def compare(folder: str, vidpress_output: str, stock_output: str) -> Comparison:
     import numpy as np
     import pyarrow.parquet as pq
 
+    from vidpress.model import range_coder
     from vidpress.model.frozen_model import FrozenModel
 
     tables = [
@@ -416,7 +417,11 @@ def compare(folder: str, vidpress_output: str, stock_output: str) -> Comparison:
             raise SystemExit(f"The column {name!r} differs.")
     model = FrozenModel.load(f"{folder}/{MODEL}")
     codes = [table["code"].to_pylist() for table in tables]
-    z_hat = [model.decompress(column) for column in codes]
+    # The stock pipeline has the shared tables alone.
+    z_hat = [
+        model.decompress(codes[0], tables[0]["bank"].to_numpy()),
+        range_coder.decompress(model.tables.shared, codes[1]),
+    ]
     different = z_hat[0] != z_hat[1]
     return Comparison(
         num_videos=(len(ids[0]), len(ids[1])),

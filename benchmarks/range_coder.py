@@ -45,12 +45,15 @@ def make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) -
 
 
 def read_z_hat(model_path: str, pattern: str, num_videos: int) -> tuple[RangeCodingTables, np.ndarray]:
-    """Return a model's tables, and what it makes of the first videos of TFRecord files."""
+    """Return a model's tables, and what it makes of the first videos of TFRecord files.
+
+    Of a model with banks of tables, they are the shared ones: tensorflow-compression has no banks.
+    """
     model = FrozenModel.load(model_path)
     x = list(itertools.islice(_inputs(pattern, model.spec), num_videos))
     if not x:
         raise SystemExit(f"{pattern} names no file with records.")
-    return model.tables, model.quantize(np.stack(x))
+    return model.tables.shared, model.quantize(np.stack(x))
 
 
 def _inputs(pattern: str, spec: FeatureSpec) -> Iterator[np.ndarray]:

@@ -154,6 +154,11 @@ class RangeCodingTables:
         """bool[num_banks], false for banks that were left out."""
         return ~(self.bank_tilt == _LEFT_OUT).all(axis=1)
 
+    @property
+    def shared(self) -> RangeCodingTables:
+        """The tables themselves, as the only bank."""
+        return dataclasses.replace(self, bank_tilt=np.zeros((1, 1), np.int8))
+
     def with_banks(self, banks: np.ndarray) -> RangeCodingTables:
         """Return the tables with some of the banks; the others keep their numbers, but are left out.
 
@@ -170,16 +175,23 @@ class RangeCodingTables:
         Raises:
           ValueError: If they are not parts of the same tables.
         """
-        if (other.has_bank <= self.has_bank).all() and self.num_banks == other.num_banks:
-            union = self
-        elif self.num_banks == other.num_banks:
-            tilt = np.where(self.has_bank[:, None], self.bank_tilt, other.bank_tilt)
-            union = dataclasses.replace(self, bank_tilt=tilt)
-        else:
-            union = None
-        if union is None or other.to_bytes() != union.with_banks(np.flatnonzero(other.has_bank)).to_bytes():
+        same = self.num_banks == other.num_banks and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("cdf", "cdf_start", "cdf_offset", "precision")
+        )
+        both = self.has_bank & other.has_bank if same else []
+        if not (same and np.array_equal(self.bank_tilt[both], other.bank_tilt[both])):
             raise ValueError("These are not parts of the same range coding tables.")
-        return union
+        if (other.has_bank <= self.has_bank).all():
+            return self
+        return dataclasses.replace(self, bank_tilt=np.where(self.has_bank[:, None], self.bank_tilt, other.bank_tilt))
+
+    @property
+    def _widths(self) -> tuple[np.ndarray, np.ndarray]:
+        """The widths of the shared tables' intervals, `(int64[total - num_dims], start int64[num_dims + 1])`."""
+        # Without what lies between two distributions.
+        widths = np.delete(np.diff(self.cdf), self.cdf_start[1:-1] - 1)
+        return widths.astype(np.int64), self.cdf_start - np.arange(self.num_dims + 1)
 
     @functools.cached_property
     def _bank_tables(self) -> tuple[np.ndarray, np.ndarray]:
@@ -192,10 +204,8 @@ class RangeCodingTables:
         key = tilt + MAX_TILT + np.arange(self.num_dims) * (2 * MAX_TILT + 1)
         keys, number = np.unique(key, return_inverse=True)
         dim, tilt = np.divmod(keys, 2 * MAX_TILT + 1)
-        shared = np.diff(self.cdf)
-        shared = np.delete(shared, self.cdf_start[1:-1] - 1).astype(np.int64)  # what lies between two distributions
-        sizes = np.diff(self.cdf_start) - 1
-        shared_start = np.append(0, np.cumsum(sizes))
+        shared, shared_start = self._widths
+        sizes = np.diff(shared_start)
         start = np.append(0, np.cumsum(sizes[dim]))
         index = np.arange(start[-1]) + np.repeat(shared_start[:-1][dim] - start[:-1], sizes[dim])
         widths = tilt_widths(shared[index], start, tilt - MAX_TILT, self.precision)
@@ -217,8 +227,7 @@ class RangeCodingTables:
     @functools.cached_property
     def likeliest_value(self) -> np.ndarray:
         """int32[num_dims], the value of each dimension's widest interval, of equally wide ones the least."""
-        widths = np.delete(np.diff(self.cdf), self.cdf_start[1:-1] - 1)
-        start = self.cdf_start - np.arange(self.num_dims + 1)
+        widths, start = self._widths
         return (likeliest_interval(widths, start) - start[:-1] + self.cdf_offset).astype(np.int32)
 
     @property

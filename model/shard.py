@@ -85,9 +85,7 @@ class ShardHeader:
         Raises:
           ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
         """
-        values = {
-            key.decode(errors="replace"): value.decode(errors="replace") for key, value in (metadata or {}).items()
-        }
+        values = _text(metadata)
         version = values.get(f"{_METADATA_PREFIX}format_version")
         if version is None:
             raise ShardError(f"{name} is a Parquet file, but not one that `vidpress encode` wrote.")
@@ -106,6 +104,10 @@ class ShardHeader:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({error}): fetch or encode it again.") from error
+
+
+def _text(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in (metadata or {}).items()}
 
 
 def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[int, ...]:
@@ -241,15 +243,11 @@ class Shard:
             raise ShardError(
                 f"{name} is not a Parquet file, or is damaged ({error}): fetch or encode it again."
             ) from error
-        metadata = self._file.metadata.metadata or {}
-        self.header = ShardHeader.from_metadata(metadata, name=name)
-        prefix = _METADATA_PREFIX.encode()
-        self._metadata = {
-            key.decode(errors="replace"): value.decode(errors="replace")
-            for key, value in metadata.items()
-            if key.startswith(prefix) and key != _CHECKSUMS_KEY.encode()
-        }
-        self._checksums = metadata.get(_CHECKSUMS_KEY.encode(), b"").decode(errors="replace").split(",")
+        self.header = ShardHeader.from_metadata(self._file.metadata.metadata, name=name)
+        metadata = _text(self._file.metadata.metadata)
+        self._checksums = metadata.pop(_CHECKSUMS_KEY, "").split(",")
+        # As it was written: `header.metadata` is what this version writes.
+        self._metadata = {key: value for key, value in metadata.items() if key.startswith(_METADATA_PREFIX)}
         version = self._metadata[f"{_METADATA_PREFIX}format_version"]
         schema = _SCHEMA_OF_VERSION_1 if version == "1" else SCHEMA
         if not columns.equals(schema):

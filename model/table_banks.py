@@ -8,6 +8,7 @@ dimension is to be switched on, that is to differ from its likeliest value.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -45,13 +46,7 @@ def choose_banks(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:
     if tables.num_banks == 1:
         return np.zeros(len(z_hat), np.uint8)
     rows = np.ascontiguousarray(z_hat, np.int32).reshape(len(z_hat), math.prod(z_hat.shape[1:]))
-    # A logarithm's last bit may differ between machines. None of the 65,536 comes near enough to a half to matter.
-    likeliest_bits = tables.precision - np.log2(_likeliest_widths(tables))
-    likeliest_cost = np.rint(likeliest_bits * _UNITS_PER_BIT).astype(np.int64)
-    # A bank that was left out must not be chosen.
-    likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
-    tilt = np.ascontiguousarray(tables.bank_tilt.T.astype(np.int32))
-    return _choose(rows, tables.likeliest_value, likeliest_cost, tilt)
+    return _choose(rows, tables.likeliest_value, *_costs(tables))
 
 
 def fit_banks(tables: RangeCodingTables, z_hat: np.ndarray, num_banks: int, *, seed: int = 0) -> RangeCodingTables:
@@ -70,7 +65,7 @@ def fit_banks(tables: RangeCodingTables, z_hat: np.ndarray, num_banks: int, *, s
       ValueError: If `num_banks` is out of range, or there are fewer rows.
     """
     check_num_banks(num_banks)
-    shared = dataclasses.replace(tables, bank_tilt=np.zeros((1, 1), np.int8))
+    shared = tables.shared
     if num_banks == 1:
         return shared
     if len(z_hat) < num_banks:
@@ -110,6 +105,17 @@ def _maximise(
     tilt = np.log2(p / (1 - p)) - np.log2(shared_p / (1 - shared_p))
     tilt = np.clip(np.rint(tilt * TILT_STEPS_PER_BIT), -MAX_TILT, MAX_TILT).astype(np.int8)
     return dataclasses.replace(shared, bank_tilt=tilt)
+
+
+@functools.lru_cache(maxsize=1)
+def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
+    """Return `likeliest_cost` and `tilt` as `_choose` takes them, computed once for all batches of a model."""
+    # A logarithm's last bit may differ between machines. None of the 65,536 comes near enough to a half to matter.
+    likeliest_bits = tables.precision - np.log2(_likeliest_widths(tables))
+    likeliest_cost = np.rint(likeliest_bits * _UNITS_PER_BIT).astype(np.int64)
+    # A bank that was left out must not be chosen.
+    likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
+    return likeliest_cost, np.ascontiguousarray(tables.bank_tilt.T.astype(np.int32))
 
 
 def _likeliest_widths(tables: RangeCodingTables) -> np.ndarray:
