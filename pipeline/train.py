@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from apache_beam.io.filesystems import FileSystems
@@ -56,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
     )
+    files.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
+    add_model_options(parser)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is trained and how: those that `train_model` reads."""
     network = parser.add_argument_group("network")
     network.add_argument(
         "--hidden", type=_sizes, default="2000", help="units of the hidden layers; the last one's are coded"
@@ -67,7 +74,6 @@ def parser() -> argparse.ArgumentParser:
         default=0.002,
         help="what a bit costs; more gives fewer bytes; 0 trains without rate and rounding",
     )
-    network.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
     network.add_argument(
         "--tables",
         choices=["empirical", "prior"],
@@ -96,7 +102,6 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, default=1000, metavar="STEPS", help="between checkpoints")
     training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")
-    return parser
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -114,48 +119,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from vidpress.model import freezing, table_banks, training, training_data
+        from vidpress.model import table_banks, training, training_data
     except ImportError as error:
         if not (error.name or "").startswith(("tensorflow", "keras")):
             raise
         _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
     try:
-        options = _training_options(args, training.TrainingOptions)
+        training_options(args)
         table_banks.check_num_banks(args.banks)
     except ValueError as error:
         parser().error(str(error))
     try:
         _check_output(args.output)
         work_dir = args.work_dir or args.output.removesuffix(_SUFFIX) + ".training"
-        videos = _load(training_data.load_videos, training_data.match_files(args.input), args)
+        videos = load_videos(args.input, args)
         if len(videos) < args.banks:
             raise training.TrainingError(
                 f"{len(videos)} videos are too few for --banks={args.banks}: take fewer banks."
             )
         validation = None
         if args.validation:
-            validation = _load(training_data.load_videos, training_data.match_files(args.validation), args)
-        start = time.monotonic()
-        network = training.train(options, args.features, videos, work_dir, validation=validation)
-        seconds = time.monotonic() - start
-        metadata: dict[str, Any] = {
-            "vidpress": importlib.metadata.version("vidpress"),
-            "training": options.to_json(),
-            "lmbda": options.lmbda,
-            "steps": options.steps,
-            "seed": options.seed,
-            "tables": args.tables,
-            "banks": args.banks,
-            "training_data": videos.fingerprint,
-        }
-        model = freezing.freeze(network, args.features, videos, tables=args.tables, num_banks=args.banks)
-        if validation is not None:
-            metadata["validation_data"] = validation.fingerprint
-            metadata["metrics"] = freezing.measure(model, validation)
-            if not options.lmbda:
-                metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
+            validation = load_videos(args.validation, args)
+        model, seconds = train_model(args, videos, validation, work_dir)
         head = None if args.no_head else model.head
-        model = dataclasses.replace(model, head=head, metadata=metadata)
+        model = dataclasses.replace(model, head=head)
         model.save(args.output)
     except (
         training.TrainingError,
@@ -169,14 +156,64 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(summary(model, args.output, work_dir, seconds, videos, validation))
 
 
-def _training_options(args: argparse.Namespace, options: type[TrainingOptions]) -> TrainingOptions:
-    fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(options) if field.name in args}
-    return options(**fields, num_classes=args.classes)
+def training_options(args: argparse.Namespace) -> TrainingOptions:
+    """Return what `args` says of the training.
+
+    Raises:
+      ValueError: If a value is out of range; the message names it.
+    """
+    from vidpress.model.training import TrainingOptions
+
+    names = [field.name for field in dataclasses.fields(TrainingOptions)]
+    return TrainingOptions(**{name: getattr(args, name) for name in names if name in args}, num_classes=args.classes)
 
 
-def _load(load_videos: Callable[..., LabelledVideos], files: list[str], args: argparse.Namespace) -> LabelledVideos:
+def train_model(
+    args: argparse.Namespace, videos: LabelledVideos, validation: LabelledVideos | None, work_dir: str
+) -> tuple[FrozenModel, float]:
+    """Train a network, or go on with what `work_dir` holds, and freeze it.
+
+    Args:
+      args: With the options of `add_model_options`, and `features`.
+      videos: The training data.
+      validation: Videos for the metrics in the model's metadata, if given.
+      work_dir: As `vidpress.model.training.train` takes it.
+
+    Returns:
+      The model, with its task head and with metadata; and how many seconds the training took.
+    """
+    from vidpress.model import freezing, training
+
+    options = training_options(args)
+    start = time.monotonic()
+    network = training.train(options, args.features, videos, work_dir, validation=validation)
+    seconds = time.monotonic() - start
+    metadata: dict[str, Any] = {
+        "vidpress": importlib.metadata.version("vidpress"),
+        "training": options.to_json(),
+        "lmbda": options.lmbda,
+        "steps": options.steps,
+        "seed": options.seed,
+        "tables": args.tables,
+        "banks": args.banks,
+        "training_data": videos.fingerprint,
+    }
+    model = freezing.freeze(network, args.features, videos, tables=args.tables, num_banks=args.banks)
+    if validation is not None:
+        metadata["validation_data"] = validation.fingerprint
+        metadata["metrics"] = freezing.measure(model, validation)
+        if not options.lmbda:
+            metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
+    return dataclasses.replace(model, metadata=metadata), seconds
+
+
+def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVideos:
+    """Read the labelled videos of some patterns, with a progress bar."""
+    from vidpress.model import training_data
+
+    files = training_data.match_files(patterns)
     with tqdm(unit="video", desc=f"read {len(files)} files", disable=None) as bar:
-        return load_videos(files, args.features, args.classes, progress=bar.update)
+        return training_data.load_videos(files, args.features, args.classes, progress=bar.update)
 
 
 def _check_output(output: str) -> None:
