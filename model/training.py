@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from tqdm import tqdm
 
 from vidpress.model import networks
 from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.metrics import Metrics, MetricsAccumulator
+from vidpress.model.teacher import Teacher
 from vidpress.model.training_data import LabelledVideos, training_batches
 
 # How many steps a line in TensorBoard and the progress bar averages over.
@@ -112,8 +115,12 @@ def train(
     work_dir: str,
     *,
     validation: LabelledVideos | None = None,
+    teachers: Sequence[FrozenModel] = (),
 ) -> tf.keras.Model:
     """Train a network, or go on with what `work_dir` holds.
+
+    With teachers, the task is not to give the labels but the teachers' class probabilities, of mixtures of two videos
+    (`training_batches`), which never come twice.
 
     A training that is stopped and goes on ends with the same weights, to the bit, as one that never stopped: batches
     are a function of seed and step, noise one of seed and call, and everything else is in the checkpoint. (On the same
@@ -125,14 +132,17 @@ def train(
       videos: The training data.
       work_dir: A folder, local or a URI that `tf.io.gfile` takes, for `checkpoints/` and `tensorboard/`.
       validation: Videos on which metrics are measured along the way, if given.
+      teachers: Models trained on the same task without a rate, if the network shall learn from them.
 
     Returns:
       The trained network (`networks.build_network`).
 
     Raises:
       TrainingError: If `work_dir` holds a training with other options or data, or the loss is not finite.
+      TeacherError: If a model cannot teach this network.
     """
-    _check_work_dir(options, spec, videos, work_dir)
+    teacher = Teacher(teachers, spec, options.num_classes) if teachers else None
+    _check_work_dir(options, spec, videos, teachers, work_dir)
     network = networks.build_network(
         spec.input_size,
         options.hidden,
@@ -142,7 +152,7 @@ def train(
         class_frequencies=videos.class_frequencies(options.num_classes),
         seed=options.seed,
     )
-    training_step, state = _training_step(network, options)
+    training_step, state = _training_step(network, options, teacher)
     manager = tf.train.CheckpointManager(state, os.path.join(work_dir, "checkpoints"), _KEEP_CHECKPOINTS)
     if manager.latest_checkpoint:
         state.restore(manager.latest_checkpoint)
@@ -161,6 +171,7 @@ def train(
         batch_size=options.batch_size,
         seed=options.seed,
         input_dropout=options.input_dropout,
+        mix=teacher is not None,
         first_step=first_step,
         num_steps=options.steps - first_step,
     )
@@ -185,10 +196,17 @@ def train(
     return network
 
 
-def _check_work_dir(options: TrainingOptions, spec: FeatureSpec, videos: LabelledVideos, work_dir: str) -> None:
+def _check_work_dir(
+    options: TrainingOptions,
+    spec: FeatureSpec,
+    videos: LabelledVideos,
+    teachers: Sequence[FrozenModel],
+    work_dir: str,
+) -> None:
     """Write down what is trained in `work_dir`, or compare it with what was begun there."""
     wanted = {name: value for name, value in options.to_json().items() if name not in _FREE_OPTIONS}
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
+    wanted["teachers"] = [model.model_id for model in teachers]
     path = os.path.join(work_dir, _OPTIONS_FILE)
     if not tf.io.gfile.exists(path):
         tf.io.gfile.makedirs(work_dir)
@@ -205,7 +223,9 @@ def _check_work_dir(options: TrainingOptions, spec: FeatureSpec, videos: Labelle
             )
 
 
-def _training_step(network: tf.keras.Model, options: TrainingOptions) -> tuple[Any, tf.train.Checkpoint]:
+def _training_step(
+    network: tf.keras.Model, options: TrainingOptions, teacher: Teacher | None
+) -> tuple[Any, tf.train.Checkpoint]:
     """Return the function that makes one step and returns the task's loss, and everything that it changes."""
 
     def adam(learning_rate: float) -> tf.keras.optimizers.Optimizer:
@@ -224,6 +244,8 @@ def _training_step(network: tf.keras.Model, options: TrainingOptions) -> tuple[A
 
     @tf.function
     def training_step(x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if teacher is not None:
+            labels = teacher(x)
         with tf.GradientTape() as tape:
             task = networks.task_loss(labels, network(x, training=True))
             loss = task + tf.add_n(network.losses)

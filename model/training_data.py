@@ -178,6 +178,7 @@ def training_batches(
     first_step: int,
     num_steps: int,
     input_dropout: float = 0.0,
+    mix: bool = False,
 ) -> tf.data.Dataset:
     """Return the batches of some training steps.
 
@@ -193,6 +194,9 @@ def training_batches(
       num_steps: How many.
       input_dropout: The share of the numbers of `x` that become 0, drawn anew in every step; the others grow by as much
         as keeps their mean.
+      mix: Mix each video's `x` with that of another video of its batch, `share * x + (1 - share) * other`, with a share
+        drawn from 1/2 to 1: what the pooled frames of both would be, cut together. The labels stay the video's own, and
+        so say little of the mixture: this is for a teacher, who is asked about it.
 
     Returns:
       A dataset of `(x float32[batch_size, input_size], labels float32[batch_size, num_classes])`, labels multi-hot.
@@ -207,8 +211,12 @@ def training_batches(
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), num_videos)
         rows = np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
         x = videos.x[rows]
+        if mix:
+            # The last number keeps the streams apart: of orders, of what is dropped, of shares.
+            rng = np.random.Generator(np.random.Philox([seed, int(step), 2]))
+            share = 1 - rng.random((batch_size, 1), np.float32) / 2
+            x = share * x + (1 - share) * x[::-1]
         if input_dropout:
-            # The last number keeps this stream apart from those of the orders.
             rng = np.random.Generator(np.random.Philox([seed, int(step), 1]))
             x = x * ((rng.random(x.shape, np.float32) >= input_dropout) * np.float32(1 / (1 - input_dropout)))
         return x, videos.multi_hot(rows, num_classes).astype(np.float32)

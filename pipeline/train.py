@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _PROG = "vidpress train"
 _SUFFIX = ".safetensors"
 
+# Of --teacher, what is no file.
+BASELINE = "baseline"
+NO_TEACHER = "none"
+
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something."""
@@ -87,6 +91,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
     )
     training = parser.add_argument_group("training")
+    training.add_argument(
+        "--teacher",
+        nargs="+",
+        default=[BASELINE],
+        metavar="MODEL.safetensors",
+        help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels; "
+        f"'{BASELINE}' trains one first, with the same options; '{NO_TEACHER}' learns the labels, as the paper does",
+    )
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
     training.add_argument("--batch_size", type=int, default=100, help="videos a step")
     training.add_argument("--learning_rate", type=float, default=0.001, help="Adam's, at first")
@@ -119,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from vidpress.model import table_banks, training, training_data
+        from vidpress.model import table_banks, teacher, training, training_data
     except ImportError as error:
         if not (error.name or "").startswith(("tensorflow", "keras")):
             raise
@@ -147,8 +159,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (
         training.TrainingError,
         training_data.TrainingDataError,
+        teacher.TeacherError,
         ModelError,
         FileExistsError,
+        FileNotFoundError,
         PermissionError,
         launch.JobError,
     ) as error:
@@ -186,7 +200,8 @@ def train_model(
 
     options = training_options(args)
     start = time.monotonic()
-    network = training.train(options, args.features, videos, work_dir, validation=validation)
+    teachers = _teachers(args, options, videos, validation, work_dir)
+    network = training.train(options, args.features, videos, work_dir, validation=validation, teachers=teachers)
     seconds = time.monotonic() - start
     metadata: dict[str, Any] = {
         "vidpress": importlib.metadata.version("vidpress"),
@@ -196,6 +211,7 @@ def train_model(
         "seed": options.seed,
         "tables": args.tables,
         "banks": args.banks,
+        "teachers": [teacher.model_id for teacher in teachers],
         "training_data": videos.fingerprint,
     }
     model = freezing.freeze(network, args.features, videos, tables=args.tables, num_banks=args.banks)
@@ -205,6 +221,27 @@ def train_model(
         if not options.lmbda:
             metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
     return dataclasses.replace(model, metadata=metadata), seconds
+
+
+def _teachers(
+    args: argparse.Namespace,
+    options: TrainingOptions,
+    videos: LabelledVideos,
+    validation: LabelledVideos | None,
+    work_dir: str,
+) -> list[FrozenModel]:
+    """Return the models that `--teacher` names, one of which may have to be trained first."""
+    from vidpress.model import freezing, training
+
+    if args.teacher == [NO_TEACHER] or (args.teacher == [BASELINE] and not options.lmbda):
+        return []
+    if args.teacher != [BASELINE]:
+        return [FrozenModel.load(path) for path in args.teacher]
+    print("First a network without rate, to learn from:", file=sys.stderr)
+    baseline = dataclasses.replace(options, lmbda=0.0)
+    network = training.train(baseline, args.features, videos, os.path.join(work_dir, BASELINE), validation=validation)
+    print("Then the network with rate, which learns from it:", file=sys.stderr)
+    return [freezing.fold_network(network, args.features)]
 
 
 def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVideos:

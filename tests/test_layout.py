@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "transforms": {"model", "transforms"},
     "pipeline": {"model", "transforms", "pipeline"},
 }
-TENSORFLOW = {"bottleneck", "networks", "training_data", "training", "freezing"}
+TENSORFLOW = {"bottleneck", "networks", "training_data", "teacher", "training", "freezing"}
 MODULES = [path for folder in MAY_IMPORT for path in sorted((REPO / folder).rglob("*.py"))]
 
 

@@ -14,7 +14,7 @@ from vidpress.pipeline import train
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC
+from conftest import SPEC, random_model
 
 from vidpress.model import freezing, training_data
 
@@ -55,6 +55,20 @@ def test_the_model_says_where_it_comes_from(trained, data):
     codes, _ = model.compress(validation.x)
     assert metadata["metrics"]["bytes_per_video"] == np.mean([len(code) for code in codes]) + 4 / 8
     assert (trained.with_name("model.training") / "tensorboard").is_dir()
+
+
+def test_a_network_without_rate_is_trained_first_and_teaches(trained, data, tmp_path):
+    baseline, taught, untaught = (tmp_path / f"{name}.safetensors" for name in ("baseline", "taught", "untaught"))
+    argv = ["--input", data[0], *SMALL]
+    train.main([*argv, "--output", str(baseline), "--lmbda", "0"])
+    train.main([*argv, "--output", str(taught), "--teacher", str(baseline)])
+    train.main([*argv, "--output", str(untaught), "--teacher", "none"])
+    first = {name: FrozenModel.load(path) for name, path in (("by default", trained), ("by file", taught))}
+    kernels = {name: model.hidden[0][0].tobytes() for name, model in first.items()}
+    assert kernels["by default"] == kernels["by file"] != FrozenModel.load(untaught).hidden[0][0].tobytes()
+    assert FrozenModel.load(baseline).metadata["teachers"] == FrozenModel.load(untaught).metadata["teachers"] == []
+    assert first["by file"].metadata["teachers"] == [FrozenModel.load(baseline).model_id]
+    assert len(first["by default"].metadata["teachers"]) == 1
 
 
 def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):
@@ -118,6 +132,16 @@ def test_a_corrupt_file_is_named(data, tmp_path, capsys):
     (tmp_path / "bad.tfrecord").write_bytes(pathlib.Path(data[1].replace("*", ".tfrecord")).read_bytes()[:-1])
     argv = ["--input", str(tmp_path / "bad*"), "--output", str(tmp_path / "m.safetensors"), *SMALL]
     assert "bad.tfrecord, byte" in refusal(argv, capsys)
+
+
+def test_a_teacher_that_is_none_is_refused(data, tmp_path, capsys):
+    argv = ["--input", data[0], "--output", str(tmp_path / "m.safetensors"), *SMALL]
+    assert "no.safetensors" in refusal([*argv, "--teacher", str(tmp_path / "no.safetensors")], capsys)
+    (tmp_path / "text.safetensors").write_text("no model")
+    assert "text.safetensors" in refusal([*argv, "--teacher", str(tmp_path / "text.safetensors")], capsys)
+    random_model(SPEC, num_classes=9).save(tmp_path / "nine.safetensors")
+    assert "has 9 classes, not 6" in refusal([*argv, "--teacher", str(tmp_path / "nine.safetensors")], capsys)
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):

@@ -8,10 +8,11 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC  # noqa: E402
+from conftest import SPEC, random_model  # noqa: E402
 
 from vidpress.model import networks, training  # noqa: E402
 from vidpress.model.synthetic import write_shards  # noqa: E402
+from vidpress.model.teacher import Teacher  # noqa: E402
 from vidpress.model.training_data import load_videos  # noqa: E402
 
 OPTIONS = training.TrainingOptions(
@@ -45,10 +46,16 @@ def trained(videos, tmp_path_factory):
     return training.train(options, SPEC, videos[0], str(work_dir), validation=videos[1]), options, work_dir
 
 
-@pytest.mark.parametrize("lmbda", [0.01, 0.0])
-def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, lmbda):
+def teacher_model(seed=0):
+    return random_model(SPEC, num_classes=OPTIONS.num_classes, seed=seed)
+
+
+@pytest.mark.parametrize(("lmbda", "teachers"), [(0.01, []), (0.0, []), (0.01, [teacher_model()])])
+def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, lmbda, teachers):
     options = dataclasses.replace(OPTIONS, lmbda=lmbda)
-    through = training.train(options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1])
+    through = training.train(
+        options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1], teachers=teachers
+    )
     killed = dataclasses.replace(options, checkpoint_every=3)
     original = training._Progress.add
     calls = []
@@ -61,9 +68,9 @@ def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatc
 
     monkeypatch.setattr(training._Progress, "add", add)
     with pytest.raises(KeyboardInterrupt):
-        training.train(killed, SPEC, videos[0], str(tmp_path / "killed"))
+        training.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
     tf.keras.backend.clear_session()
-    resumed = training.train(killed, SPEC, videos[0], str(tmp_path / "killed"))
+    resumed = training.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
     assert len(calls) == 5 + options.steps - 3
     assert weights(resumed) == weights(through)
 
@@ -104,6 +111,24 @@ def test_training_learns_and_bits_fall_with_lmbda(trained, videos, tmp_path):
     untrained = networks.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
     assert gap[0] > training.evaluate_network(untrained, videos[1]).gap + 0.1
     assert bits[1] < bits[0]
+
+
+def test_a_network_learns_what_its_teacher_says(videos, tmp_path):
+    options = dataclasses.replace(OPTIONS, lmbda=0.001, steps=150, learning_rate=0.01)
+    x = np.asarray(videos[1].x)
+    teacher, other = ([teacher_model(seed)] for seed in (1, 2))
+    network = training.train(options, SPEC, videos[0], str(tmp_path), teachers=teacher)
+    labels = [Teacher(models, SPEC, options.num_classes)(tf.constant(x)) for models in (teacher, other)]
+    loss = [float(networks.task_loss(each, network(x, training=False))) for each in labels]
+    prior = networks.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
+    assert loss[0] < 0.8 * float(networks.task_loss(labels[0], prior(x, training=False)))
+    assert loss[0] < 0.8 * loss[1]
+
+
+def test_a_training_with_another_teacher_is_refused(videos, tmp_path):
+    training.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(1)])
+    with pytest.raises(training.TrainingError, match="holds a training with teachers="):
+        training.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(2)])
 
 
 def test_progress_is_written_down(trained):

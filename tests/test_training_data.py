@@ -77,8 +77,8 @@ def test_every_epoch_has_every_video_once_in_an_order_of_its_own(videos, batch_s
     np.testing.assert_array_equal(labels[: len(rows)], videos.multi_hot(np.array(rows), NUM_CLASSES))
 
 
-@pytest.mark.parametrize("input_dropout", [0.0, 0.3])
-def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout):
+@pytest.mark.parametrize(("input_dropout", "mix"), [(0.0, False), (0.3, False), (0.3, True)])
+def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout, mix):
     def batches(seed, first_step, num_steps):
         dataset = training_batches(
             videos,
@@ -88,6 +88,7 @@ def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout):
             first_step=first_step,
             num_steps=num_steps,
             input_dropout=input_dropout,
+            mix=mix,
         )
         return [x.tobytes() + labels.tobytes() for x, labels in dataset.as_numpy_iterator()]
 
@@ -106,6 +107,24 @@ def test_dropout_sets_a_share_of_the_input_to_zero_and_keeps_the_mean(videos):
     assert kept.mean() == pytest.approx(0.75, abs=0.01)
     np.testing.assert_allclose(kept.mean(axis=(0, 1)), 0.75, atol=0.03)
     np.testing.assert_allclose(kept.mean(axis=(1, 2)), 0.75, atol=0.06)
+
+
+def test_mixtures_are_of_two_videos_and_mostly_of_the_first(videos):
+    options = {"num_classes": NUM_CLASSES, "batch_size": 9, "seed": 0, "first_step": 0, "num_steps": 200}
+    alone = training_batches(videos, **options).as_numpy_iterator()
+    mixed = training_batches(videos, **options, mix=True).as_numpy_iterator()
+    shares = []
+    for (x, labels), (mixture, same_labels) in zip(alone, mixed, strict=True):
+        np.testing.assert_array_equal(labels, same_labels)
+        other = x[::-1]
+        # The share that explains a mixture best, and whether it explains it.
+        distance = (x - other).astype(np.float64)
+        share = ((mixture - other) * distance).sum(axis=1) / np.maximum((distance**2).sum(axis=1), 1e-9)
+        np.testing.assert_allclose(mixture, share[:, None] * distance + other, atol=1e-5)
+        shares.extend(share[distance.any(axis=1)])  # the middle one is mixed with itself
+    assert 0.5 - 1e-4 < min(shares) < 0.51
+    assert 0.99 < max(shares) < 1 + 1e-4
+    assert np.mean(shares) == pytest.approx(0.75, abs=0.02)
 
 
 def test_class_frequencies_are_within_zero_and_one(tmp_path):
