@@ -92,7 +92,7 @@ class Comparison:
 
 def main() -> None:
     """Prepare, run both in turns, compare and print."""
-    import machine
+    from vidpress.pipeline import machine
 
     args = parser().parse_args()
     if args.records < 2 or args.repeats < 1:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from machine import describe
 
 from vidpress.model import range_coder
 from vidpress.model.features import FeatureSpec
@@ -23,6 +22,7 @@ from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.tfrecord import read_tfrecords
 from vidpress.model.videos import parse_video, pool_frames
+from vidpress.pipeline.machine import describe
 
 
 def make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) -> np.ndarray:

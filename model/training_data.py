@@ -59,6 +59,19 @@ class LabelledVideos:
         lists = [self.labels[self.label_start[row] : self.label_start[row + 1]] for row in rows]
         return multi_hot(lists, num_classes)
 
+    def sample(self, max_videos: int) -> LabelledVideos:
+        """Return so many of the videos at most, at even distances; the fingerprint stays that of all."""
+        if len(self) <= max_videos:
+            return self
+        rows = np.linspace(0, len(self) - 1, max_videos).astype(np.int64)
+        counts = (self.label_start[1:] - self.label_start[:-1])[rows]
+        return dataclasses.replace(
+            self,
+            x=self.x[rows],
+            labels=np.concatenate([self.labels[self.label_start[row] : self.label_start[row + 1]] for row in rows]),
+            label_start=np.concatenate([[0], np.cumsum(counts)]),
+        )
+
     def class_frequencies(self, num_classes: int) -> np.ndarray:
         """Return the share of videos that have each class, float64[num_classes], within (0, 1).
 

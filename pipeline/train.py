@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from apache_beam.io.filesystems import FileSystems
 from tqdm import tqdm
 
+from vidpress.model import table_banks
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel, ModelError
 from vidpress.pipeline import launch
@@ -30,7 +31,7 @@ BASELINE = "baseline"
 NO_TEACHER = "none"
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. "
         "The defaults are those of Singh et al., End-to-end Learning of Compressible Features (ICIP 2020).",
         epilog="Run again with the same options, a training that was stopped goes on from its last checkpoint.",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
@@ -69,7 +70,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is trained and how: those that `train_model` reads."""
     network = parser.add_argument_group("network")
     network.add_argument(
-        "--hidden", type=_sizes, default="2000", help="units of the hidden layers; the last one's are coded"
+        "--hidden", type=sizes, default="2000", help="units of the hidden layers; the last one's are coded"
     )
     network.add_argument("--classes", type=int, default=3862, help="classes of the task")
     network.add_argument(
@@ -116,7 +117,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def sizes(text: str) -> tuple[int, ...]:
+    """Parse an option such as 6000,2000."""
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
@@ -126,19 +128,16 @@ def _sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    if args.tables == "prior" and not args.lmbda:
-        parser().error("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
     # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from vidpress.model import table_banks, teacher, training, training_data
+        from vidpress.model import teacher, training, training_data
     except ImportError as error:
         if not (error.name or "").startswith(("tensorflow", "keras")):
             raise
         _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
     try:
-        training_options(args)
-        table_banks.check_num_banks(args.banks)
+        check_options(args)
     except ValueError as error:
         parser().error(str(error))
     try:
@@ -180,6 +179,18 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
 
     names = [field.name for field in dataclasses.fields(TrainingOptions)]
     return TrainingOptions(**{name: getattr(args, name) for name in names if name in args}, num_classes=args.classes)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """See that a model can be trained with the options of `add_model_options`.
+
+    Raises:
+      ValueError: If not; the message names the option.
+    """
+    if args.tables == "prior" and not args.lmbda:
+        raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
+    training_options(args)
+    table_banks.check_num_banks(args.banks)
 
 
 def train_model(

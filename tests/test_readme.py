@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
         with (path / "yt8m" / f"{name}.tfrecord").open("wb") as file:
             write_tfrecords(file, make_videos(150, num_classes=20, frames=(3, 5), start=150 * index))
     commands = "".join(block for block in blocks("sh") if "pip install" not in block)
-    assert commands.count("vidpress ") == 5
+    assert commands.count("vidpress ") == 6
     commands = commands.replace("--steps 3000", "--steps 8").replace("--hidden 2000", "--hidden 64")
     environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     result = subprocess.run(
@@ -44,6 +44,7 @@ def test_commands(folder):
     assert "Encoded 450 videos" in (folder / "stdout").read_text()
     assert (folder / "model.safetensors").exists()
     assert list((folder / "features").glob("*.tfrecord"))
+    assert (folder / "evaluation" / "index.html").exists()
     assert len(list((folder / "compact").glob("shard-*.parquet"))) == 4
     files = {path.name: path.read_bytes() for path in (folder / "compact").glob("shard-*")}
     # Another number of shards is asked for the second time: the same videos, in one file.

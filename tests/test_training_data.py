@@ -51,6 +51,15 @@ def test_the_fingerprint_tells_data_apart(tmp_path):
     assert first["sha256"] not in (fingerprint("b", payloads)["sha256"], fingerprint("a", payloads[::-1])["sha256"])
 
 
+def test_a_sample_has_videos_at_even_distances_with_their_labels(videos):
+    sample = videos.sample(10)
+    rows = np.linspace(0, len(videos) - 1, 10).astype(int)
+    assert sample.x.tobytes() == videos.x[rows].tobytes()
+    everything = np.arange(10)
+    assert (sample.multi_hot(everything, NUM_CLASSES) == videos.multi_hot(rows, NUM_CLASSES)).all()
+    assert videos.sample(len(videos)) is videos
+
+
 def test_other_ids_features_and_compression(tmp_path):
     spec = FeatureSpec.parse("audio_embedding:5")
     frames = np.arange(15, dtype=np.uint8).reshape(3, 5)

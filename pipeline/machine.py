@@ -1,4 +1,4 @@
-"""Which machine and which versions a benchmark ran on."""
+"""Which machine and which versions a measurement ran on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pathlib
 import platform
 import re
 
-PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "tensorflow", "tensorflow-compression")
+PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "tensorflow", "tensorflow-compression", "faiss-cpu")
 
 
 def describe() -> str:
@@ -36,7 +36,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-if __name__ == "__main__":
-    print(describe())

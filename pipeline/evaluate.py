@@ -1,0 +1,227 @@
+"""The evaluation job: every method of the paper and its rivals on one data set, as tables, figures and a page."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vidpress.model.features import FeatureSpec
+from vidpress.pipeline import launch, machine, train
+from vidpress.pipeline.evaluation_plan import METHODS, Plan, add_sweep_options, make_plan
+from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
+
+_PROG = "vidpress evaluate"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the job's options."""
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="Train networks over a sweep of lmbda, measure them and everything that they compete with on the "
+        "validation data, and write results.json, results.csv, figures and index.html.",
+        epilog="Run again with the same options, an evaluation that was stopped goes on: what is finished is neither "
+        "trained nor measured again. Every option of `vidpress train` that says what is trained and how holds for all "
+        "networks.",
+        formatter_class=train.HelpFormatter,
+        conflict_handler="resolve",
+        allow_abbrev=False,
+    )
+    train.add_model_options(parser)
+    files = parser.add_argument_group("files")
+    files.add_argument("--input", nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
+    files.add_argument("--validation", nargs="+", metavar="GLOB", help="the data that everything is measured on")
+    files.add_argument("--output", required=True, metavar="FOLDER", help="for the results and the finished points")
+    files.add_argument("--work_dir", metavar="FOLDER", help="for checkpoints and models (default: FOLDER.work)")
+    files.add_argument(
+        "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
+    )
+    files.add_argument(
+        "--report_only", action="store_true", help="write figures and page anew from the results.json in the output"
+    )
+    sweep = parser.add_argument_group("sweep")
+    add_sweep_options(sweep)
+    sweep.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME: OPTIONS",
+        help="a curve of its own: a name, a colon, and what it has otherwise than the options of all; also --hidden, "
+        f"--lmbda, --headline_lmbda. {BASELINE_PLACEHOLDER} stands for the frozen baseline of the same architecture "
+        f"and seed. Can be given many times; the first is the one that the page tells of, one called 'paper' is what "
+        f"it is compared with (default: {' and '.join(map(repr, METHODS))})",
+    )
+    sweep.add_argument(
+        "--baseline_options", default="", metavar="OPTIONS", help="what the baselines have otherwise, as for --method"
+    )
+    sweep.add_argument(
+        "--baseline",
+        action="append",
+        metavar="MODEL.safetensors",
+        help="a frozen model, trained with --lmbda 0, to take for its architecture's baseline instead of training one",
+    )
+    sweep.add_argument("--seeds", type=launch.positive_int, default=1, help="trainings of a point, from --seed upwards")
+    rivals = parser.add_argument_group("rivals")
+    rivals.add_argument("--no_rivals", action="store_true", help="measure the methods and the baselines alone")
+    rivals.add_argument(
+        "--no_network_heads",
+        action="store_true",
+        help="train logistic heads alone on codes of the input features, not the first --hidden network as well",
+    )
+    parser.add_argument(
+        "--jobs", type=launch.positive_int, default=1, help="points at a time, each in a process with its part of cores"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the job with command-line options."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"{_PROG}: error: evaluating needs {missing[0]}: install vidpress[train,report].", file=sys.stderr)
+        raise SystemExit(1)
+    if args.report_only:
+        with launch.explained_errors(_PROG):
+            print(_write_report(args.output))
+        return
+    if not (args.input and args.validation):
+        parser().error("--input and --validation are needed, but for --report_only.")
+    from vidpress.model import teacher, training, training_data
+
+    with launch.explained_errors(_PROG):
+        try:
+            plan = make_plan(args)
+        except ValueError as error:
+            parser().error(str(error))
+        try:
+            run(args, plan, f"{_PROG} {shlex.join(argv)}")
+        except (training.TrainingError, training_data.TrainingDataError, teacher.TeacherError) as error:
+            raise launch.JobError(str(error)) from error
+
+
+def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
+    """Measure what is not finished yet, and write the report.
+
+    Raises:
+      JobError: If the output cannot be written.
+    """
+    from vidpress.pipeline import evaluation_measures as measures
+    from vidpress.pipeline import evaluation_results
+
+    output = pathlib.Path(args.output)
+    launch.check_writable(args.output, str(output / ".write-test"))
+    work_dir = args.work_dir or f"{output}.work"
+    context = Context(tuple(args.input), tuple(args.validation), args.features, args.classes, str(output), work_dir)
+    videos, validation = measures.load_data(context)
+    fingerprints = {"training": videos.fingerprint, "validation": validation.fingerprint}
+    context = dataclasses.replace(
+        context,
+        training_sha256=videos.fingerprint["sha256"],
+        validation_sha256=validation.fingerprint["sha256"],
+    )
+    about = {
+        "command": command,
+        "machine": machine.describe(),
+        "jobs": args.jobs,
+        "data": fingerprints,
+        "methods": list(dict.fromkeys(point.method for point in plan.models)),
+    }
+    names = [point.name(context) for task in plan.all_tasks() for point in task]
+
+    def write_results() -> None:
+        records = [record for name in names if (record := context.load_record(name)) is not None]
+        evaluation_results.write(args.output, {**about, "points": len(names)}, records)
+
+    try:
+        write_results()
+        for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
+            for _ in _run_tasks(tasks, context, args.jobs):
+                write_results()
+    finally:
+        print(_write_report(args.output))
+
+
+def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: int) -> Iterator[None]:
+    """Do what is not finished yet of tasks that do not need each other; yield after each task."""
+    tasks = [task for task in tasks if not all(context.record_path(point.name(context)).exists() for point in task)]
+    if num_jobs == 1:
+        for task in tasks:
+            run_task(task, context)
+            yield
+        return
+    # A process of its own for each task: TensorFlow gives back no memory, and takes its threads once and for all.
+    with concurrent.futures.ProcessPoolExecutor(
+        num_jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_limit_threads,
+        initargs=(max(1, (os.cpu_count() or 1) // num_jobs),),
+        max_tasks_per_child=1,
+    ) as pool:
+        futures = [pool.submit(run_task, task, context) for task in tasks]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield
+        except BaseException:
+            # The others finish what they are at, but begin nothing.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _limit_threads(num_threads: int) -> None:
+    import tensorflow as tf
+    import threadpoolctl
+
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    threadpoolctl.threadpool_limits(num_threads)
+
+
+def run_task(task: Sequence[Point], context: Context) -> None:
+    """Measure the points of a task that are not finished, and write their records."""
+    from vidpress.pipeline import evaluation_measures as measures
+
+    start = time.monotonic()
+
+    def finish(point: Point, record: dict[str, Any]) -> None:
+        nonlocal start
+        context.save_record(point.name(context), record)
+        print(
+            f"{time.strftime('%H:%M:%S')} {point.describe()}: GAP {record['validation']['gap']:.4f}, "
+            f"{record['bytes_per_video']:.1f} bytes a video ({time.monotonic() - start:.0f} s)",
+            flush=True,
+        )
+        start = time.monotonic()
+
+    unfinished = [point for point in task if not context.record_path(point.name(context)).exists()]
+    for point in unfinished:
+        if isinstance(point, ModelPoint):
+            finish(point, measures.measure_model(point, context))
+    codecs = [point for point in unfinished if isinstance(point, CodecPoint)]
+    for codec, record in measures.measure_codecs(codecs, context):
+        finish(codec, record)
+
+
+def _write_report(output: str) -> str:
+    """Write figures and page from the results of an output folder, and return what to print.
+
+    Raises:
+      FileNotFoundError: If there are no results.
+    """
+    from vidpress.pipeline import evaluation_page, evaluation_results
+
+    results = evaluation_results.load(output)
+    evaluation_page.write(output, results)
+    return evaluation_results.summary(output, results)

@@ -1,0 +1,237 @@
+"""What an evaluation's records say: means over seeds, what is no worse than the baseline, results.json and a CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidpress.model import storage
+from vidpress.pipeline.evaluation_points import BASELINE
+
+_JSON, _CSV = "results.json", "results.csv"
+METRICS = ("gap", "hit_at_1", "perr", "mean_ap")
+
+_CSV_COLUMNS = (
+    *("method", "source", "hidden", "head", "size", "lmbda", "seed", "steps"),
+    *("bytes_per_video", "stored_bytes_per_video", "relative_size"),
+    *(f"{data}_{metric}" for data in ("validation", "training") for metric in METRICS),
+    *("validation_error", "validation_error_at_1", "training_error", "training_error_at_1", "seconds", "name"),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """One setting of one method: the means over its seeds.
+
+    Attributes:
+      method: Name.
+      setting: What it was set to, to read: "λ 0.002", "64 bytes", ... or "".
+      source: "activations", "features", or None for networks.
+      bytes_per_video: Stored.
+      relative_size: The share of the baseline's, zlib at level 9 on float32.
+      validation: Means of `METRICS`.
+      training: Likewise, on a sample of the training videos.
+      records: What it is the mean of, one a seed.
+    """
+
+    method: str
+    setting: str
+    source: str | None
+    bytes_per_video: float
+    relative_size: float
+    validation: dict[str, float]
+    training: dict[str, float]
+    records: tuple[dict[str, Any], ...]
+
+    def spread(self, metric: str) -> tuple[float, float]:
+        """Return the least and the largest of a metric on the validation data over the seeds."""
+        values = [record["validation"][metric] for record in self.records]
+        return min(values), max(values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """All that an evaluation has found so far.
+
+    Attributes:
+      about: Command, machine, data; the names of the methods; how many points there are to be.
+      records: The finished ones.
+    """
+
+    about: dict[str, Any]
+    records: list[dict[str, Any]]
+
+    @property
+    def architectures(self) -> list[tuple[int, ...]]:
+        """The hidden layers of all baselines."""
+        found = (tuple(record["hidden"]) for record in self.records if record["method"] == BASELINE)
+        return list(dict.fromkeys(found))
+
+    def baseline(self, hidden: tuple[int, ...]) -> Summary:
+        """Return the baseline of an architecture: lossless, the means over its seeds."""
+        records = [r for r in self.records if r["method"] == BASELINE and tuple(r["hidden"]) == hidden]
+        return _summary(BASELINE, "", records, _mean(r["bytes_per_video"] for r in records))
+
+    def curve(self, method: str, hidden: tuple[int, ...]) -> list[Summary]:
+        """Return the points of a method's networks, the fewest bytes first."""
+        records = [r for r in self.records if r["method"] == method and "lmbda" in r and tuple(r["hidden"]) == hidden]
+        scale = self.baseline(hidden).bytes_per_video
+        by_lmbda = sorted({record["lmbda"] for record in records})
+        points = [
+            _summary(method, f"λ {lmbda:g}", [r for r in records if r["lmbda"] == lmbda], scale) for lmbda in by_lmbda
+        ]
+        return sorted(points, key=lambda point: point.bytes_per_video)
+
+    def codecs(self, method: str, source: str, hidden: tuple[int, ...]) -> list[Summary]:
+        """Return the points of a codec, each with whichever head has the better GAP, the fewest bytes first.
+
+        Args:
+          method: The codec.
+          source: "activations" or "features".
+          hidden: The architecture whose activations they are, and whose baseline sizes are compared with.
+        """
+        records = [
+            r
+            for r in self.records
+            if (r["method"], r["source"]) == (method, source) and (source == "features" or tuple(r["hidden"]) == hidden)
+        ]
+        scale = self.baseline(hidden).bytes_per_video
+        best: dict[Any, dict[str, Any]] = {}
+        for record in sorted(records, key=lambda record: record["validation"]["gap"]):
+            best[record["size"]] = record
+        points = [_summary(method, _size_text(method, size), [record], scale) for size, record in best.items()]
+        return sorted(points, key=lambda point: point.bytes_per_video)
+
+    def no_worse(self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str = "gap") -> Summary | None:
+        """Return the point with the fewest bytes whose metric is at least the baseline's, or None."""
+        wanted = self.baseline(hidden).validation[metric]
+        return next((point for point in points if point.validation[metric] >= wanted), None)
+
+    def bytes_at_baseline(
+        self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str = "gap"
+    ) -> float | None:
+        """Return at how many bytes a curve reaches the baseline's metric, or None if it does so nowhere.
+
+        Between neighbours the metric is taken to grow with the logarithm of the bytes; a curve that is no worse from
+        its first point on has no such place, and that point's bytes are an upper bound.
+        """
+        wanted = self.baseline(hidden).validation[metric]
+        if points and points[0].validation[metric] >= wanted:
+            return points[0].bytes_per_video
+        for left, right in itertools.pairwise(points):
+            low, high = left.validation[metric], right.validation[metric]
+            if low < wanted <= high:
+                share = (wanted - low) / (high - low)
+                logs = math.log(left.bytes_per_video), math.log(right.bytes_per_video)
+                return math.exp(logs[0] + share * (logs[1] - logs[0]))
+        return None
+
+    def flat(self) -> list[dict[str, Any]]:
+        """Return the records as rows of the CSV, with errors and relative sizes."""
+        scales = {hidden: self.baseline(hidden).bytes_per_video for hidden in self.architectures}
+        return [_row(record, scales) for record in self.records]
+
+
+def _summary(method: str, setting: str, records: Sequence[dict[str, Any]], scale: float) -> Summary:
+    num_bytes = _mean(record["bytes_per_video"] for record in records)
+    means = {
+        data: {metric: _mean(record[data][metric] for record in records) for metric in METRICS}
+        for data in ("validation", "training")
+    }
+    return Summary(
+        method=method,
+        setting=setting,
+        source=records[0]["source"],
+        bytes_per_video=num_bytes,
+        relative_size=num_bytes / scale,
+        records=tuple(records),
+        **means,
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _size_text(method: str, size: int | None) -> str:
+    if size is None:
+        return ""
+    if method == "pca":
+        return f"{size} components" if size > 1 else "1 component"
+    return f"{size:,} bins" if method == "quantized" else f"{size} bytes"
+
+
+def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float]) -> dict[str, Any]:
+    hidden = tuple(record["hidden"]) if record["hidden"] else next(iter(scales))
+    row = {name: record.get(name) for name in _CSV_COLUMNS}
+    row["hidden"] = "-".join(map(str, record["hidden"] or []))
+    row["relative_size"] = record["bytes_per_video"] / scales[hidden]
+    for data in ("validation", "training"):
+        row |= {f"{data}_{metric}": record[data][metric] for metric in METRICS}
+        row[f"{data}_error"] = 1 - record[data]["gap"]
+        row[f"{data}_error_at_1"] = 1 - record[data]["hit_at_1"]
+    row["seconds"] = sum(seconds for seconds in record["seconds"].values() if seconds)
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Write `results.json` and `results.csv` of the finished records; nobody ever sees a part of either."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    results = Results(about, records)
+    if results.architectures:
+        writer.writerows(results.flat())
+    # A record a line: short, and a change shows which one changed.
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    body = f'{{"about": {json.dumps(about, indent=1, ensure_ascii=False)},\n"records": [\n{lines}\n]}}\n'
+    for name, content in ((_JSON, body), (_CSV, text.getvalue())):
+        replace(pathlib.Path(output, name), content.encode())
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+    """Write a file, or write it anew; nobody ever sees a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def load(output: str | os.PathLike[str]) -> Results:
+    """Read back the `results.json` of a folder.
+
+    Raises:
+      FileNotFoundError: If there is none.
+    """
+    results = json.loads(storage.read_bytes(pathlib.Path(output, _JSON)))
+    return Results(results["about"], results["records"])
+
+
+def summary(output: str, results: Results) -> str:
+    """Return what a person wants to know when the job has ended."""
+    lines = [f"{len(results.records)} of {results.about['points']} points are finished."]
+    for hidden in results.architectures:
+        baseline = results.baseline(hidden)
+        lines.append(
+            f"{len(hidden) + 1}-layer baseline: GAP {baseline.validation['gap']:.4f}, {baseline.bytes_per_video:.0f} "
+            "bytes a video (float32, zlib)"
+        )
+        for method in results.about["methods"]:
+            point = results.no_worse(results.curve(method, hidden), hidden)
+            if point is None:
+                lines.append(f"  {method}: nowhere as good")
+            else:
+                lines.append(
+                    f"  {method}, no worse at {point.setting}: GAP {point.validation['gap']:.4f}, "
+                    f"{point.bytes_per_video:.1f} bytes a video, {100 * point.relative_size:.2f} % of the baseline's"
+                )
+    return "\n".join([*lines, f"Page: {os.path.join(output, 'index.html')}"])

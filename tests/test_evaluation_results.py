@@ -1,0 +1,239 @@
+"""Means, comparisons, tables and figures of made-up records."""
+
+import csv
+import itertools
+import json
+import math
+import re
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from vidpress.pipeline import evaluation_results
+from vidpress.pipeline.evaluation_results import Results
+
+pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
+
+from vidpress.pipeline import evaluation_figures, evaluation_page
+
+
+def measured(gap, training_gap=0.9):
+    values = {"hit_at_1": gap + 0.1, "perr": gap - 0.1, "mean_ap": gap / 2, "num_videos": 50}
+    return {"validation": {"gap": gap, **values}, "training": {**values, "gap": training_gap}}
+
+
+def network(method, hidden, lmbda, seed, num_bytes, gap):
+    return {
+        "name": f"{method}-{hidden}-{lmbda}-{seed}",
+        "method": method,
+        "hidden": hidden,
+        "source": None,
+        "head": "own",
+        "lmbda": lmbda,
+        "seed": seed,
+        "steps": 10,
+        "options": {"hidden": hidden, "lmbda": lmbda, "seed": seed, "steps": 10},
+        "bytes_per_video": num_bytes,
+        "bits_by_rank": [[1, 3.0], [2, 2.0], [4, 0.1]],
+        "seconds": {"train": 60.0, "measure": 2.0},
+        **measured(gap),
+    }
+
+
+def codec(method, size, num_bytes, gap, head="baseline", source="activations", hidden=(20,)):
+    return {
+        "name": f"{method}-{size}-{source}-{head}",
+        "method": method,
+        "size": size,
+        "source": source,
+        "head": head,
+        "hidden": list(hidden) if source == "activations" else None,
+        "bytes_per_video": num_bytes,
+        "seconds": {"fit": 1.0, "measure": 2.0},
+        **measured(gap),
+    }
+
+
+def results() -> Results:
+    records = [
+        network("baseline", [20], 0.0, 0, 1000, 0.70),
+        network("baseline", [20], 0.0, 1, 1040, 0.72),
+        network("ours <x>", [20], 0.002, 0, 20, 0.68),
+        network("ours <x>", [20], 0.001, 0, 40, 0.70),
+        network("ours <x>", [20], 0.001, 1, 44, 0.74),
+        network("ours <x>", [20], 0.0005, 0, 80, 0.73),
+        network("paper", [20], 0.002, 0, 50, 0.69),
+        network("paper", [20], 0.001, 0, 100, 0.73),
+        network("baseline", [30, 20], 0.0, 0, 900, 0.75),
+        network("ours <x>", [30, 20], 0.001, 0, 40, 0.71),
+        codec("float16", None, 600, 0.71),
+        codec("quantized", 256, 300, 0.709),
+        codec("quantized", 4, 50, 0.3),
+        codec("pca", 1, 4, 0.2),
+        codec("pca", 64, 256, 0.69),
+        codec("pq", 8, 8, 0.6),
+        codec("pq", 8, 8, 0.65, head="logistic"),
+        codec("pq", 64, 64, 0.70, head="logistic"),
+        codec("pca+pq", 64, 64, 0.715, head="logistic"),
+        codec("pca+pq", 64, 64, 0.66, head="logistic", source="features"),
+        codec("pca+pq", 64, 64, 0.69, head="network", source="features"),
+    ]
+    data = {"labelled_videos": 1200, "first_file": "a.tfrecord", "last_file": "z.tfrecord"}
+    about = {
+        "command": "vidpress evaluate --input 'a b*' --method '<x>'",
+        "machine": "a processor\nPython",
+        "jobs": 1,
+        "data": {"training": data, "validation": data},
+        "methods": ["ours <x>", "paper"],
+        "points": len(records) + 1,
+    }
+    return Results(about, records)
+
+
+TWO, THREE = (20,), (30, 20)
+
+
+def test_points_are_means_over_seeds_and_sizes_are_shares_of_the_baseline():
+    baseline = results().baseline(TWO)
+    assert baseline.bytes_per_video == 1020
+    assert baseline.relative_size == 1
+    assert baseline.validation["gap"] == pytest.approx(0.71)
+    assert baseline.spread("gap") == (0.70, 0.72)
+    curve = results().curve("ours <x>", TWO)
+    assert [point.setting for point in curve] == ["λ 0.002", "λ 0.001", "λ 0.0005"]
+    assert curve[1].bytes_per_video == 42
+    assert curve[1].relative_size == pytest.approx(42 / 1020)
+    assert curve[1].validation["gap"] == pytest.approx(0.72)
+    assert [len(point.records) for point in curve] == [1, 2, 1]
+
+
+def test_no_worse_is_the_smallest_point_at_the_baselines_metric():
+    found = results()
+    assert found.no_worse(found.curve("ours <x>", TWO), TWO).setting == "λ 0.001"
+    assert found.no_worse(found.curve("ours <x>", THREE), THREE) is None
+    assert found.no_worse([], TWO) is None
+
+
+def test_bytes_at_the_baseline_lie_between_neighbours_on_the_logarithmic_axis():
+    found = results()
+    expected = math.exp(math.log(20) + 3 / 4 * (math.log(42) - math.log(20)))
+    assert found.bytes_at_baseline(found.curve("ours <x>", TWO), TWO) == pytest.approx(expected)
+    assert found.bytes_at_baseline(found.curve("paper", TWO), TWO) == pytest.approx(math.sqrt(50 * 100))
+    assert found.bytes_at_baseline(found.curve("ours <x>", THREE), THREE) is None
+    assert found.bytes_at_baseline(found.curve("ours <x>", TWO)[1:], TWO) == 42
+
+
+def test_codecs_have_the_better_head_and_those_of_the_input_go_with_every_architecture():
+    pq = results().codecs("pq", "activations", TWO)
+    assert [(point.setting, point.records[0]["head"]) for point in pq] == [
+        ("8 bytes", "logistic"),
+        ("64 bytes", "logistic"),
+    ]
+    assert results().codecs("pq", "activations", THREE) == []
+    for hidden, size in ((TWO, 1020), (THREE, 900)):
+        (point,) = results().codecs("pca+pq", "features", hidden)
+        assert point.records[0]["head"] == "network"
+        assert point.relative_size == 64 / size
+
+
+def test_results_are_written_and_read_back(tmp_path):
+    found = results()
+    evaluation_results.write(tmp_path, found.about, found.records)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
+    again = evaluation_results.load(tmp_path)
+    assert (again.about, again.records) == (found.about, found.records)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found.records)
+    assert float(rows[4]["relative_size"]) == pytest.approx(44 / 1020, rel=1e-5)
+    assert float(rows[4]["validation_error"]) == pytest.approx(0.26)
+    assert float(rows[4]["validation_error_at_1"]) == pytest.approx(0.16)
+    assert (rows[4]["method"], rows[4]["hidden"], rows[4]["lmbda"], rows[4]["seconds"]) == (
+        "ours <x>",
+        "20",
+        "0.001",
+        "62",
+    )
+
+
+def test_a_missing_result_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json does not exist"):
+        evaluation_results.load(tmp_path)
+
+
+def test_the_table_has_a_row_for_each_method():
+    rows = {row.name: row for row in evaluation_page.table(results(), TWO)}
+    assert rows["ours <x>"].point.setting == "λ 0.001"
+    assert rows["ours <x>"].holds
+    assert rows["paper"].point.setting == "λ 0.001"
+    assert rows["16 bit, zlib"].holds
+    # Where nothing is as good, the best: not the smallest.
+    assert (rows["PCA"].holds, rows["PCA"].point.setting) == (False, "64 components")
+    assert (rows["Quantized, zlib"].holds, rows["Quantized, zlib"].point.setting) == (False, "256 bins")
+    assert rows["Input, PCA + product quantization"].head == "network"
+
+
+def test_findings_compare_with_the_baseline_and_the_paper():
+    two, three = evaluation_page.findings(results())
+    at_baseline = math.exp(math.log(20) + 3 / 4 * (math.log(42) - math.log(20)))
+    assert "42.0 bytes a video, 4.12 % of the 1,020" in two
+    assert f"{100 * at_baseline / math.sqrt(5000):.0f} % of the bytes of the paper's method" in two
+    assert "nowhere as good as the baseline (GAP 0.7500)" in three
+
+
+def test_shared_trainings_are_counted_once():
+    found = results()
+    # The same training, frozen with other tables.
+    found.records.append({**network("paper", [20], 0.0005, 0, 90, 0.7), "seconds": {"train": 60.0, "measure": 3.0}})
+    parts = {part: rest for part, *rest in evaluation_page.parts(found)}
+    assert parts["ours <x>, 2-layer"] == [4, 240, 8]
+    # All of the paper's points have trainings of ours.
+    assert parts["paper, 2-layer"] == [3, 0, 7]
+
+
+def test_the_page_needs_no_other_file_and_holds_everything(tmp_path):
+    found = results()
+    evaluation_page.write(tmp_path, found)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"index.html"} | {
+        f"{name}.{kind}" for name in ("rate_accuracy", "bits_by_dimension") for kind in ("png", "svg")
+    }
+    page = (tmp_path / "index.html").read_text()
+    for address in re.findall(r"(?:src|href)=\"([^\"]*)\"", page):
+        assert address.startswith("data:image/svg+xml;base64,")
+    assert "<x>" not in page
+    assert "ours &lt;x&gt;" in page
+    assert "--method &#39;&lt;x&gt;&#39;" in page
+    assert "21 of 22 points are finished" in page
+    for text in ("1,200 training videos", "4.12 %", "2-layer network", "3-layer network", "a processor; Python"):
+        assert text in page
+    assert page.count("<tr>") > len(found.records)
+
+
+def test_figures_are_the_same_every_time_and_svg_is_well_formed():
+    for draw in (evaluation_figures.rate_accuracy, evaluation_figures.bits_by_dimension):
+        first, second = (evaluation_figures.to_bytes(draw(results()), "svg") for _ in range(2))
+        assert first == second
+        xml.etree.ElementTree.fromstring(first)
+
+
+def test_names_in_the_figure_do_not_cover_each_other():
+    figure = evaluation_figures.rate_accuracy(results())
+    assert len(figure.axes) == 4
+    for axis in figure.axes:
+        texts = {text.get_text(): text.get_window_extent() for text in axis.texts}
+        assert {"baseline, lossless", "ours <x>"} <= texts.keys()
+        for (name, one), (other_name, other) in itertools.combinations(texts.items(), 2):
+            assert not one.overlaps(other), f"{name} covers {other_name}"
+    labels = {text.get_text() for text in figure.axes[0].texts}
+    assert {"paper", "PCA", "PQ", "PCA + PQ", "quantized, zlib", "PCA + PQ of the input"} <= labels
+
+
+def test_a_page_without_any_finished_point_says_so(tmp_path):
+    about = results().about
+    evaluation_results.write(tmp_path, about, [])
+    evaluation_page.write(tmp_path, evaluation_results.load(tmp_path))
+    assert "0 of 22 points are finished" in (tmp_path / "index.html").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == []
+    assert np.array_equal((tmp_path / "results.csv").read_text().count("\n"), 1)

@@ -1,0 +1,308 @@
+"""The command: `main(argv)` from TFRecords to results, what it does not do twice, and what it refuses in one line."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.synthetic import write_shards
+from vidpress.pipeline import evaluate, evaluation_plan, train
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+pytest.importorskip("faiss", reason="needs the extra vidpress[report]")
+pytest.importorskip("jinja2", reason="needs the extra vidpress[report]")
+
+from conftest import SPEC
+
+from vidpress.model import baselines, freezing, metrics, training_data
+from vidpress.pipeline import evaluation_measures
+
+NUM_CLASSES = 6
+NETWORK = [
+    *("--features", str(SPEC), "--classes", str(NUM_CLASSES), "--batch_size", "32", "--learning_rate", "0.01"),
+    *("--steps", "20", "--banks", "4"),
+]
+SWEEP = [
+    *("--hidden", "12", "--lmbda", "0.001", "0.01", "--seeds", "2", "--headline_lmbda", "0.001"),
+    # Tables of a prior take seconds: one point will do.
+    *("--method", "vidpress:", "--method", "paper: --tables prior --banks 1 --lmbda 0.01"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Options that name training and validation data."""
+    folder = tmp_path_factory.mktemp("videos")
+    files = write_shards(folder, 3, 150, spec=SPEC, num_classes=NUM_CLASSES, frames=(2, 4))
+    files[2].rename(folder / "validation.tfrecord")
+    return ["--input", f"{folder}/synthetic*", "--validation", f"{folder}/validation*"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("evaluated") / "out"
+    evaluate.main([*data, "--output", str(output), *NETWORK, *SWEEP])
+    return output
+
+
+@pytest.fixture(scope="module")
+def baseline(evaluated):
+    """The frozen baseline of the 2-layer network."""
+    (path,) = evaluated.with_name("out.work").glob("models/baseline-12-lmbda0-seed0-*.safetensors")
+    return path
+
+
+def load(output):
+    results = json.loads((output / "results.json").read_text())
+    return results["about"], results["records"]
+
+
+def records_of(output, **wanted):
+    return [r for r in load(output)[1] if all(r.get(name) == value for name, value in wanted.items())]
+
+
+def validation_videos(data):
+    return training_data.load_videos(training_data.match_files([data[-1]]), SPEC, NUM_CLASSES)
+
+
+def test_every_method_is_measured(evaluated, data):
+    about, records = load(evaluated)
+    assert about["points"] == len(records)
+    assert about["command"].startswith("vidpress evaluate --input ")
+    found = {(r["method"], r["source"], r["head"]) for r in records}
+    activations, features = "activations", "features"
+    assert found == {
+        ("baseline", None, "own"),
+        ("vidpress", None, "own"),
+        ("paper", None, "own"),
+        *(((method, activations, "baseline")) for method in ("float16", "quantized", "pca")),
+        *((m, activations, h) for m in ("float16 parquet", "int8", "pq", "pca+pq") for h in ("baseline", "logistic")),
+        *((m, features, "logistic") for m in ("float32", "float16 parquet", "int8", "pq", "pca+pq")),
+        *((m, features, "network") for m in ("pq", "pca+pq")),
+    }
+    seeds = {(r["lmbda"], r["seed"]) for r in records_of(evaluated, method="vidpress")}
+    assert seeds == {(0.001, 0), (0.001, 1), (0.01, 0)}
+    assert {r["seed"] for r in records_of(evaluated, method="baseline")} == {0, 1}
+    pca = records_of(evaluated, method="pca")
+    assert [(r["size"], r["bytes_per_video"]) for r in pca] == [(k, 4 * k) for k in (1, 2, 4, 8)]
+    assert {r["size"] for r in records_of(evaluated, method="quantized")} == {65536, 256, 16, 4}
+    assert {r["size"] for r in records_of(evaluated, method="pca+pq", source="features")} == {8, 16, 32}
+    for name in ("results.csv", "index.html", "rate_accuracy.svg", "rate_accuracy.png", "bits_by_dimension.png"):
+        assert (evaluated / name).stat().st_size > 500
+
+
+def test_a_models_record_is_what_its_codes_give(evaluated, data):
+    videos = validation_videos(data)
+    (record,) = records_of(evaluated, method="vidpress", lmbda=0.01)
+    model = FrozenModel.load(evaluated.with_name("out.work") / "models" / f"{record['name']}.safetensors")
+    assert record["model_id"] == model.model_id
+    codes, bank = model.compress(np.asarray(videos.x))
+    assert record["bytes_per_video"] == pytest.approx(np.mean([len(code) for code in codes]) + 2 / 8)
+    assert record["stored_bytes_per_video"] > record["bytes_per_video"]
+    z_hat = model.decompress(codes, bank)
+    expected = metrics.evaluate(model.logits(z_hat), videos.multi_hot(np.arange(len(videos)), NUM_CLASSES))
+    assert record["validation"]["gap"] == pytest.approx(expected.gap, abs=1e-6)
+    assert record["validation"]["mean_ap"] == pytest.approx(expected.mean_ap, abs=1e-6)
+    by_dim = np.sort(model.tables.bits_by_dim(z_hat, bank))[::-1]
+    assert record["bits_per_video"] == pytest.approx(model.tables.bits(z_hat, bank).mean())
+    np.testing.assert_allclose(record["bits_by_rank"], list(enumerate(by_dim, 1)), rtol=1e-3)
+    assert record["validation"] == pytest.approx(
+        {k: v for k, v in freezing.measure(model, videos).items() if k in record["validation"]}, abs=1e-6
+    )
+    assert record["training"]["num_videos"] == 300
+
+
+def test_the_papers_method_is_the_same_network_with_one_trained_table(evaluated):
+    (ours,) = records_of(evaluated, method="vidpress", lmbda=0.01)
+    (paper,) = records_of(evaluated, method="paper")
+    assert (paper["options"]["tables"], paper["options"]["banks"]) == ("prior", 1)
+    assert paper["validation"] == ours["validation"]
+    assert paper["bytes_per_video"] != ours["bytes_per_video"]
+    assert paper["seconds"]["train"] == ours["seconds"]["train"]
+
+
+def test_the_papers_method_is_there_unless_others_are_asked_for():
+    plan = parse("--lmbda", "0.1")
+    ours, paper = (dict(model.options) for model in plan.models)
+    assert [model.method for model in plan.models] == ["vidpress", "paper"]
+    assert paper == {**ours, "teacher": ["none"], "tables": "prior", "banks": 1}
+
+
+def test_a_codecs_record_is_what_is_read_back(evaluated, data, baseline):
+    videos = validation_videos(data)
+    model = FrozenModel.load(baseline)
+    train_files = training_data.match_files([data[1]])
+    z = model.bottleneck(np.asarray(training_data.load_videos(train_files, SPEC, NUM_CLASSES).x))
+    codec = baselines.fit_quantized(z, 16)
+    codes = codec.encode(model.bottleneck(np.asarray(videos.x)))
+    (record,) = records_of(evaluated, method="quantized", size=16)
+    expected = metrics.evaluate(
+        model.logits(codec.decode(codes)), videos.multi_hot(np.arange(len(videos)), NUM_CLASSES)
+    )
+    assert record["bytes_per_video"] == pytest.approx(codec.num_bytes(codes) / len(videos))
+    assert record["validation"]["gap"] == pytest.approx(expected.gap, abs=1e-6)
+    (lossless,) = records_of(evaluated, method="baseline", seed=0)
+    assert lossless["bytes_per_video"] == pytest.approx(freezing.measure_unrounded(model, videos)["bytes_per_video"])
+    assert lossless["rounded"]["bytes_per_video"] < lossless["bytes_per_video"]
+
+
+def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys):
+    points = {path.name: path.stat().st_mtime_ns for path in (evaluated / "points").iterdir()}
+    lost = sorted(points)[len(points) // 2]
+    before = json.loads((evaluated / "points" / lost).read_text())
+    (evaluated / "points" / lost).unlink()
+    monkeypatch.setattr(train, "train_model", None)  # every network is trained
+    evaluate.main([*data, "--output", str(evaluated), *NETWORK, *SWEEP])
+    progress = [line for line in capsys.readouterr().out.splitlines() if "bytes a video (" in line and ":" in line[:3]]
+    assert len(progress) == 1
+    after = json.loads((evaluated / "points" / lost).read_text())
+    assert {**after, "seconds": None} == {**before, "seconds": None}
+    unchanged = {path.name: path.stat().st_mtime_ns for path in (evaluated / "points").iterdir() if path.name != lost}
+    assert unchanged == {name: time for name, time in points.items() if name != lost}
+
+
+def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_path, monkeypatch, capsys):
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
+    argv += ["--method", "one:", "--method", "two: --banks 2"]
+    real, calls = train.train_model, []
+
+    def train_once(*args):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(train, "train_model", train_once)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(argv)
+    assert "1 of 3 points are finished" in capsys.readouterr().out
+    assert "1 of 3 points are finished" in (tmp_path / "out" / "index.html").read_text()
+    monkeypatch.undo()
+    evaluate.main(argv)
+    assert "3 of 3 points are finished" in capsys.readouterr().out
+    (tmp_path / "out" / "index.html").unlink()
+    evaluate.main(["--output", str(tmp_path / "out"), "--report_only"])
+    assert "3 of 3 points are finished" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_given_baseline_is_taken_and_processes_share_the_work(data, baseline, tmp_path):
+    output = tmp_path / "out"
+    argv = [*data, "--output", str(output), *NETWORK, "--hidden", "12", "--hidden", "16,12", "--no_rivals"]
+    argv += ["--lmbda", "0.01", "--method", "one: --weight_decay 1e-3"]
+    evaluate.main([*argv, "--baseline", str(baseline), "--jobs", "2"])
+    assert len(load(output)[1]) == 4
+    (found,) = records_of(output, method="baseline", hidden=[12])
+    assert found["model_id"] == FrozenModel.load(baseline).model_id
+    assert {r["options"]["weight_decay"] for r in records_of(output, method="one")} == {1e-3}
+    assert len(list((tmp_path / "out.work" / "models").glob("baseline*"))) == 1
+    assert "3-layer network" in (output / "index.html").read_text()
+
+
+def parse(*argv):
+    return evaluation_plan.make_plan(evaluate.parser().parse_args(["--output", "out", *argv]))
+
+
+def test_a_method_has_options_and_a_sweep_of_its_own():
+    plan = parse(
+        *("--hidden", "20", "--lmbda", "0.1", "--steps", "50", "--method", "a:"),
+        *("--method", "b: --hidden 30,20 --lmbda 0.2 0.3 --banks 2 --weight_decay 0.5"),
+        *("--baseline_options", "--weight_decay 0.25", "--seeds", "2", "--headline_lmbda", "0.1", "0.3"),
+    )
+    names = ("hidden", "lmbda", "seed", "banks", "steps")
+    found = [(model.method, *(dict(model.options)[name] for name in names)) for model in plan.models]
+    assert found == [
+        ("a", (20,), 0.1, 0, 16, 50),
+        ("a", (20,), 0.1, 1, 16, 50),
+        ("b", (30, 20), 0.2, 0, 2, 50),
+        ("b", (30, 20), 0.3, 0, 2, 50),
+        ("b", (30, 20), 0.3, 1, 2, 50),
+    ]
+    assert [dict(m.options)["weight_decay"] for m in plan.models] == [1e-6, 1e-6, 0.5, 0.5, 0.5]
+    assert [(dict(b.options)["hidden"], dict(b.options)["seed"]) for b in plan.baselines] == [
+        *(((20,), 0), ((20,), 1), ((30, 20), 0), ((30, 20), 1)),
+    ]
+    assert {dict(b.options)["weight_decay"] for b in plan.baselines} == {0.25}
+
+
+def test_every_option_of_training_is_passed_through():
+    names = vars(train.parser().parse_args(["--input", "x", "--output", "y"])).keys()
+    passed = {name for name, _ in parse().models[0].options}
+    assert names - passed == {"input", "validation", "output", "work_dir", "features", "no_head"}
+
+
+def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
+    def names(*argv, sha256="1"):
+        context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
+        return [model.name(context) for model in parse("--lmbda", "0.1", *argv).models]
+
+    assert names() == names("--validate_every", "7", "--checkpoint_every", "9", "--seeds", "1")
+    for other in (["--steps", "9"], ["--weight_decay", "0.1"], ["--seed", "3"], ["--banks", "2"]):
+        assert not set(names(*other)) & set(names())
+    assert not set(names(sha256="3")) & set(names())
+
+
+def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
+    context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
+    common = ["--hidden", "20", "--hidden", "30", "--lmbda", "0.1", "--seeds", "2"]
+    for method in ("a: --teacher {baseline}", "a: --teacher baseline", "a:"):
+        plan = parse(*common, "--method", method)
+        for model, expected in zip(plan.models, plan.baselines, strict=True):
+            assert model.teachers == (expected,)
+            assert model.resolved_options(context)["teacher"] == [expected.model_path(context)]
+            assert os.path.basename(expected.model_path(context)).startswith(
+                f"baseline-{dict(model.options)['hidden'][0]}-lmbda0-seed{dict(model.options)['seed']}"
+            )
+    plan = parse(*common, "--method", "a: --teacher {baselines} x")
+    first, second, *_ = (baseline.model_path(context) for baseline in plan.baselines)
+    assert plan.models[0].resolved_options(context)["teacher"] == [first, second, "x"]
+    assert plan.models[1].resolved_options(context)["teacher"] == [second, first, "x"]
+    assert parse(*common, "--method", "a: --teacher none").models[0].teachers == ()
+    assert all(not baseline.teachers for baseline in plan.baselines)
+    with pytest.raises(ValueError, match="cannot be in what baselines are trained with"):
+        parse("--baseline_options", "--teacher {baseline}")
+
+
+def refusal(argv, capsys):
+    with pytest.raises(SystemExit) as info:
+        evaluate.main(argv)
+    assert info.value.code in (1, 2)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("vidpress evaluate: error: ")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--steps", "0"], "steps=0"),
+        (["--lmbda", "0"], "must be above 0"),
+        (["--method", "ours"], "a colon"),
+        (["--method", "baseline:"], "a colon"),
+        (["--method", "a: --nonsense 1"], "cannot have --nonsense 1"),
+        (["--method", "a: --seed 1"], "cannot have --seed"),
+        (["--method", "a: --banks x"], "invalid int value"),
+        (["--method", "a: --banks 3"], "3 banks"),
+        (["--baseline_options", "--lmbda 1"], "--baseline_options cannot have lmbda"),
+        (["--baseline", "none.safetensors"], "none.safetensors does not exist"),
+        (["--tables", "prior", "--baseline_options", "--tables prior"], "--tables prior needs --lmbda above 0"),
+    ],
+)
+def test_unusable_options_are_refused(argv, message, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert message in refusal(["--input", "x", "--validation", "y", "--output", str(output), *argv], capsys)
+    assert not output.exists()
+
+
+def test_missing_data_are_refused(data, tmp_path, capsys):
+    assert "--input and --validation are needed" in refusal(["--output", str(tmp_path / "out")], capsys)
+    argv = ["--input", str(tmp_path / "none*"), "--validation", "y", "--output", str(tmp_path / "out")]
+    assert "none* matches no file" in refusal(argv, capsys)
+    assert "results.json does not exist" in refusal(["--output", str(tmp_path / "no"), "--report_only"], capsys)
+
+
+def test_a_model_with_a_rate_is_no_baseline(data, evaluated, tmp_path, capsys):
+    path = next(iter(evaluated.with_name("out.work").glob("models/vidpress-12-*.safetensors")))
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--baseline", str(path)]
+    assert "trained with --lmbda 0" in refusal(argv, capsys)

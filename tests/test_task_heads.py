@@ -1,0 +1,60 @@
+"""Linear classifiers on stored features."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from vidpress.model import metrics, task_heads
+from vidpress.model.training_data import LabelledVideos
+
+NUM_CLASSES = 4
+
+
+def videos(num_videos: int, seed: int) -> tuple[np.ndarray, LabelledVideos]:
+    """Features of very different scales that tell the one class of each video, and one that never varies."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, NUM_CLASSES, num_videos).astype(np.int32)
+    features = rng.normal(size=(num_videos, 8))
+    features[np.arange(num_videos), labels] += 4
+    features = features * np.logspace(-2, 2, 8) + 50
+    features[:, 7] = 3
+    return features.astype(np.float32), LabelledVideos(
+        x=np.zeros((num_videos, 1), np.float32),
+        labels=labels,
+        label_start=np.arange(num_videos + 1),
+        num_unlabelled=0,
+        fingerprint={},
+    )
+
+
+def gap(head, features, data):
+    return metrics.evaluate(head.logits(features), data.multi_hot(np.arange(len(data)), NUM_CLASSES)).gap
+
+
+def test_it_learns_and_its_weights_are_for_the_features_as_they_are():
+    features, data = videos(2000, 0)
+    others, other_data = videos(500, 1)
+    head = task_heads.train_head(features, data, NUM_CLASSES)
+    assert head.kernel.shape == (8, NUM_CLASSES)
+    assert head.kernel.dtype == head.bias.dtype == np.float32
+    assert head.rounds > 0
+    assert gap(head, others, other_data) > 0.9
+    again = task_heads.train_head(features, data, NUM_CLASSES)
+    np.testing.assert_allclose(again.kernel, head.kernel, rtol=1e-4, atol=1e-6)
+
+
+def test_it_never_ends_worse_than_it_started_on_the_videos_that_say_when_to_stop():
+    features, data = videos(2000, 0)
+    start = task_heads.train_head(features, data, NUM_CLASSES)
+    # All other videos have labels that say nothing, so that training leads away from the good start.
+    stopping = np.random.default_rng(0).permutation(2000)[: int(2000 * task_heads.STOPPING_SHARE)]
+    labels = np.random.default_rng(1).integers(0, NUM_CLASSES, 2000).astype(np.int32)
+    labels[stopping] = data.labels[stopping]
+    noisy = LabelledVideos(data.x, labels, data.label_start, 0, {})
+    kept = task_heads.train_head(features, noisy, NUM_CLASSES, initial=start[:2])
+    astray = task_heads.train_head(features, noisy, NUM_CLASSES)
+    hits = data.multi_hot(stopping, NUM_CLASSES)
+    before, after, other = (metrics.evaluate(h.logits(features[stopping]), hits).gap for h in (start, kept, astray))
+    assert after >= before - 1e-6
+    assert after > other + 0.1
