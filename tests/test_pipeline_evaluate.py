@@ -235,7 +235,7 @@ def test_every_option_of_training_is_passed_through():
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
     def names(*argv, sha256="1"):
         context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
-        return [model.name(context) for model in parse("--lmbda", "0.1", *argv).models]
+        return [model.name(context) for model in parse("--lmbda", "0.1", "--method", "a:", *argv).models]
 
     assert names() == names("--validate_every", "7", "--checkpoint_every", "9", "--seeds", "1")
     for other in (["--steps", "9"], ["--weight_decay", "0.1"], ["--seed", "3"], ["--banks", "2"]):
