@@ -54,6 +54,7 @@ class VideoDataset:
         worker: int = 0,
         num_workers: int = 1,
         drop_remainder: bool = False,
+        generation: int | None = None,
     ):
         """Open a data set; rows are read when it is iterated.
 
@@ -66,6 +67,8 @@ class VideoDataset:
           worker: Index of this worker, in [0, num_workers).
           num_workers: How many workers share the data set; each row group goes to one of them.
           drop_remainder: Whether to leave out a last batch that is smaller.
+          generation: The newest generation to read, for the same videos again after some were added; all of them unless
+            it is given.
 
         Raises:
           FileNotFoundError: If there is no such file.
@@ -92,7 +95,7 @@ class VideoDataset:
             self.num_dims = shard.header.tables.num_dims
             row_groups = {self.path: shard.row_group_sizes}
         else:
-            manifest = Manifest.load(self.path)
+            manifest = Manifest.load(self.path, generation)
             self.model_id = manifest.model_id
             self.num_dims = manifest.num_dims
             row_groups = {join(self.path, entry.name): list(entry.row_groups) for entry in manifest.shards}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from vidpress.model.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.table_banks import choose_banks
 from vidpress.model.videos import PooledVideo
 
-# A row also knows where it comes from until it is written, so that a dead letter can name both sources.
+# A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
+# offset stands in the data set already, in the shard `file`.
 SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
     pa.field("offset", pa.int64())
 )
@@ -97,9 +98,14 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
     return EncodedVideos(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), letters)
 
 
+def hash_of(key: bytes) -> int:
+    """Return the BLAKE2b hash of a key, of 8 bytes, little endian."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+
+
 def shard_of(key: bytes, num_shards: int) -> int:
-    """Return the shard of a key: its BLAKE2b hash of 8 bytes, little endian, modulo `num_shards`."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") % num_shards
+    """Return the shard of a key: its hash modulo `num_shards`."""
+    return hash_of(key) % num_shards
 
 
 def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
@@ -119,8 +125,8 @@ def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
 def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     """Sort a shard's rows by id and keep one row an id.
 
-    Of rows with one id, the first by file and offset stays. A later one that says the same is a duplicate; one
-    that says something else is a dead letter.
+    Of rows with one id, the one that stands in the data set already stays, or else the first by file and offset. A
+    later one that says the same is a duplicate; one that says something else is a dead letter.
 
     Args:
       rows: All rows of one shard, in any order, of `SCHEMA`.
@@ -129,7 +135,9 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
       The rows to write, of `shard.SCHEMA`; the number of duplicates; the dead letters.
     """
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
-    rows = rows.sort_by([("id", "ascending"), ("file", "ascending"), ("offset", "ascending")]).combine_chunks()
+    rows = rows.append_column("is_new", pc.is_valid(rows["offset"]))
+    order = [(name, "ascending") for name in ("id", "is_new", "file", "offset")]
+    rows = rows.sort_by(order).combine_chunks()
     ids = rows["id"].combine_chunks()
     repeated = np.zeros(len(ids), bool)
     if len(ids) > 1:
@@ -145,9 +153,40 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
         if kept is not None and all(row[name] == kept[name] for name in content):
             num_duplicates += 1
         elif kept is not None:
+            place = f" at offset {kept['offset']}" if kept["is_new"] else ""
             reason = (
-                f"id {row['id']!r} occurs twice with different content: here and in {kept['file']} at offset "
-                f"{kept['offset']}, which is kept"
+                f"id {row['id']!r} occurs twice with different content: here and in {kept['file']}{place}, which is "
+                "kept"
             )
             letters.append(DeadLetter(row["file"], row["offset"], reason, row["id"]))
-    return rows.filter(pa.array(~repeated)).select(content), num_duplicates, letters
+    written = pc.and_(pa.array(~repeated), rows["is_new"])
+    return rows.filter(written).select(content), num_duplicates, letters
+
+
+def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:
+    """Find the rows of a shard that have some ids.
+
+    All its ids are read, but of the rest only the row groups that hold one of these.
+
+    Args:
+      opened: The shard.
+      ids: The ids, in several arrays.
+
+    Yields:
+      The rows, of `SCHEMA`, without offset.
+
+    Raises:
+      vidpress.model.shard.ShardError: If the shard is damaged where it is read.
+    """
+    known = [opened.read_ids(row_group) for row_group in range(len(opened.row_group_sizes))]
+    shard_ids = pa.concat_arrays(known)
+    shared = pa.concat_arrays([part.filter(pc.is_in(part, value_set=shard_ids)) for part in ids])
+    for row_group, row_group_ids in enumerate(known):
+        wanted = pc.is_in(row_group_ids, value_set=shared)
+        if wanted.true_count:
+            rows = opened.read(row_group).filter(wanted)
+            file = pa.array([opened.name] * rows.num_rows, pa.string()).dictionary_encode()
+            yield pa.RecordBatch.from_arrays(
+                [*rows.columns, file, pa.nulls(rows.num_rows, pa.int64())],
+                schema=SCHEMA,
+            )

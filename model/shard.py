@@ -300,6 +300,17 @@ class Shard:
                 totals[column.path_in_schema.split(".")[0]] += column.total_compressed_size
         return totals
 
+    def read_ids(self, row_group: int) -> pa.BinaryArray:
+        """Read the ids of a row group and nothing else; only the pages' own checksums are checked.
+
+        Raises:
+          ShardError: If they cannot be read.
+        """
+        try:
+            return self._file.read_row_group(row_group, columns=["id"])["id"].combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(row_group, str(error)) from error
+
     def read(self, row_group: int) -> pa.RecordBatch:
         """Read a row group and check it.
 
@@ -316,18 +327,16 @@ class Shard:
             batch = self._file.read_row_group(row_group).combine_chunks().to_batches()[0]
             found = f"{row_group_crc32(batch, self._metadata):08x}"
         except (pa.ArrowException, OSError, IndexError, ValueError) as error:
-            raise ShardError(
-                f"{self.name}, row group {row_group}, is damaged ({error}): fetch or encode it again."
-            ) from error
+            raise self._damaged(row_group, str(error)) from error
         if self._checksums[row_group : row_group + 1] != [found]:
-            raise ShardError(
-                f"{self.name}, row group {row_group}, is damaged (its values have the checksum {found}, which its "
-                "metadata do not list): fetch or encode it again."
-            )
+            raise self._damaged(row_group, f"its values have the checksum {found}, which its metadata do not list")
         if "bank" not in batch.schema.names:
             index, field = SCHEMA.get_field_index("bank"), SCHEMA.field("bank")
             batch = batch.add_column(index, field, pa.array(np.zeros(batch.num_rows, np.uint8)))
         return batch.replace_schema_metadata(self.header.metadata)
+
+    def _damaged(self, row_group: int, why: str) -> ShardError:
+        return ShardError(f"{self.name}, row group {row_group}, is damaged ({why}): fetch or encode it again.")
 
 
 def decoded_schema(num_dims: int) -> pa.Schema:

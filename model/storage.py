@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import urllib.parse
+import uuid
 
 from pyarrow import fs
 
@@ -37,6 +38,18 @@ def size(uri: str | os.PathLike[str]) -> int:
     return file_system.get_file_info(path).size
 
 
+def exists(uri: str | os.PathLike[str]) -> bool:
+    """Return whether there is such a file or folder."""
+    file_system, path = resolve(uri)
+    return file_system.get_file_info(path).type != fs.FileType.NotFound
+
+
+def names(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the files in a folder."""
+    file_system, path = resolve(folder)
+    return [info.base_name for info in file_system.get_file_info(fs.FileSelector(path)) if info.is_file]
+
+
 def sha256(uri: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, hexadecimal.
 
@@ -65,7 +78,7 @@ def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
     if not isinstance(file_system, fs.LocalFileSystem):
         raise ValueError(f"{text}: writing needs a local path or a gs:// URI.")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)

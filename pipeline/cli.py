@@ -12,6 +12,7 @@ COMMANDS = {
     "encode": "encode TFRecords to a data set of Parquet shards, with Beam",
     "evaluate": "train over a sweep of rates, and measure against everything else (needs vidpress[train,report])",
     "decode": "decode a data set to TFRecords or Parquet, with Beam",
+    "verify": "check a data set against its manifest",
     "inspect": "say what a model, a shard or a data set is",
     "demo": "run all of it on a small data set (needs the extra vidpress[train])",
 }

@@ -10,6 +10,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model import examples
+from vidpress.model.manifest import Manifest
 from vidpress.model.shard import decoded_schema, labels_list
 from vidpress.pipeline import launch
 from vidpress.transforms.decode_videos import DecodeVideos
@@ -19,19 +20,19 @@ FORMATS = ("tfrecord", "parquet")
 
 
 def build_pipeline(
-    pipeline: beam.Pipeline, *, data_set: str, output: str, output_format: str, num_videos: int, num_dims: int
+    pipeline: beam.Pipeline, *, data_set: str, manifest: Manifest, output: str, output_format: str
 ) -> None:
     """Add the decode job to a pipeline.
 
     Args:
       pipeline: The pipeline.
       data_set: The folder that `vidpress encode` wrote.
+      manifest: Its manifest; the job fails if it decodes another number of videos.
       output: Folder for the features.
       output_format: 'tfrecord' or 'parquet'.
-      num_videos: How many videos the data set's manifest counts; the job fails if it decodes another number.
-      num_dims: Dimensions of a decoded video.
     """
-    decoded = pipeline | "ReadShards" >> ReadShards(data_set) | "DecodeVideos" >> DecodeVideos()
+    rows = pipeline | "ReadShards" >> ReadShards(data_set, generation=manifest.generation)
+    decoded = rows | "DecodeVideos" >> DecodeVideos()
     prefix = FileSystems.join(output, "features")
     if output_format == "tfrecord":
         _ = (
@@ -44,13 +45,13 @@ def build_pipeline(
             decoded
             | "To tables" >> beam.Map(lambda batch: pa.Table.from_batches([batch]))
             | "Write Parquet"
-            >> beam.io.WriteToParquetBatched(prefix, decoded_schema(num_dims), file_name_suffix=".parquet")
+            >> beam.io.WriteToParquetBatched(prefix, decoded_schema(manifest.num_dims), file_name_suffix=".parquet")
         )
     _ = (
         decoded
         | "Rows" >> beam.Map(lambda batch: batch.num_rows)
         | "Count videos" >> beam.CombineGlobally(sum)
-        | "Check the count" >> beam.Map(_check_count, num_videos)
+        | "Check the count" >> beam.Map(_check_count, manifest.counts.videos)
     )
 
 
@@ -96,12 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
-                pipeline,
-                data_set=args.input,
-                output=args.output,
-                output_format=args.format,
-                num_videos=manifest.counts.videos,
-                num_dims=manifest.num_dims,
+                pipeline, data_set=args.input, manifest=manifest, output=args.output, output_format=args.format
             )
 
         seconds = launch.run(options, build, total=manifest.counts.videos, unit="videos")

@@ -6,13 +6,16 @@ import argparse
 from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest
+from vidpress.model.manifest import Manifest, is_new
 from vidpress.model.shard import ShardHeader
 from vidpress.pipeline import launch
 from vidpress.transforms.encode_videos import EncodeVideos
+from vidpress.transforms.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
 from vidpress.transforms.read_shards import load_manifest
 from vidpress.transforms.read_videos import ReadVideos
@@ -29,6 +32,7 @@ def build_pipeline(
     model: str,
     header: ShardHeader,
     output: str,
+    previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
 ) -> beam.PCollection[Manifest]:
@@ -40,13 +44,16 @@ def build_pipeline(
       model: Path or URI of the frozen model, for the workers.
       header: The same model's `ShardHeader`.
       output: The data set's folder.
+      previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
       max_bad_fraction: The share of dead letters above which the job fails.
 
     Returns:
       The data set's manifest, one element.
     """
-    videos, unread, counts = pipeline | "ReadVideos" >> ReadVideos(file_patterns, spec=header.spec)
+    known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
+    reading = ReadVideos(file_patterns, spec=header.spec, known_files=known_files)
+    videos, unread, inputs = pipeline | "ReadVideos" >> reading
     pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=header.spec)
     rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id)
     dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
@@ -54,7 +61,8 @@ def build_pipeline(
         output,
         header=header,
         dead_letters=dead_letters,
-        counts=counts,
+        inputs=inputs,
+        previous=previous,
         num_shards=num_shards,
         max_bad_fraction=max_bad_fraction,
     )
@@ -70,7 +78,17 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="TFRecord files; .gz is unpacked")
     parser.add_argument("--model", required=True, help="the frozen model, a local path or gs:// URI")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder; must hold none yet")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder")
+    parser.add_argument(
+        "--append",
+        type=launch.boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="if the folder holds a data set, add to it what the input files hold that it was not encoded from yet; "
+        "without --append, such a folder is refused",
+    )
     parser.add_argument(
         "--num_shards",
         type=launch.positive_int,
@@ -89,11 +107,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args, options = launch.parse_args(parser(), argv)
     with launch.explained_errors("vidpress encode"):
-        files = launch.match_input(args.input)
-        input_bytes = sum(file.size_in_bytes for file in files)
+        patterns = [launch.absolute(pattern) for pattern in args.input]
+        files = launch.match_input(patterns)
         model = FrozenModel.load(args.model)
-        launch.check_output(args.output)
-        launch.remove_leftovers(args.output)
+        before = _data_set_before(args.output, args.append, model)
+        new_files = files if before is None else _new_files(args.output, before, files)
+        # A template has to become a job all the same; that job then finds out for itself, and adds nothing.
+        if not new_files and options.view_as(GoogleCloudOptions).template_location is None:
+            print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
+            return
+        input_bytes = sum(file.size_in_bytes for file in new_files)
         num_shards = args.num_shards
         if num_shards is None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
@@ -102,10 +125,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
                 pipeline,
-                file_patterns=args.input,
+                file_patterns=patterns,
                 model=args.model,
                 header=header,
                 output=args.output,
+                previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
             )
@@ -114,11 +138,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(summary(load_manifest(args.output), args.output, seconds))
 
 
+def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest | None:
+    """Return the manifest of the data set to add to, or None for a new one; refuse what cannot be written to."""
+    if not (append and launch.holds_data_set(output)):
+        launch.check_output(output, fix="add what is new to it with --append, name another folder, or remove it first")
+        return None
+    manifest = load_manifest(output)
+    if manifest.model_id != model.model_id:
+        raise launch.JobError(
+            f"--model is {model.model_id}, but --output {output} was encoded by {manifest.model_id}, and features of "
+            "two models do not go together: name that model, or another folder."
+        )
+    launch.check_writable(output, FileSystems.join(output, ".write-test"))
+    return manifest
+
+
+def _new_files(output: str, manifest: Manifest, files: Sequence[FileMetadata]) -> list[FileMetadata]:
+    """Return the files that a data set was not encoded from yet."""
+    known = dict(item for name in input_lists(manifest) for item in read_input_files(output, name))
+    return [
+        file
+        for file in files
+        if is_new(file.path, file.size_in_bytes, [known[file.path]] if file.path in known else [])
+    ]
+
+
 def summary(manifest: Manifest, output: str, seconds: float) -> str:
-    """Return what a person wants to know of a finished job."""
-    counts = manifest.counts
+    """Return what a person wants to know of a finished job: what it added, and to what."""
+    added = manifest.generations[-1]
+    counts = added.counts
     videos = max(counts.videos, 1)
-    stored = sum(entry.bytes for entry in manifest.shards)
+    stored = sum(entry.bytes for entry in added.shards)
     ratio = counts.input_bytes / max(stored, 1)
     lines = [
         f"Encoded {counts.videos:,} videos in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
@@ -127,10 +177,15 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
         f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
         f"  duplicates    {counts.duplicates:>15,}",
         f"  dead letters  {counts.dead_letters:>15,}",
-        f"{len(manifest.shards)} shards by model {manifest.model_id} in {output}",
+        f"{len(added.shards)} shards by model {manifest.model_id} in {output}",
     ]
+    if manifest.generation > 1:
+        lines.append(
+            f"Generation {manifest.generation} of a data set that holds {manifest.counts.videos:,} videos in "
+            f"{len(manifest.shards):,} shards now."
+        )
     if counts.dead_letters:
-        lines.append(f"Why records were set aside: {FileSystems.join(output, manifest.dead_letters[0].name)}")
+        lines.append(f"Why records were set aside: {FileSystems.join(output, added.dead_letters[0].name)}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from vidpress.model import storage
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import NAME as MANIFEST_NAME
 from vidpress.model.manifest import Manifest, join
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.shard import Shard, ShardError, decode_codes, labels_list
@@ -67,7 +66,13 @@ def describe_data_set(uri: str) -> Iterator[str]:
     stored = sum(entry.bytes for entry in manifest.shards)
     videos = max(counts.videos, 1)
     yield f"vidpress data set {uri}"
-    yield f"  videos           {counts.videos:,} in {len(manifest.shards)} shards (of {manifest.num_shards})"
+    yield f"  videos           {counts.videos:,} in {len(manifest.shards)} shards"
+    yield f"  generations      {manifest.generation:,}"
+    for number, generation in enumerate(manifest.generations, start=1):
+        yield (
+            f"    {number:<14} {generation.counts.videos:,} videos in {len(generation.shards)} shards (of "
+            f"{generation.num_shards})"
+        )
     yield f"  records read     {counts.records:,}"
     yield f"  duplicates       {counts.duplicates:,}"
     yield f"  dead letters     {counts.dead_letters:,} in {len(manifest.dead_letters)} files"
@@ -79,13 +84,13 @@ def describe_data_set(uri: str) -> Iterator[str]:
     for entry in manifest.shards:
         path = join(uri, entry.name)
         if storage.sha256(path) != entry.sha256:
-            raise ShardError(f"{path} is not the file that {MANIFEST_NAME} lists: fetch or encode it again.")
+            raise ShardError(f"{path} is not the file that the manifest lists: fetch or encode it again.")
         shards.append(Shard.open(path))
     if shards:
         yield f"  features         {shards[0].header.spec}"
         yield f"  tables           {_describe_tables(shards[0].header.tables)}"
     yield from _describe_rows(shards)
-    yield f"  health           every file fits {MANIFEST_NAME}, every row group its checksum, every code decodes"
+    yield "  health           every shard fits the manifest, every row group its checksum, every code decodes"
 
 
 def _describe_tables(tables: RangeCodingTables) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import re
 import sys
 import time
@@ -16,7 +17,6 @@ from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from vidpress.model.manifest import DEAD_LETTERS_PATTERN, SHARD_PATTERN
 from vidpress.model.manifest import NAME as MANIFEST_NAME
 from vidpress.transforms import progress
 
@@ -24,7 +24,14 @@ from vidpress.transforms import progress
 DEFAULT_RUNNER = "FnApiRunner"
 
 # Errors of ours whose message says all; of any other, the traceback is wanted.
-_EXPLAINED = ("ModelError", "ManifestError", "ShardError", "DamagedCodeError", "TooManyDeadLettersError")
+_EXPLAINED = (
+    "ModelError",
+    "ManifestError",
+    "ShardError",
+    "DamagedCodeError",
+    "InputChangedError",
+    "TooManyDeadLettersError",
+)
 
 
 class JobError(Exception):
@@ -61,6 +68,13 @@ def fraction(text: str) -> float:
     return value
 
 
+def boolean(text: str) -> bool:
+    """Parse the value of a switch, for launchers that give every option one."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+    return text.lower() == "true"
+
+
 def runs_in_this_process(options: PipelineOptions) -> bool:
     """Return whether the workers share the launcher's memory."""
     return (
@@ -69,8 +83,13 @@ def runs_in_this_process(options: PipelineOptions) -> bool:
     )
 
 
+def absolute(pattern: str) -> str:
+    """Return a local path or pattern as it reads from any folder; a URI as it is."""
+    return pattern if FileSystems.get_scheme(pattern) is not None else os.path.abspath(pattern)
+
+
 def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
-    """Return the files of some patterns.
+    """Return the files of some patterns, each once.
 
     Raises:
       JobError: If a pattern matches nothing.
@@ -82,17 +101,22 @@ def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
     for pattern, result in zip(patterns, results, strict=True):
         if not result.metadata_list:
             raise JobError(f"--input {pattern} matches no file: check the path, and quote globs in a shell.")
-    return [metadata for result in results for metadata in result.metadata_list]
+    return list({metadata.path: metadata for result in results for metadata in result.metadata_list}.values())
 
 
-def check_output(output: str) -> None:
+def holds_data_set(output: str) -> bool:
+    """Return whether a folder holds a data set."""
+    return FileSystems.exists(FileSystems.join(output, MANIFEST_NAME))
+
+
+def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:
     """See that a folder can be written and holds no data set.
 
     Raises:
-      JobError: If not.
+      JobError: If not; of a data set it says the fix.
     """
-    if FileSystems.exists(FileSystems.join(output, MANIFEST_NAME)):
-        raise JobError(f"--output {output} holds a data set already: name another folder, or remove it first.")
+    if holds_data_set(output):
+        raise JobError(f"--output {output} holds a data set already: {fix}.")
     check_writable(output, FileSystems.join(output, ".write-test"))
 
 
@@ -112,20 +136,6 @@ def check_writable(output: str, probe: str) -> None:
         FileSystems.delete([probe])
     except (OSError, BeamIOError) as error:
         raise JobError(f"--output {output} cannot be written: {error}") from error
-
-
-def remove_leftovers(output: str) -> None:
-    """Remove what an encode job that did not finish left in its output folder.
-
-    Only names that the job itself gives are touched, and only where there is no manifest.
-    """
-    names = (SHARD_PATTERN, DEAD_LETTERS_PATTERN)
-    temporary = [f".{name}.*.tmp" for name in (*names, MANIFEST_NAME)]
-    patterns = [FileSystems.join(output, pattern) for pattern in (*names, *temporary)]
-    leftovers = [metadata.path for result in FileSystems.match(patterns) for metadata in result.metadata_list]
-    if leftovers:
-        print(f"Removing {len(leftovers)} files that an unfinished run left in {output}.", file=sys.stderr)
-        FileSystems.delete(leftovers)
 
 
 def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, total: int, unit: str) -> float:

@@ -12,7 +12,7 @@ from conftest import SPEC, frame_level, random_model, video_level, write_records
 from vidpress.model.dataset import VideoDataset
 from vidpress.model.examples import serialize_record
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import Manifest
+from vidpress.model.manifest import Manifest, file_name
 from vidpress.pipeline import decode, encode
 
 
@@ -194,13 +194,13 @@ def test_too_many_bad_records_fail_the_job_and_the_next_run_starts_clean(job, ca
     path = job.add("a.tfrecord", [frame_level(index) for index in range(20)] + [b"rubbish"])
     line = stopped(capsys, job.run, *workers)
     assert "1 of 21 records are bad, more than --max_bad_fraction=0.01 allows. No manifest was written" in line
-    assert f"{job.output}/dead-letters-*.jsonl" in line
+    assert f"{job.output}/dead-letters-00001-*.jsonl" in line
     assert len(job.letters()) == 1
     assert not (job.output / "manifest.json").exists()
     path.unlink()
     job.add("b.tfrecord", [frame_level(0)])
     manifest = job.run("--num_shards", "2", *workers)
-    left = {entry.name for entry in manifest.shards} | {"manifest.json"}
+    left = {entry.name for entry in manifest.generations[0].files} | {"manifest.json"}
     assert {path.name for path in job.output.iterdir()} == left
 
 
@@ -241,8 +241,11 @@ def test_options_out_of_range_are_refused_before_any_work(job, capsys, option, v
 def test_only_our_own_leftovers_are_removed(job):
     job.add("a.tfrecord", [frame_level(0)])
     job.output.mkdir()
-    theirs = [job.output / name for name in (".notes.tmp", "shard.parquet", "dead-letters.jsonl", "x.parquet")]
-    ours = [job.output / name for name in ("shard-00007-of-00009.parquet", ".shard-00000-of-00001.parquet.ab.tmp")]
+    name = file_name("shard", 1, (7, 9), "0123456789abcdef")
+    other = file_name("shard", 2, (7, 9), "0123456789abcdef")  # of a generation that another run may be writing
+    names = (".notes.tmp", "shard-1.parquet", "dead-letters-of-mine.jsonl", "x.parquet", other)
+    theirs = [job.output / name for name in names]
+    ours = [job.output / name for name in (name, f".{name}.ab.tmp")]
     for path in (*theirs, *ours):
         path.write_text("")
     job.run()
@@ -254,7 +257,9 @@ def test_an_output_that_holds_a_data_set_is_refused(job, capsys):
     job.add("a.tfrecord", [frame_level(0)])
     job.run()
     before = {path: path.read_bytes() for path in job.output.iterdir()}
-    assert f"--output {job.output} holds a data set already: name another folder" in stopped(capsys, job.run)
+    assert f"--output {job.output} holds a data set already: add what is new to it with --append" in stopped(
+        capsys, job.run
+    )
     assert {path: path.read_bytes() for path in job.output.iterdir()} == before
 
 
@@ -313,7 +318,8 @@ def test_a_shard_of_another_model_is_an_error_on_decode(job, capsys, tmp_path):
     other.add("a.tfrecord", [frame_level(index) for index in range(50)])
     other.run()
     (path,) = job.output.glob("*.parquet")
-    path.write_bytes((other.output / path.name).read_bytes())
+    (another,) = other.output.glob("*.parquet")
+    path.write_bytes(another.read_bytes())
     line = stopped(capsys, decode.main, ["--input", str(job.output), "--output", str(tmp_path / "features")])
     assert "the shard does not belong to it" in line
 

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ from conftest import REPO
 from test_shard import header_of, make_rows
 
 from vidpress.model.dataset import VideoDataset
-from vidpress.model.manifest import Counts, FileEntry, Manifest, ManifestError, shard_name
+from vidpress.model.manifest import Counts, FileEntry, Generation, Manifest, ManifestError, file_name
 from vidpress.model.shard import ROW_GROUP_SIZE, ShardError, write_shard
 
 SIZES = (ROW_GROUP_SIZE + 300, 500, 40)
@@ -23,14 +24,15 @@ def data_set(model, tmp_path_factory):
     entries = []
     start = 0
     for index, size in enumerate(SIZES):
-        name = shard_name(index, len(SIZES))
+        name = file_name("shard", 1, (index, len(SIZES)), "0" * 64)
         with (folder / name).open("wb") as file:
             write_shard(file, rows.slice(start, size), header_of(model))
         groups = (ROW_GROUP_SIZE, size - ROW_GROUP_SIZE) if size > ROW_GROUP_SIZE else (size,)
         entries.append(FileEntry(name, size, (folder / name).stat().st_size, "", groups))
         start += size
     counts = Counts(TOTAL, TOTAL, 0, 0, 0, 0)
-    manifest = Manifest(model.model_id, model.num_dims, len(SIZES), tuple(entries), (), counts)
+    generation = Generation(len(SIZES), tuple(entries), (), None, counts)
+    manifest = Manifest(model.model_id, model.num_dims, (generation,))
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder, dict(zip(rows["id"].to_pylist(), z_hat, strict=True)), rows
 
@@ -90,7 +92,7 @@ def test_workers_share_the_videos_without_overlap(data_set, shuffle, num_workers
 
 
 def test_a_single_shard_is_a_data_set(data_set):
-    dataset = VideoDataset(data_set[0] / shard_name(1, 3))
+    dataset = VideoDataset(data_set[0] / file_name("shard", 1, (1, 3), "0" * 64))
     assert len(ids_of(dataset)) == dataset.num_videos == SIZES[1]
 
 
@@ -119,7 +121,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
 def test_a_damaged_shard_is_an_error(data_set, tmp_path):
     folder, _, rows = data_set
     path = tmp_path / "damaged.parquet"
-    data = bytearray((folder / shard_name(0, 3)).read_bytes())
+    data = bytearray((folder / file_name("shard", 1, (0, 3), "0" * 64)).read_bytes())
     data[data.index(rows["code"][20].as_py())] ^= 4
     path.write_bytes(data)
     with pytest.raises(ShardError, match=r"damaged\.parquet, row group 0, is damaged"):
@@ -131,13 +133,10 @@ def test_a_shard_of_another_model_is_refused(data_set, tmp_path):
     manifest = Manifest.load(folder)
     for entry in manifest.shards:
         (tmp_path / entry.name).write_bytes((folder / entry.name).read_bytes())
-    other = Manifest("0" * 16, *[getattr(manifest, name) for name in MANIFEST_FIELDS])
+    other = dataclasses.replace(manifest, model_id="0" * 16)
     (tmp_path / "manifest.json").write_text(other.to_json())
     with pytest.raises(ShardError, match="the shard does not belong to it"):
         list(VideoDataset(tmp_path))
-
-
-MANIFEST_FIELDS = ("num_dims", "num_shards", "shards", "dead_letters", "counts")
 
 
 def test_to_tf(data_set):
@@ -181,5 +180,6 @@ def test_needs_numpy_numba_and_pyarrow_alone(data_set):
 
 def test_an_empty_data_set_gives_no_batches(model, tmp_path):
     counts = Counts(0, 0, 0, 0, 0, 0)
-    (tmp_path / "manifest.json").write_text(Manifest(model.model_id, model.num_dims, 1, (), (), counts).to_json())
+    generation = Generation(1, (), (), None, counts)
+    (tmp_path / "manifest.json").write_text(Manifest(model.model_id, model.num_dims, (generation,)).to_json())
     assert list(VideoDataset(tmp_path)) == []

@@ -272,6 +272,7 @@ def test_works_without_tensorflow_and_with_the_newest_beam(model, model_path, in
 def test_manifest_is_valid_json_with_the_counts(model_path, inputs, tmp_path):
     encode.main(["--input", *inputs, "--model", model_path, "--output", str(tmp_path / "out")])
     fields = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert fields["counts"]["records"] == 300
-    assert fields["shards"][0]["rows"] == 300
+    (generation,) = fields["generations"]
+    assert generation["counts"]["records"] == 300
+    assert generation["shards"][0]["rows"] == 300
     assert SPEC.input_size == 32

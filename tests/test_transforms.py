@@ -9,6 +9,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
+from vidpress.model.manifest import InputFile
 from vidpress.model.rows import DeadLetter, encode_videos
 from vidpress.model.shard import ShardHeader
 from vidpress.model.videos import Video, parse_video, pool_frames
@@ -16,7 +17,7 @@ from vidpress.transforms.decode_videos import DecodeVideos
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.pool_frames import PoolFrames
 from vidpress.transforms.read_shards import ReadShards, load_manifest
-from vidpress.transforms.read_videos import ReadCounts, ReadVideos
+from vidpress.transforms.read_videos import ReadVideos
 from vidpress.transforms.write_shards import WriteShards
 
 
@@ -38,7 +39,9 @@ def test_read_videos(tmp_path):
         places = read.dead_letters | beam.Map(lambda letter: (letter.file, letter.offset > 0, letter.reason[:33]))
         assert_that(places, equal_to([(first, True, "not a tf.train.Example or Sequenc")]), "dead letters")
         lengths = [len(frame_level(0)) + len(b"rubbish") + len(video_level(1)), len(frame_level(2))]
-        assert_that(read.counts, equal_to([ReadCounts(3, lengths[0]), ReadCounts(1, lengths[1])]), "counts")
+        sizes = [length + 16 * count for length, count in zip(lengths, (3, 1), strict=True)]
+        inputs = [InputFile(first, sizes[0], 3, lengths[0]), InputFile(second, sizes[1], 1, lengths[1])]
+        assert_that(read.inputs, equal_to(inputs), "inputs")
 
 
 def test_read_videos_checks_its_options():
@@ -82,8 +85,8 @@ def test_encode_videos_refuses_another_model(model_path):
         _ = p | beam.Create([pooled(0)]) | EncodeVideos(model_path, model_id="0" * 16)
 
 
-def write(model, videos, output, num_shards=3, letters=(), counts=None, **options):
-    counts = [ReadCounts(len(videos) + len(letters), 1000)] if counts is None else counts
+def write(model, videos, output, num_shards=3, letters=(), inputs=None, **options):
+    inputs = [InputFile("f", 2000, len(videos) + len(letters), 1000)] if inputs is None else inputs
     batches = [encode_videos(model, videos[start : start + 7]).rows for start in range(0, len(videos), 7)]
     with pipeline() as p:
         return (
@@ -93,7 +96,7 @@ def write(model, videos, output, num_shards=3, letters=(), counts=None, **option
                 str(output),
                 header=ShardHeader(model.model_id, model.spec, model.tables),
                 dead_letters=p | "letters" >> beam.Create(list(letters)),
-                counts=p | "counts" >> beam.Create(counts),
+                inputs=p | "inputs" >> beam.Create(inputs),
                 num_shards=num_shards,
                 **options,
             )
@@ -106,7 +109,7 @@ def test_write_and_read_shards(model, tmp_path):
     write(model, videos, tmp_path, letters=letters, max_bad_fraction=0.1)
     manifest = load_manifest(str(tmp_path))
     assert (manifest.counts.records, manifest.counts.videos, manifest.counts.dead_letters) == (62, 60, 2)
-    names = [entry.name for entry in (*manifest.shards, *manifest.dead_letters)]
+    names = [entry.name for entry in manifest.generations[0].files]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "manifest.json"])
     found = [
         json.loads(line) for entry in manifest.dead_letters for line in (tmp_path / entry.name).read_text().splitlines()
@@ -128,13 +131,13 @@ def test_more_shards_than_videos_leave_no_empty_files(model, tmp_path):
 
 def test_rows_that_get_lost_fail_the_job(model, tmp_path):
     with pytest.raises(RuntimeError, match="1 records are unaccounted for"):
-        write(model, [pooled(0)], tmp_path, counts=[ReadCounts(2, 10)])
+        write(model, [pooled(0)], tmp_path, inputs=[InputFile("f", 20, 2, 10)])
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_write_shards_checks_its_options(model):
     header = ShardHeader(model.model_id, model.spec, model.tables)
     with pytest.raises(ValueError, match="num_shards=0 must be at least 1"):
-        WriteShards("out", header=header, dead_letters=None, counts=None, num_shards=0)
+        WriteShards("out", header=header, dead_letters=None, inputs=None, num_shards=0)
     with pytest.raises(ValueError, match=r"max_bad_fraction=2 must lie in \[0, 1\]"):
-        WriteShards("out", header=header, dead_letters=None, counts=None, max_bad_fraction=2)
+        WriteShards("out", header=header, dead_letters=None, inputs=None, max_bad_fraction=2)

@@ -9,22 +9,27 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model.manifest import NAME as MANIFEST_NAME
-from vidpress.model.manifest import FileEntry, Manifest, missing_manifest
+from vidpress.model.manifest import FileEntry, Manifest, manifest_name, missing_manifest, newest_generation
 from vidpress.model.shard import Shard, ShardError
 
 
-def load_manifest(data_set: str) -> Manifest:
+def load_manifest(data_set: str, generation: int | None = None) -> Manifest:
     """Load a data set's manifest through Beam's file systems.
+
+    Args:
+      data_set: The folder.
+      generation: Which; the newest unless it is given.
 
     Raises:
       ManifestError: If there is none, or it is unusable.
     """
-    path = FileSystems.join(data_set, MANIFEST_NAME)
+    if generation is None:
+        generation = newest_generation(data_set, lambda name: FileSystems.exists(FileSystems.join(data_set, name)))
+    path = FileSystems.join(data_set, manifest_name(generation))
     if not FileSystems.exists(path):
-        raise missing_manifest(data_set)
+        raise missing_manifest(data_set, generation)
     with FileSystems.open(path) as file:
-        return Manifest.from_json(file.read(), name=path)
+        return Manifest.from_json(file.read(), name=path).checked(generation, path)
 
 
 def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.RecordBatch]:
@@ -55,9 +60,12 @@ class ReadShards(beam.PTransform):
 
     Attributes:
       data_set: The folder that `vidpress encode` wrote.
+      generation: The newest generation to read; the data set's newest one unless it is given.
     """
 
     data_set: str
+    _: dataclasses.KW_ONLY
+    generation: int | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -67,12 +75,12 @@ class ReadShards(beam.PTransform):
         return (
             pbegin
             | "Data set" >> beam.Create([self.data_set])
-            | "List shards" >> beam.FlatMap(_list_shards)
+            | "List shards" >> beam.FlatMap(_list_shards, self.generation)
             | "Deal out shards" >> beam.Reshuffle()
             | "Read row groups" >> beam.FlatMap(lambda shard: read_shard(*shard))
         )
 
 
-def _list_shards(data_set: str) -> list[tuple[str, FileEntry, str]]:
-    manifest = load_manifest(data_set)
+def _list_shards(data_set: str, generation: int | None) -> list[tuple[str, FileEntry, str]]:
+    manifest = load_manifest(data_set, generation)
     return [(data_set, entry, manifest.model_id) for entry in manifest.shards]

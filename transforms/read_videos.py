@@ -9,11 +9,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import apache_beam as beam
 from apache_beam.io import fileio
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model.examples import RecordError
 from vidpress.model.features import FeatureSpec
+from vidpress.model.manifest import InputFile, is_new
 from vidpress.model.rows import DeadLetter
 from vidpress.model.tfrecord import Damage, read_tfrecords
 from vidpress.model.videos import Video, parse_video
@@ -23,30 +24,18 @@ from vidpress.transforms.coders import VideoCoder
 beam.coders.registry.register_coder(Video, VideoCoder)
 
 
-class ReadCounts(NamedTuple):
-    """What was read of one file.
-
-    Attributes:
-      records: Records, damaged ones included.
-      input_bytes: Bytes of their payloads.
-    """
-
-    records: int
-    input_bytes: int
-
-
 class VideosRead(NamedTuple):
     """What `ReadVideos` gives.
 
     Attributes:
       videos: The `Video`s.
       dead_letters: A `DeadLetter` for each record that is none.
-      counts: The `ReadCounts` of each file.
+      inputs: The `InputFile`s that were read.
     """
 
     videos: beam.PCollection[Video]
     dead_letters: beam.PCollection[DeadLetter]
-    counts: beam.PCollection[ReadCounts]
+    inputs: beam.PCollection[InputFile]
 
 
 def open_tfrecords(path: str) -> BinaryIO:
@@ -86,11 +75,13 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
+      known_files: Paths and sizes of files that are not to be read again; one that has another size now is an error.
     """
 
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
+    known_files: beam.PCollection[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -98,30 +89,45 @@ class ReadVideos(beam.PTransform):
             raise ValueError(f"file_patterns must be a list of one or more patterns, not {self.file_patterns!r}.")
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> VideosRead:
-        """Match the patterns, deal out the files and read each on one worker."""
-        outputs = (
+        """Match the patterns, deal out the files that are new, each once, and read each on one worker."""
+        matched = (
             pbegin
             | "Patterns" >> beam.Create(list(self.file_patterns))
             | "Match files" >> fileio.MatchAll(fileio.EmptyMatchTreatment.DISALLOW)
-            | "Deal out files" >> beam.Reshuffle()
+            | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.size_in_bytes))
+        )
+        known = pbegin | "None" >> beam.Create([]) if self.known_files is None else self.known_files
+        outputs = (
+            {"matched": matched, "known": known}
+            | "Deal out files" >> beam.CoGroupByKey()
+            | "Leave out known files" >> beam.FlatMap(_new_files)
             | "Read records"
             >> beam.ParDo(_ReadFn(self.spec))
             .with_output_types(Video)
-            .with_outputs("dead_letters", "counts", main="videos")
+            .with_outputs("dead_letters", "inputs", main="videos")
         )
-        return VideosRead(outputs.videos, outputs.dead_letters, outputs.counts)
+        return VideosRead(outputs.videos, outputs.dead_letters, outputs.inputs)
+
+
+def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[str, int]]:
+    path, sizes = element
+    # Two patterns may match a file, and a data set may list files that no pattern matches.
+    for num_bytes in set(sizes["matched"]):
+        if is_new(path, num_bytes, sizes["known"]):
+            yield path, num_bytes
 
 
 class _ReadFn(beam.DoFn):
     def __init__(self, spec: FeatureSpec):
         self._spec = spec
 
-    def process(self, element: FileMetadata) -> Iterable[Any]:
+    def process(self, element: tuple[str, int]) -> Iterable[Any]:
+        path, file_bytes = element
         records = 0
-        input_bytes = 0
-        for num_bytes, item in read_videos(element.path, self._spec):
+        record_bytes = 0
+        for num_bytes, item in read_videos(path, self._spec):
             records += 1
-            input_bytes += num_bytes
+            record_bytes += num_bytes
             progress.advance(num_bytes)
             if isinstance(item, Video):
                 yield item
@@ -129,5 +135,5 @@ class _ReadFn(beam.DoFn):
                 metrics.DEAD_LETTERS.inc()
                 yield beam.pvalue.TaggedOutput("dead_letters", item)
         metrics.RECORDS_READ.inc(records)
-        metrics.INPUT_BYTES.inc(input_bytes)
-        yield beam.pvalue.TaggedOutput("counts", ReadCounts(records, input_bytes))
+        metrics.INPUT_BYTES.inc(record_bytes)
+        yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +11,13 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model.manifest import NAME as MANIFEST_NAME
-from vidpress.model.manifest import Counts, FileEntry, Manifest, dead_letters_name, shard_name
+from vidpress.model.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.shard import ShardHeader, write_shard
 from vidpress.transforms import metrics
-from vidpress.transforms.read_videos import ReadCounts
+from vidpress.transforms.generation_files import create_manifest, write_part
+from vidpress.transforms.known_videos import FindKnownVideos
+from vidpress.transforms.read_shards import load_manifest
 
 # A bundle's rows are sent on at the latest when there are this many; one row takes some 200 bytes.
 _MAX_BUFFERED_ROWS = 50_000
@@ -30,24 +29,26 @@ class TooManyDeadLettersError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class _WrittenShard:
-    entry: FileEntry
+    entry: FileEntry | None
     duplicates: int
     code_bytes: int
 
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Write Arrow batches of rows as a data set and give its `Manifest`.
+    """Write Arrow batches of rows as a generation of a data set and give the data set's `Manifest`.
 
     A GroupByKey brings a shard's rows together, because a shard is sorted and its ids are unique. Files appear under
-    their names only when complete, and attempts that run twice write the same bytes.
+    their names only when complete, and attempts that run twice write the same bytes. What is there already is not
+    touched: of two jobs that write the same generation, the second one fails. Without input, nothing is added.
 
     Attributes:
       output: The data set's folder.
       header: What every shard's metadata says.
       num_shards: Over how many shards the ids are dealt.
       dead_letters: Records that were set aside on the way here.
-      counts: What was read.
+      inputs: The files that were read.
+      previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       max_bad_fraction: The share of dead letters above which the job fails.
     """
 
@@ -55,7 +56,8 @@ class WriteShards(beam.PTransform):
     _: dataclasses.KW_ONLY
     header: ShardHeader
     dead_letters: beam.PCollection[DeadLetter]
-    counts: beam.PCollection[ReadCounts]
+    inputs: beam.PCollection[InputFile]
+    previous: int = 0
     num_shards: int = 1
     max_bad_fraction: float = 0.01
 
@@ -68,12 +70,16 @@ class WriteShards(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Manifest]:
         """Deal, sort and write the rows, then the dead letters, then the manifest."""
+        generation = self.previous + 1
+        if self.previous:
+            known = rows | "Find known videos" >> FindKnownVideos(self.output, generation=self.previous)
+            rows = (rows, known) | "New and known" >> beam.Flatten()
         shards = (
             rows
             | "Deal to shards" >> beam.ParDo(_DealFn(self.num_shards))
             | "Gather shards" >> beam.GroupByKey()
             | "Write shards"
-            >> beam.ParDo(_WriteShardFn(self.output, self.header, self.num_shards)).with_outputs(
+            >> beam.ParDo(_WriteShardFn(self.output, self.header, generation, self.num_shards)).with_outputs(
                 "dead_letters", main="shards"
             )
         )
@@ -82,7 +88,7 @@ class WriteShards(beam.PTransform):
             | "All dead letters" >> beam.Flatten()
             | "Deal dead letters" >> beam.Map(_with_shard, self.num_shards)
             | "Gather dead letters" >> beam.GroupByKey()
-            | "Write dead letters" >> beam.Map(_write_dead_letters, self.output, self.num_shards)
+            | "Write dead letters" >> beam.Map(_write_dead_letters, self.output, generation, self.num_shards)
         )
         return (
             rows.pipeline
@@ -92,8 +98,9 @@ class WriteShards(beam.PTransform):
                 _write_manifest,
                 shards=beam.pvalue.AsList(shards.shards),
                 letters=beam.pvalue.AsList(letters),
-                counts=beam.pvalue.AsIter(self.counts),
+                inputs=beam.pvalue.AsIter(self.inputs),
                 output=self.output,
+                generation=generation,
                 header=self.header,
                 num_shards=self.num_shards,
                 max_bad_fraction=self.max_bad_fraction,
@@ -132,24 +139,27 @@ class _DealFn(beam.DoFn):
 
 
 class _WriteShardFn(beam.DoFn):
-    def __init__(self, output: str, header: ShardHeader, num_shards: int):
+    def __init__(self, output: str, header: ShardHeader, generation: int, num_shards: int):
         self._output = output
         self._header = header
+        self._generation = generation
         self._num_shards = num_shards
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterable[Any]:
         index, parts = element
         rows, duplicates, letters = merge_rows(pa.concat_tables([_from_ipc(part) for part in parts]))
-        buffer = io.BytesIO()
-        row_groups = write_shard(buffer, rows, self._header)
-        data = buffer.getvalue()
-        name = shard_name(index, self._num_shards)
-        _write_file(self._output, name, data)
-        metrics.SHARDS_WRITTEN.inc()
+        entry = None
+        if rows.num_rows:
+            buffer = io.BytesIO()
+            row_groups = write_shard(buffer, rows, self._header)
+            part = (index, self._num_shards)
+            entry = write_part(
+                self._output, "shard", self._generation, part, rows.num_rows, buffer.getvalue(), row_groups
+            )
+            metrics.SHARDS_WRITTEN.inc()
         metrics.DUPLICATES.inc(duplicates)
         metrics.DEAD_LETTERS.inc(len(letters))
-        entry = FileEntry(name, rows.num_rows, len(data), hashlib.sha256(data).hexdigest(), row_groups)
-        code_bytes = pa.compute.sum(pa.compute.binary_length(rows["code"])).as_py()
+        code_bytes = pa.compute.sum(pa.compute.binary_length(rows["code"])).as_py() or 0
         yield _WrittenShard(entry, duplicates, code_bytes)
         for letter in letters:
             yield beam.pvalue.TaggedOutput("dead_letters", letter)
@@ -170,13 +180,13 @@ def _with_shard(letter: DeadLetter, num_shards: int) -> tuple[int, DeadLetter]:
     return shard_of(f"{letter.file}@{letter.offset}".encode(), num_shards), letter
 
 
-def _write_dead_letters(element: tuple[int, Iterable[DeadLetter]], output: str, num_shards: int) -> FileEntry:
+def _write_dead_letters(
+    element: tuple[int, Iterable[DeadLetter]], output: str, generation: int, num_shards: int
+) -> FileEntry:
     index, letters = element
     lines = [letter.to_json() + "\n" for letter in sorted(letters, key=lambda letter: (letter.file, letter.offset))]
     data = "".join(lines).encode()
-    name = dead_letters_name(index, num_shards)
-    _write_file(output, name, data)
-    return FileEntry(name, len(lines), len(data), hashlib.sha256(data).hexdigest())
+    return write_part(output, "dead-letters", generation, (index, num_shards), len(lines), data)
 
 
 def _write_manifest(
@@ -184,22 +194,25 @@ def _write_manifest(
     *,
     shards: Sequence[_WrittenShard],
     letters: Sequence[FileEntry],
-    counts: Iterable[ReadCounts],
+    inputs: Iterable[InputFile],
     output: str,
+    generation: int,
     header: ShardHeader,
     num_shards: int,
     max_bad_fraction: float,
 ) -> Manifest:
-    records, input_bytes = 0, 0
-    for count in counts:
-        records += count.records
-        input_bytes += count.input_bytes
+    before = load_manifest(output, generation - 1) if generation > 1 else None
+    if before is not None and before.model_id != header.model_id:
+        raise ManifestError(f"{output} was encoded by model {before.model_id}: {header.model_id} cannot add to it.")
+    files = sorted(inputs)
+    if before is not None and not files:
+        return before
     totals = Counts(
-        records=records,
-        videos=sum(shard.entry.rows for shard in shards),
+        records=sum(file.records for file in files),
+        videos=sum(shard.entry.rows for shard in shards if shard.entry is not None),
         duplicates=sum(shard.duplicates for shard in shards),
         dead_letters=sum(entry.rows for entry in letters),
-        input_bytes=input_bytes,
+        input_bytes=sum(file.record_bytes for file in files),
         code_bytes=sum(shard.code_bytes for shard in shards),
     )
     if totals.unaccounted:
@@ -208,24 +221,20 @@ def _write_manifest(
         raise TooManyDeadLettersError(
             f"{totals.dead_letters} of {totals.records} records are bad, more than --max_bad_fraction="
             f"{max_bad_fraction:g} allows. No manifest was written. The reasons stand in "
-            f"{FileSystems.join(output, 'dead-letters-*.jsonl')}"
+            f"{FileSystems.join(output, f'dead-letters-{generation:05d}-*.jsonl')}"
         )
+    lines = "".join(file.to_json() + "\n" for file in files).encode()
+    added = Generation(
+        num_shards=num_shards,
+        shards=tuple(sorted(shard.entry for shard in shards if shard.entry is not None)),
+        dead_letters=tuple(sorted(letters)),
+        inputs=write_part(output, "inputs", generation, None, len(files), lines),
+        counts=totals,
+    )
     manifest = Manifest(
         model_id=header.model_id,
         num_dims=header.tables.num_dims,
-        num_shards=num_shards,
-        shards=tuple(sorted(shard.entry for shard in shards)),
-        dead_letters=tuple(sorted(letters)),
-        counts=totals,
+        generations=(*(before.generations if before is not None else ()), added),
     )
-    _write_file(output, MANIFEST_NAME, manifest.to_json().encode())
+    create_manifest(output, manifest)
     return manifest
-
-
-def _write_file(folder: str, name: str, data: bytes) -> None:
-    """Write a file that appears under its name only when complete: Beam may run an attempt twice."""
-    path = FileSystems.join(folder, name)
-    temporary = FileSystems.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-        file.write(data)
-    FileSystems.rename([temporary], [path])

@@ -1,0 +1,153 @@
+"""What a data set holds already, for adding to it: the files that were read, and videos with the ids of new ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from vidpress.model.manifest import Manifest, shard_index
+from vidpress.model.rows import find_known, split_by_shard
+from vidpress.model.shard import Shard
+from vidpress.transforms.read_shards import load_manifest
+
+# A bundle's ids are sent on at the latest when there are this many.
+_MAX_BUFFERED_IDS = 200_000
+
+
+def read_input_files(data_set: str, name: str) -> Iterator[tuple[str, int]]:
+    """Read a generation's list of input files.
+
+    Yields:
+      The path and the size in bytes of each.
+    """
+    with FileSystems.open(FileSystems.join(data_set, name), mime_type="application/octet-stream") as lines:
+        for line in lines:
+            fields = json.loads(line)
+            yield fields["file"], fields["bytes"]
+
+
+def input_lists(manifest: Manifest) -> list[str]:
+    """Return the names of the files that list a data set's input files."""
+    return [generation.inputs.name for generation in manifest.generations if generation.inputs is not None]
+
+
+@dataclasses.dataclass
+class ReadInputFiles(beam.PTransform):
+    """Give the path and size of every file that a data set was encoded from.
+
+    Attributes:
+      data_set: Its folder.
+      generation: The newest generation to read.
+    """
+
+    data_set: str
+    _: dataclasses.KW_ONLY
+    generation: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[tuple[str, int]]:
+        """List the generations' lists, deal them out and read each."""
+        return (
+            pbegin
+            | "Data set" >> beam.Create([self.data_set])
+            | "Find lists"
+            >> beam.FlatMap(lambda data_set, number: input_lists(load_manifest(data_set, number)), self.generation)
+            | "Deal out lists" >> beam.Reshuffle()
+            | "Read lists" >> beam.FlatMap(lambda name, data_set: read_input_files(data_set, name), self.data_set)
+        )
+
+
+@dataclasses.dataclass
+class FindKnownVideos(beam.PTransform):
+    """Find the videos of a data set that have the ids of some rows; gives Arrow batches of rows without offset.
+
+    An id's shard follows from its hash, so the new ids travel to where the shards are read, not the other way. Every
+    shard that a new id may be in is read on one worker, and of it only the ids, and the row groups that hold one.
+
+    Attributes:
+      data_set: Its folder.
+      generation: The newest generation to look in.
+    """
+
+    data_set: str
+    _: dataclasses.KW_ONLY
+    generation: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[pa.RecordBatch]:
+        """Bring the ids and the shards of each place together, and look them up."""
+        ids = rows | "Deal ids" >> beam.ParDo(_DealIdsFn(self.data_set, self.generation))
+        shards = (
+            rows.pipeline
+            | "Data set" >> beam.Create([self.data_set])
+            | "List shards" >> beam.FlatMap(_list_shards, self.generation)
+        )
+        return (
+            {"ids": ids, "shards": shards}
+            | "Gather ids" >> beam.CoGroupByKey()
+            | "Look up" >> beam.FlatMap(_look_up, self.data_set)
+        )
+
+
+def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], tuple[str, str]]]:
+    """Yield each shard's name and model by its place: over how many shards ids were dealt, and which one it is."""
+    manifest = load_manifest(data_set, number)
+    for generation in manifest.generations:
+        for entry in generation.shards:
+            yield (generation.num_shards, shard_index(entry.name)), (entry.name, manifest.model_id)
+
+
+class _DealIdsFn(beam.DoFn):
+    """Gives the ids of a bundle by the places where a shard of the data set may hold them."""
+
+    def __init__(self, data_set: str, generation: int):
+        self._data_set = data_set
+        self._generation = generation
+        self._ids: list[pa.Array] = []
+
+    def setup(self) -> None:
+        generations = load_manifest(self._data_set, self._generation).generations
+        self._nums_shards = sorted({generation.num_shards for generation in generations if generation.shards})
+
+    def start_bundle(self) -> None:
+        self._ids = []
+
+    def process(self, element: pa.RecordBatch) -> Iterable[tuple[tuple[int, int], list[bytes]]]:
+        self._ids.append(element["id"])
+        if sum(map(len, self._ids)) >= _MAX_BUFFERED_IDS:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterable[Any]:
+        for element in self._flush():
+            yield beam.transforms.window.GlobalWindows.windowed_value(element)
+
+    def _flush(self) -> Iterator[tuple[tuple[int, int], list[bytes]]]:
+        if self._ids:
+            ids = pa.table({"id": pa.chunked_array(self._ids)})
+            for num_shards in self._nums_shards:
+                for index, part in split_by_shard(ids, num_shards).items():
+                    yield (num_shards, index), part["id"].to_pylist()
+        self.start_bundle()
+
+
+def _look_up(element: tuple[tuple[int, int], dict[str, Iterable[Any]]], data_set: str) -> Iterator[pa.RecordBatch]:
+    _, groups = element
+    ids = [pa.array(part, pa.binary()) for part in groups["ids"]]
+    if not ids:
+        return
+    for name, model_id in groups["shards"]:
+        path = FileSystems.join(data_set, name)
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            shard = Shard(file, path)
+            shard.check_model(model_id)
+            yield from find_known(shard, ids)
