@@ -185,7 +185,8 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
         wanted = pc.is_in(row_group_ids, value_set=shared)
         if wanted.true_count:
             rows = opened.read(row_group).filter(wanted)
-            file = pa.array([opened.name] * rows.num_rows, pa.string()).dictionary_encode()
+            name = opened.name.rsplit("/", 1)[-1]  # a data set is the same wherever it lies
+            file = pa.array([name] * rows.num_rows, pa.string()).dictionary_encode()
             yield pa.RecordBatch.from_arrays(
                 [*rows.columns, file, pa.nulls(rows.num_rows, pa.int64())],
                 schema=SCHEMA,

@@ -96,7 +96,7 @@ class ReadVideos(beam.PTransform):
             | "Match files" >> fileio.MatchAll(fileio.EmptyMatchTreatment.DISALLOW)
             | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.size_in_bytes))
         )
-        known = pbegin | "None" >> beam.Create([]) if self.known_files is None else self.known_files
+        known = pbegin | "No known files" >> beam.Create([]) if self.known_files is None else self.known_files
         outputs = (
             {"matched": matched, "known": known}
             | "Deal out files" >> beam.CoGroupByKey()

@@ -1,0 +1,467 @@
+"""Adding to a data set: nothing is lost, counted twice or changed, whoever else writes and whenever a run dies."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
+
+from vidpress.model.dataset import VideoDataset
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.manifest import Manifest, ManifestError
+from vidpress.model.shard import Shard, ShardHeader
+from vidpress.model.verification import verify
+from vidpress.pipeline import decode, encode, launch
+from vidpress.transforms import generation_files, write_shards
+
+
+class Warehouse:
+    """A folder of input files and the data set that is encoded from it."""
+
+    def __init__(self, folder: pathlib.Path, model_path: str):
+        self.folder = folder
+        self.input = folder / "input"
+        self.input.mkdir()
+        self.output = folder / "out"
+        self.model_path = model_path
+
+    def add(self, name: str, payloads: list[bytes]) -> str:
+        return write_records(self.input / name, payloads)
+
+    def arguments(self, *options: str) -> list[str]:
+        arguments = ["--input", f"{self.input}/*", "--model", self.model_path, "--output", str(self.output)]
+        return [*arguments, *options]
+
+    def run(self, *options: str) -> Manifest:
+        encode.main(self.arguments(*options))
+        return Manifest.load(self.output)
+
+    def append(self, *options: str) -> Manifest:
+        return self.run("--append", *options)
+
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Checksum and time of change of every file."""
+        return {
+            path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in self.output.iterdir()
+        }
+
+    def letters(self, generation: int) -> list[dict]:
+        paths = sorted(self.output.glob(f"dead-letters-{generation:05d}-*.jsonl"))
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+    def is_whole(self) -> bool:
+        report = verify(self.output)
+        assert report.findings == []
+        return report.unlisted == []
+
+
+@pytest.fixture
+def warehouse(tmp_path, model_path):
+    return Warehouse(tmp_path, model_path)
+
+
+def frames(*indices):
+    return [frame_level(index) for index in indices]
+
+
+def videos(folder, **options):
+    """Labels and features by id; an id that occurs twice fails."""
+    found = {}
+    for batch in VideoDataset(folder, **options):
+        for video_id, labels, features in zip(*batch, strict=True):
+            assert video_id not in found
+            found[video_id] = (labels.tolist(), features.tolist())
+    return found
+
+
+def test_generations_hold_what_one_run_over_everything_holds(warehouse, tmp_path, model_path, capsys):
+    warehouse.add("day1", frames(*range(200)))
+    warehouse.append("--num_shards", "3")
+    before = warehouse.files()
+    first = videos(warehouse.output)
+    warehouse.add("day2", [video_level(index) for index in range(200, 300)])
+    manifest = warehouse.append("--num_shards", "2")
+    warehouse.add("day3", frames(*range(300, 310)))
+    capsys.readouterr()
+    manifest = warehouse.append("--num_shards", "1")
+    printed = capsys.readouterr().out
+    assert "Encoded 10 videos" in printed
+    assert "Generation 3 of a data set that holds 310 videos in 6 shards now." in printed
+    assert [generation.counts.videos for generation in manifest.generations] == [200, 100, 10]
+    assert (manifest.counts.records, manifest.counts.videos, manifest.counts.unaccounted) == (310, 310, 0)
+    assert {name: entry for name, entry in warehouse.files().items() if name in before} == before
+    encode.main(["--input", f"{warehouse.input}/*", "--model", model_path, "--output", str(tmp_path / "whole")])
+    assert videos(warehouse.output) == videos(tmp_path / "whole")
+    assert videos(warehouse.output, generation=1) == first
+    assert len(videos(warehouse.output, generation=2)) == 300
+    assert warehouse.is_whole()
+    decode.main(["--input", str(warehouse.output), "--output", str(tmp_path / "features"), "--format", "parquet"])
+    decoded = {row["id"]: (row["labels"], row["z_hat"]) for row in pq.read_table(tmp_path / "features").to_pylist()}
+    assert decoded == videos(warehouse.output)
+
+
+def test_nothing_new_is_no_error_and_does_nothing(warehouse, capsys):
+    warehouse.add("day1", frames(0, 1))
+    warehouse.append()
+    before = warehouse.files()
+    capsys.readouterr()
+    warehouse.append()
+    warehouse.append("--append=true")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"Nothing new: {warehouse.output} was encoded from all 1 files of --input already."] * 2
+    assert warehouse.files() == before
+
+
+def test_without_the_option_a_data_set_is_refused(warehouse, capsys):
+    warehouse.add("day1", frames(0))
+    warehouse.run()
+    warehouse.add("day2", frames(1))
+    before = warehouse.files()
+    for options in ((), ("--append=false",)):
+        with pytest.raises(SystemExit) as stop:
+            warehouse.run(*options)
+        assert stop.value.code == 1
+        assert "holds a data set already: add what is new to it with --append" in capsys.readouterr().err
+    assert warehouse.files() == before
+
+
+def test_a_switch_is_true_or_false(warehouse, capsys):
+    warehouse.add("day1", frames(0))
+    with pytest.raises(SystemExit) as stop:
+        warehouse.run("--append=perhaps")
+    assert stop.value.code == 2
+    assert "'perhaps' must be true or false" in capsys.readouterr().err
+
+
+def test_files_are_the_same_from_wherever_they_are_named(warehouse, monkeypatch, capsys):
+    warehouse.add("day1", frames(0, 1))
+    warehouse.append()
+    monkeypatch.chdir(warehouse.input)
+    encode.main(["--append", "--input", "day1", "./day*", "--model", warehouse.model_path, "--output", "../out"])
+    assert "all 1 files" in capsys.readouterr().out
+    assert Manifest.load(warehouse.output).generation == 1
+
+
+def test_a_file_that_two_patterns_match_is_read_once(warehouse):
+    path = warehouse.add("day1", frames(0, 1))
+    encode.main([*warehouse.arguments(), "--input", path, f"{warehouse.input}/*"])
+    counts = Manifest.load(warehouse.output).counts
+    assert (counts.records, counts.videos, counts.duplicates) == (2, 2, 0)
+
+
+def test_a_file_of_another_size_is_refused(warehouse, capsys):
+    path = warehouse.add("day1", frames(0, 1))
+    warehouse.append()
+    before = warehouse.files()
+    size = os.path.getsize(path)
+    warehouse.add("day1", frames(0, 1, 2))
+    warehouse.add("day2", frames(3))
+    with pytest.raises(SystemExit) as stop:
+        warehouse.append()
+    assert stop.value.code == 1
+    line = capsys.readouterr().err
+    assert f"{path} has {os.path.getsize(path)} bytes, but had {size} when it was encoded: give the changed" in line
+    assert warehouse.files() == before
+
+
+def test_equal_videos_of_earlier_generations_are_counted_as_duplicates(warehouse):
+    warehouse.add("day1", frames(*range(100)))
+    warehouse.append("--num_shards", "3")
+    warehouse.add("day2", frames(*range(50, 120)))
+    warehouse.append("--num_shards", "4")
+    warehouse.add("day3", frames(*range(90, 130), 125))
+    manifest = warehouse.append("--num_shards", "3")
+    counts = [generation.counts for generation in manifest.generations]
+    assert [(count.videos, count.duplicates) for count in counts] == [(100, 0), (20, 50), (10, 31)]
+    assert len(videos(warehouse.output)) == 130
+    assert warehouse.is_whole()
+
+
+def test_a_generation_of_duplicates_alone_has_no_shards_but_remembers_its_files(warehouse, capsys):
+    warehouse.add("day1", frames(*range(10)))
+    warehouse.append("--num_shards", "2")
+    warehouse.add("day2", frames(*range(5)))
+    manifest = warehouse.append()
+    assert manifest.generations[1].shards == ()
+    assert manifest.generations[1].counts.duplicates == 5
+    warehouse.append()
+    assert "Nothing new" in capsys.readouterr().out
+    assert Manifest.load(warehouse.output).generation == 2
+    assert warehouse.is_whole()
+
+
+def test_another_video_of_an_earlier_id_is_a_dead_letter_with_both_places(warehouse):
+    warehouse.add("day1", frames(*range(20)))
+    first = warehouse.append()
+    path = warehouse.add("day2", [frame_level(20), video_level(7)])
+    manifest = warehouse.append("--max_bad_fraction", "0.5")
+    (letter,) = warehouse.letters(2)
+    assert (letter["id"], letter["file"], letter["offset"]) == ("video00007", path, 16 + len(frame_level(20)))
+    assert f"here and in {first.shards[0].name}, which is kept" in letter["reason"]
+    assert manifest.generations[1].counts.dead_letters == 1
+    expected = frames(7)
+    kept = videos(warehouse.output)[b"video00007"]
+    assert expected
+    assert kept == videos(warehouse.output, generation=1)[b"video00007"]
+    assert warehouse.is_whole()
+
+
+def test_too_many_conflicts_fail_the_job_and_leave_the_data_set(warehouse, capsys):
+    warehouse.add("day1", frames(*range(20)))
+    warehouse.append()
+    before = videos(warehouse.output)
+    warehouse.add("day2", [video_level(index) for index in range(10)])
+    with pytest.raises(SystemExit):
+        warehouse.append()
+    assert "10 of 10 records are bad" in capsys.readouterr().err
+    assert Manifest.load(warehouse.output).generation == 1
+    assert videos(warehouse.output) == before
+    assert len(warehouse.letters(2)) == 10
+
+
+def test_another_model_is_refused(warehouse, tmp_path, capsys):
+    warehouse.add("day1", frames(0))
+    warehouse.append()
+    warehouse.add("day2", frames(1))
+    random_model(SPEC, seed=3).save(tmp_path / "other.safetensors")
+    warehouse.model_path = str(tmp_path / "other.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        warehouse.append()
+    assert stop.value.code == 1
+    assert "features of two models do not go together: name that model" in capsys.readouterr().err
+
+
+def test_looking_up_ids_does_not_read_codes(warehouse):
+    """Damage to the codes of a shard that has no id in common stays unnoticed; with one in common it is an error."""
+    warehouse.add("day1", frames(*range(50)))
+    (entry,) = warehouse.append().shards
+    path = warehouse.output / entry.name
+    data = bytearray(path.read_bytes())
+    codes = pq.ParquetFile(path).metadata.row_group(0).column(4)
+    data[codes.data_page_offset + codes.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    warehouse.add("day2", frames(*range(50, 60)))
+    assert warehouse.append().generations[1].counts.videos == 10
+    warehouse.add("day3", frames(0))
+    with pytest.raises(SystemExit):
+        warehouse.append()
+    assert Manifest.load(warehouse.output).generation == 2
+
+
+def test_ids_are_looked_up_where_their_hash_says(warehouse, monkeypatch):
+    opened = []
+    init = Shard.__init__
+    monkeypatch.setattr(Shard, "__init__", lambda self, file, name: opened.append(name) or init(self, file, name))
+    warehouse.add("day1", frames(*range(300)))
+    manifest = warehouse.append("--num_shards", "50")
+    warehouse.add("day2", frames(1000))
+    warehouse.append()
+    assert len(manifest.shards) > 40
+    assert len(opened) <= 1
+
+
+@pytest.mark.parametrize("workers", [(), ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")])
+def test_a_generation_is_the_same_bytes_whatever_the_workers_and_the_order(warehouse, model_path, workers):
+    payloads = frames(*range(150)) + [video_level(index) for index in range(150, 200)]
+    for index in range(4):
+        warehouse.add(f"day1-{index}", payloads[index::4])
+    warehouse.run("--num_shards", "3")
+    first = warehouse.output
+    later = [*frames(*range(100, 150), *range(200, 250)), video_level(3), b"rubbish"]
+    random.Random(0).shuffle(later)
+    for index in range(3):
+        warehouse.add(f"day2-{index}", later[index::3])
+    warehouse.output = warehouse.folder / "copy"
+    shutil.copytree(first, warehouse.output)
+    options = ("--append", "--num_shards", "2", "--max_bad_fraction", "0.1")
+    backwards = sorted(map(str, warehouse.input.iterdir()), reverse=True)
+    encode.main([*warehouse.arguments(*options, *workers), "--input", *backwards])
+    copied = {name: digest for name, (digest, _) in warehouse.files().items()}
+    warehouse.output = first
+    warehouse.run(*options)
+    assert {name: digest for name, (digest, _) in warehouse.files().items()} == copied
+    assert len(copied) == 3 + 2 + 2 + 2 + len(list(first.glob("dead-letters-*")))
+    assert warehouse.is_whole()
+
+
+def generation(warehouse, pattern, previous):
+    """Run what a launcher starts that saw generation `previous` as the newest."""
+    model = FrozenModel.load(warehouse.model_path)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        encode.build_pipeline(
+            pipeline,
+            file_patterns=[str(warehouse.input / pattern)],
+            model=warehouse.model_path,
+            header=ShardHeader(model.model_id, model.spec, model.tables),
+            output=str(warehouse.output),
+            previous=previous,
+            num_shards=2,
+        )
+
+
+@pytest.mark.parametrize("previous", [0, 1])
+def test_of_two_runs_at_once_the_second_adds_nothing_and_says_so(warehouse, previous):
+    if previous:
+        warehouse.add("day0", frames(*range(10)))
+        generation(warehouse, "day0", 0)
+    warehouse.add("day1", frames(*range(10, 50)))
+    warehouse.add("day2", frames(*range(50, 90)))
+    generation(warehouse, "day1", previous)
+    before = warehouse.files()
+    with pytest.raises(ManifestError, match=r"Another run wrote .* while this one was at work, .* run it again"):
+        generation(warehouse, "day2", previous)
+    assert warehouse.files() == before
+    warehouse.append()
+    assert len(videos(warehouse.output)) == 80 + 10 * previous
+    assert warehouse.is_whole()
+
+
+def test_of_two_equal_runs_at_once_both_succeed(warehouse):
+    warehouse.add("day1", frames(*range(40)))
+    generation(warehouse, "day1", 0)
+    before = {name: digest for name, (digest, _) in warehouse.files().items()}
+    generation(warehouse, "day1", 0)
+    assert {name: digest for name, (digest, _) in warehouse.files().items()} == before
+    assert warehouse.is_whole()
+
+
+def test_a_run_with_nothing_new_adds_nothing_even_if_it_is_started(warehouse):
+    """As a template's job is, whose launcher cannot but start it."""
+    warehouse.add("day1", frames(*range(40)))
+    generation(warehouse, "day1", 0)
+    before = warehouse.files()
+    generation(warehouse, "day1", 1)
+    assert warehouse.files() == before
+
+
+def test_a_file_that_changes_after_the_launch_fails_the_job(warehouse):
+    warehouse.add("day1", frames(*range(40)))
+    generation(warehouse, "day1", 0)
+    warehouse.add("day1", frames(*range(41)))
+    with pytest.raises(Exception, match="when it was encoded: give the changed file"):
+        generation(warehouse, "day1", 1)
+    assert Manifest.load(warehouse.output).generation == 1
+
+
+def test_the_files_of_a_run_at_work_are_left_to_it(warehouse, monkeypatch):
+    """While one run writes generation 2, another one commits it and cleans up."""
+    warehouse.add("day1", frames(*range(10)))
+    warehouse.append()
+    warehouse.add("day2", frames(*range(10, 30)))
+    rename = generation_files.FileSystems.rename
+    raced = []
+
+    def race(sources, destinations):
+        if not raced:
+            raced.append(destinations)
+            subprocess.run(
+                [sys.executable, "-m", "vidpress.pipeline.encode", *warehouse.arguments("--append")],
+                check=True,
+                capture_output=True,
+            )
+        rename(sources, destinations)
+
+    monkeypatch.setattr(generation_files.FileSystems, "rename", race)
+    warehouse.append()
+    assert raced
+    assert Manifest.load(warehouse.output).generation == 2
+    assert len(videos(warehouse.output)) == 30
+    assert warehouse.is_whole()
+
+
+def test_many_runs_at_once_end_in_a_whole_data_set(warehouse):
+    """Real processes that start together; those that lose the race say so, and repeating them completes it."""
+    warehouse.add("day0", frames(*range(10)))
+    warehouse.append()
+    paths = [warehouse.add(f"day{index}", frames(*range(index * 10, index * 10 + 15))) for index in range(1, 4)]
+    command = [sys.executable, "-m", "vidpress.pipeline.encode", *warehouse.arguments("--append"), "--input"]
+    racing = [subprocess.Popen([*command, path], stderr=subprocess.PIPE, text=True) for path in paths]
+    errors = [process.communicate()[1] for process in racing]
+    codes = [process.returncode for process in racing]
+    assert 0 in codes
+    assert all(code == 0 or "run it again" in error for code, error in zip(codes, errors, strict=True)), errors
+    assert Manifest.load(warehouse.output).generation == 1 + codes.count(0)
+    warehouse.append()
+    assert len(videos(warehouse.output)) == 45
+    assert warehouse.is_whole()
+
+
+def killed(arguments, function):
+    """Run an encode job that dies where it would call a function."""
+
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def target():
+        setattr(*function, die)
+        encode.main(arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("at", ["a shard's name", "the manifest", "the manifest's name"])
+@pytest.mark.parametrize("previous", [0, 1])
+def test_a_run_that_is_killed_leaves_the_data_set_as_it_was_and_is_repeated(warehouse, at, previous):
+    function = {
+        "a shard's name": (generation_files.FileSystems, "rename"),
+        "the manifest": (write_shards, "create_manifest"),
+        "the manifest's name": (os, "link"),
+    }[at]
+    if previous:
+        warehouse.add("day1", frames(*range(10)))
+        warehouse.append()
+    before = warehouse.files() if previous else {}
+    warehouse.add("day2", frames(*range(10, 30)))
+    killed(warehouse.arguments("--append", "--num_shards", "4"), function)
+    left = warehouse.files()
+    assert set(left) > set(before)
+    assert {name: entry for name, entry in left.items() if name in before} == before
+    if previous:
+        assert len(videos(warehouse.output)) == 10
+        report = verify(warehouse.output)
+        assert report.findings == []
+        assert set(report.unlisted) == {name for name in set(left) - set(before) if "manifest" not in name}
+    else:
+        with pytest.raises(ManifestError, match="its job did not finish"):
+            VideoDataset(warehouse.output)
+    manifest = warehouse.append("--num_shards", "3")
+    assert manifest.generation == previous + 1
+    assert len(videos(warehouse.output)) == 20 + 10 * previous
+    assert warehouse.is_whole()
+
+
+def test_a_data_set_of_version_1_is_added_to(tmp_path):
+    """It does not say what it was encoded from: all input is new to it, and what it holds is counted as duplicates."""
+    warehouse = Warehouse(tmp_path, str(REPO / "tests" / "golden" / "model-v2.safetensors"))
+    shutil.copytree(REPO / "tests" / "golden" / "data-set-v1", warehouse.output)
+    warehouse.add("day1", frames(*range(35)))
+    manifest = warehouse.append("--num_shards", "3")
+    assert [generation.counts.videos for generation in manifest.generations] == [30, 5]
+    assert manifest.generations[1].counts.duplicates == 30
+    assert len(videos(warehouse.output)) == 35
+    assert warehouse.is_whole()
+    warehouse.append()
+    assert Manifest.load(warehouse.output) == manifest
+
+
+def test_a_template_becomes_a_job_even_if_nothing_is_new(warehouse, monkeypatch):
+    warehouse.add("day1", frames(0))
+    warehouse.append()
+    started = []
+    monkeypatch.setattr(launch, "run", lambda *args, **kwargs: started.append(kwargs["total"]) or 1.0)
+    warehouse.append("--template_location", str(warehouse.folder / "job.json"))
+    assert started == [0]

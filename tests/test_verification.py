@@ -1,0 +1,229 @@
+"""`vidpress verify`: whatever is damaged, it says so and exits with 1."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import frame_level, random_model, write_records
+
+from vidpress.model.features import FeatureSpec
+from vidpress.model.manifest import Manifest, manifest_name
+from vidpress.model.shard import SCHEMA, Shard, write_shard
+from vidpress.model.verification import verify
+from vidpress.pipeline import cli, encode
+
+
+@pytest.fixture(scope="module")
+def reference(model_path, tmp_path_factory):
+    """Two generations of two shards each, with dead letters."""
+    folder = tmp_path_factory.mktemp("verify")
+    for number, indices in enumerate((range(60), range(40, 100)), start=1):
+        path = write_records(folder / f"day{number}", [*(frame_level(index) for index in indices), b"rubbish"])
+        options = ["--append", "--num_shards", "2", "--max_bad_fraction", "0.1"]
+        encode.main(["--input", path, "--model", model_path, "--output", str(folder / "out"), *options])
+    return folder / "out"
+
+
+@pytest.fixture
+def data_set(reference, tmp_path):
+    return pathlib.Path(shutil.copytree(reference, tmp_path / "out"))
+
+
+def findings(capsys, folder) -> list[str]:
+    """Run the command on what is damaged."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(folder)])
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert f"vidpress verify: error: {folder} has {len(lines)} findings" in printed.err
+    return lines
+
+
+def shard(folder, number=0) -> pathlib.Path:
+    return folder / Manifest.load(folder).shards[number].name
+
+
+def test_a_whole_data_set(data_set, capsys):
+    cli.main(["verify", str(data_set), "--sample", "10"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{data_set} is whole: 100 videos of model ")
+    assert "in 4 shards, generation 2. 8 files fit the manifest" in line
+    assert "40 sampled codes decode" in line
+
+
+def test_every_byte_of_every_file_counts(data_set, capsys):
+    rng = np.random.default_rng(0)
+    for path in sorted(data_set.iterdir()):
+        good = path.read_bytes()
+        for position in rng.choice(len(good), 5):
+            bad = bytearray(good)
+            bad[position] ^= 1 << rng.integers(8)
+            path.write_bytes(bad)
+            with pytest.raises(SystemExit) as stop:
+                cli.main(["verify", str(data_set)])
+            assert stop.value.code == 1
+        path.write_bytes(good)
+    assert verify(data_set).findings == []
+
+
+def test_files_that_are_missing_or_cut(data_set, capsys):
+    names = [entry.name for entry in Manifest.load(data_set).generations[0].files]
+    for name in names[:2]:
+        (data_set / name).unlink()
+    cut = data_set / names[2]
+    cut.write_bytes(cut.read_bytes()[:-1])
+    found = findings(capsys, data_set)
+    assert found[:2] == [f"{data_set / name} is missing: fetch or encode it again." for name in names[:2]]
+    assert found[2].startswith(f"{cut} has ")
+
+
+def test_a_changed_value_is_found_by_every_checksum(data_set, capsys):
+    path = shard(data_set)
+    data = bytearray(path.read_bytes())
+    code = Shard.open(path).read(0)["code"][5].as_py()
+    data[data.index(code)] ^= 4
+    path.write_bytes(data)
+    differs, damaged = findings(capsys, data_set)
+    assert differs == f"{path} is not the file that its manifest lists: its SHA-256 differs."
+    assert damaged.startswith(f"{path}, row group 0, is damaged")
+
+
+def rewrite(folder: pathlib.Path, number: int, change) -> pathlib.Path:
+    """Replace a shard by one of other rows, and let the manifests list that: only the rows can give it away."""
+    path = shard(folder, number)
+    opened = Shard.open(path)
+    rows = change(pa.Table.from_batches([opened.read(0)]).cast(SCHEMA))
+    buffer = io.BytesIO()
+    row_groups = write_shard(buffer, rows, opened.header)
+    data = buffer.getvalue()
+    path.write_bytes(data)
+    for generation in (1, 2):
+        text = Manifest.load(folder, generation)
+        changed = dataclasses.replace(
+            text,
+            generations=tuple(
+                dataclasses.replace(
+                    entry,
+                    shards=tuple(
+                        dataclasses.replace(
+                            file,
+                            rows=rows.num_rows,
+                            bytes=len(data),
+                            sha256=hashlib.sha256(data).hexdigest(),
+                            row_groups=row_groups,
+                        )
+                        if file.name == path.name
+                        else file
+                        for file in entry.shards
+                    ),
+                )
+                for entry in text.generations
+            ),
+        )
+        (folder / manifest_name(generation)).write_text(changed.to_json())
+    return path
+
+
+def test_rows_that_are_lost(data_set, capsys):
+    rewrite(data_set, 0, lambda rows: rows.slice(1))
+    videos, code_bytes = findings(capsys, data_set)
+    assert videos == "generation 1: the manifest counts 60 videos, its files hold 59."
+    assert "code_bytes" in code_bytes
+
+
+def test_rows_out_of_order(data_set, capsys):
+    path = rewrite(data_set, 0, lambda rows: rows.take(list(range(rows.num_rows))[::-1]))
+    assert findings(capsys, data_set) == [f"{path}, row group 0: its ids are not sorted, or one occurs twice."]
+
+
+def test_rows_of_another_shard(data_set, capsys):
+    other = pa.Table.from_batches([Shard.open(shard(data_set, 1)).read(0)]).cast(SCHEMA)
+    path = rewrite(data_set, 0, lambda rows: other.slice(0, rows.num_rows))
+    found = findings(capsys, data_set)
+    assert f"{path}, row group 0: its ids belong to other shards." in found
+    assert any("ids stand in" in line for line in found)
+
+
+def test_an_id_in_two_generations(data_set, capsys):
+    first = pa.Table.from_batches([Shard.open(shard(data_set, 0)).read(0)]).cast(SCHEMA)
+    path = rewrite(data_set, 2, lambda rows: pa.concat_tables([rows.slice(1), first.slice(3, 1)]).sort_by("id"))
+    repeated = first["id"][3].as_py()
+    line = f"1 ids stand in {shard(data_set, 0)} and in {path}: {repeated!r} ..."
+    assert line in findings(capsys, data_set)
+
+
+def test_a_code_that_no_encoder_wrote(data_set, capsys):
+    def replace(rows):
+        codes = rows["code"].to_pylist()
+        codes[4] += b"\x00\x01"
+        return rows.set_column(rows.schema.get_field_index("code"), SCHEMA.field("code"), [pa.array(codes)])
+
+    path = rewrite(data_set, 0, replace)
+    (line,) = [line for line in findings(capsys, data_set) if "counts" not in line]
+    assert line.startswith(f"{path}, row group 0: ")
+    assert "damaged" in line or "do not encode to themselves" in line
+
+
+def test_a_manifest_whose_counts_do_not_add_up(data_set, capsys):
+    path = data_set / "manifest-00002.json"
+    fields = json.loads(path.read_text())
+    fields["generations"][1]["counts"]["records"] += 1
+    path.write_text(json.dumps(fields))
+    found = findings(capsys, data_set)
+    assert found[0].startswith("generation 2: 1 records are unaccounted for")
+    assert found[1] == "generation 2: the manifest counts 62 records, its files hold 61."
+
+
+def test_history_that_was_changed_or_lost(data_set, capsys):
+    path = data_set / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"num_shards": 2', '"num_shards": 3'))
+    assert findings(capsys, data_set) == ["generation 1 is not what it was when generation 2 was added to it."]
+    path.write_text("{}")
+    (line,) = findings(capsys, data_set)
+    assert "manifest.json is not a vidpress manifest" in line
+
+
+def test_a_damaged_list_of_inputs(data_set, capsys):
+    entry = Manifest.load(data_set).generations[1].inputs
+    (data_set / entry.name).write_text("[]\nrubbish\n")
+    found = findings(capsys, data_set)
+    assert len(found) == 4
+    assert any("line 1, is damaged: TypeError" in line for line in found)
+    assert any("line 2, is damaged: JSONDecodeError" in line for line in found)
+
+
+def test_what_is_not_of_the_data_set_is_said_but_no_finding(data_set, capsys):
+    (data_set / "shard-00003-00000-of-00001-0123456789ab.parquet").write_text("")
+    (data_set / "notes.txt").write_text("")
+    cli.main(["verify", str(data_set)])
+    assert "Note: 1 files in" in capsys.readouterr().out
+
+
+def test_what_is_no_data_set_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(tmp_path)])
+    assert stop.value.code == 1
+    assert "it is no vidpress data set, or its job did not finish" in capsys.readouterr().err
+
+
+def test_real_videos(data_dir, tmp_path):
+    """A model of YouTube-8M's features, two generations of real records."""
+    model_path = str(tmp_path / "model.safetensors")
+    random_model(FeatureSpec(), hidden=(64,)).save(model_path)
+    for files in ("validate0100", "validate010[0-2]"):
+        path = f"{data_dir}/yt8m_v2_video/{files}.tfrecord"
+        encode.main(["--input", path, "--model", model_path, "--output", str(tmp_path / "out"), "--append"])
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.generation == 2
+    assert manifest.generations[1].inputs.rows == 2
+    assert manifest.counts.records == manifest.counts.videos > 700
+    assert verify(tmp_path / "out").findings == []
