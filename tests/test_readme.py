@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
         with (path / "yt8m" / f"{name}.tfrecord").open("wb") as file:
             write_tfrecords(file, make_videos(150, num_classes=20, frames=(3, 5), start=150 * index))
     commands = "".join(block for block in blocks("sh") if "pip install" not in block)
-    assert commands.count("vidpress ") == 6
+    assert commands.count("vidpress ") == 8
     commands = commands.replace("--steps 3000", "--steps 8").replace("--hidden 2000", "--hidden 64")
     environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     result = subprocess.run(
@@ -41,7 +41,10 @@ def folder(tmp_path_factory):
 
 
 def test_commands(folder):
-    assert "Encoded 450 videos" in (folder / "stdout").read_text()
+    printed = (folder / "stdout").read_text()
+    assert "Encoded 450 videos" in printed
+    assert "compact is whole: 450 videos" in printed
+    assert "Nothing new: compact was encoded from all 3 files of --input already." in printed
     assert (folder / "model.safetensors").exists()
     assert list((folder / "features").glob("*.tfrecord"))
     assert (folder / "evaluation" / "index.html").exists()
