@@ -8,6 +8,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3 python))
 VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
+AIRFLOW := .venv-airflow
 PIP_INSTALL := install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -23,6 +24,11 @@ demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real o
 .PHONY: test
 test: $(VENV)/.ready $(LIGHT)/.ready ## set up, then run every test
 	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-airflow
+test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the tests of the DAGs
+	VIDPRESS_PYTHON=$(abspath $(BIN)/python) \
+	  $(AIRFLOW)/bin/python -m pytest --confcutdir tests/dags tests/dags $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.ready ## check style and types
@@ -60,14 +66,22 @@ $(LIGHT)/.ready: $(LIGHT)/.installed $(SOURCES)
 	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --force-reinstall build/wheel/vidpress-*.whl
 	@touch $@
 
+# Airflow's own dependencies do not go with TensorFlow's, nor with Beam's of 2.72: it starts vidpress in another Python.
+$(AIRFLOW)/.ready: requirements-airflow.lock $(VENV)/.ready
+	@echo "Setting up $(AIRFLOW) from requirements-airflow.lock ..."
+	"$(PYTHON)" -m venv --clear $(AIRFLOW)
+	$(AIRFLOW)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-airflow.lock
+	@touch $@
+
 # apache-beam[gcp] after 2.72 needs a protobuf that TensorFlow 2.14 refuses. The light lock takes the newest Beam.
-LOCK := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+LOCK := uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
 .PHONY: lock
-lock: ## resolve the dependencies anew and write both locks (needs uv)
-	$(LOCK) --all-extras --upgrade-package apache-beam --constraint <(echo 'apache-beam==2.72.0') -o requirements.lock
-	$(LOCK) -o requirements-light.lock
+lock: ## resolve the dependencies anew and write all locks (needs uv)
+	$(LOCK) pyproject.toml --all-extras --upgrade-package apache-beam --constraint <(echo 'apache-beam==2.72.0') -o requirements.lock
+	$(LOCK) pyproject.toml -o requirements-light.lock
+	$(LOCK) --group airflow -o requirements-airflow.lock
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(LIGHT) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest, is_new
@@ -76,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="TFRecord files; .gz is unpacked")
+    # Some launchers repeat an option for each of its values.
+    parser.add_argument(
+        "--input", required=True, nargs="+", action="extend", metavar="GLOB", help="TFRecord files; .gz is unpacked"
+    )
     parser.add_argument("--model", required=True, help="the frozen model, a local path or gs:// URI")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder")
     parser.add_argument(
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
         # A template has to become a job all the same; that job then finds out for itself, and adds nothing.
-        if not new_files and options.view_as(GoogleCloudOptions).template_location is None:
+        if not new_files and not launch.graph_location(options):
             print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
             return
         input_bytes = sum(file.size_in_bytes for file in new_files)
@@ -135,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
 
         seconds = launch.run(options, build, total=input_bytes, unit="B")
+        if graph := launch.graph_location(options):
+            print(f"Wrote the job's graph to {graph}; nothing is encoded yet.")
+            return
         print(summary(load_manifest(args.output), args.output, seconds))
 
 

@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 
 from vidpress.model.manifest import NAME as MANIFEST_NAME
 from vidpress.transforms import progress
@@ -81,6 +86,11 @@ def runs_in_this_process(options: PipelineOptions) -> bool:
         options.view_as(StandardOptions).runner == DEFAULT_RUNNER
         and options.view_as(DirectOptions).direct_num_workers == 1
     )
+
+
+def graph_location(options: PipelineOptions) -> str | None:
+    """Return where the pipeline's graph is written instead of being run: so does a Flex Template's launcher."""
+    return options.view_as(GoogleCloudOptions).template_location
 
 
 def absolute(pattern: str) -> str:

@@ -25,6 +25,9 @@ from vidpress.model.tfrecord import write_tfrecords
 hypothesis.settings.register_profile("vidpress", deadline=None)
 hypothesis.settings.load_profile("vidpress")
 
+# They run under Airflow's own Python: `make test-airflow`.
+collect_ignore = ["dags"]
+
 REPO = pathlib.Path(__file__).resolve().parent.parent
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
 

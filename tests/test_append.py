@@ -38,9 +38,9 @@ class Warehouse:
     def add(self, name: str, payloads: list[bytes]) -> str:
         return write_records(self.input / name, payloads)
 
-    def arguments(self, *options: str) -> list[str]:
-        arguments = ["--input", f"{self.input}/*", "--model", self.model_path, "--output", str(self.output)]
-        return [*arguments, *options]
+    def arguments(self, *options: str, input: tuple[str, ...] = ()) -> list[str]:
+        patterns = input or (f"{self.input}/*",)
+        return ["--input", *patterns, "--model", self.model_path, "--output", str(self.output), *options]
 
     def run(self, *options: str) -> Manifest:
         encode.main(self.arguments(*options))
@@ -155,7 +155,7 @@ def test_files_are_the_same_from_wherever_they_are_named(warehouse, monkeypatch,
 
 def test_a_file_that_two_patterns_match_is_read_once(warehouse):
     path = warehouse.add("day1", frames(0, 1))
-    encode.main([*warehouse.arguments(), "--input", path, f"{warehouse.input}/*"])
+    encode.main(warehouse.arguments("--input", path, "--input", path))
     counts = Manifest.load(warehouse.output).counts
     assert (counts.records, counts.videos, counts.duplicates) == (2, 2, 0)
 
@@ -286,7 +286,7 @@ def test_a_generation_is_the_same_bytes_whatever_the_workers_and_the_order(wareh
     shutil.copytree(first, warehouse.output)
     options = ("--append", "--num_shards", "2", "--max_bad_fraction", "0.1")
     backwards = sorted(map(str, warehouse.input.iterdir()), reverse=True)
-    encode.main([*warehouse.arguments(*options, *workers), "--input", *backwards])
+    encode.main(warehouse.arguments(*options, *workers, input=backwards))
     copied = {name: digest for name, (digest, _) in warehouse.files().items()}
     warehouse.output = first
     warehouse.run(*options)
@@ -385,8 +385,11 @@ def test_many_runs_at_once_end_in_a_whole_data_set(warehouse):
     warehouse.add("day0", frames(*range(10)))
     warehouse.append()
     paths = [warehouse.add(f"day{index}", frames(*range(index * 10, index * 10 + 15))) for index in range(1, 4)]
-    command = [sys.executable, "-m", "vidpress.pipeline.encode", *warehouse.arguments("--append"), "--input"]
-    racing = [subprocess.Popen([*command, path], stderr=subprocess.PIPE, text=True) for path in paths]
+    command = [sys.executable, "-m", "vidpress.pipeline.encode"]
+    racing = [
+        subprocess.Popen([*command, *warehouse.arguments("--append", input=(path,))], stderr=subprocess.PIPE, text=True)
+        for path in paths
+    ]
     errors = [process.communicate()[1] for process in racing]
     codes = [process.returncode for process in racing]
     assert 0 in codes

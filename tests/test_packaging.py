@@ -10,7 +10,7 @@ import zipfile
 import pytest
 from conftest import REPO
 
-LOCKS = ("requirements.lock", "requirements-light.lock")
+LOCKS = ("requirements.lock", "requirements-light.lock", "requirements-airflow.lock")
 
 
 @pytest.fixture(scope="module")
