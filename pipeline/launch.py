@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from vidpress.model.manifest import NAME as MANIFEST_NAME
+from vidpress.model.manifest import manifest_name
 from vidpress.transforms import progress
 
 # Beam's DirectRunner first tries to download another engine; this one is always there.
@@ -115,8 +115,8 @@ def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
 
 
 def holds_data_set(output: str) -> bool:
-    """Return whether a folder holds a data set."""
-    return FileSystems.exists(FileSystems.join(output, MANIFEST_NAME))
+    """Return whether a folder holds a data set, or one whose first manifest is lost."""
+    return any(FileSystems.exists(FileSystems.join(output, manifest_name(generation))) for generation in (1, 2))
 
 
 def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:

@@ -136,6 +136,20 @@ def test_without_the_option_a_data_set_is_refused(warehouse, capsys):
     assert warehouse.files() == before
 
 
+def test_a_data_set_whose_first_manifest_is_lost_is_not_taken_for_an_empty_folder(warehouse, capsys):
+    for index in range(2):
+        warehouse.add(f"day{index}", frames(index))
+        warehouse.append()
+    (warehouse.output / "manifest.json").unlink()
+    before = warehouse.files()
+    for options, message in (((), "holds a data set already"), (("--append",), "holds no manifest.json")):
+        with pytest.raises(SystemExit) as stop:
+            warehouse.run(*options)
+        assert stop.value.code == 1
+        assert message in capsys.readouterr().err
+    assert warehouse.files() == before
+
+
 def test_a_switch_is_true_or_false(warehouse, capsys):
     warehouse.add("day1", frames(0))
     with pytest.raises(SystemExit) as stop:

@@ -1,7 +1,6 @@
 """The DAGs under the real Airflow: they parse, run through, and fail as they should."""
 
 import json
-import logging
 import pathlib
 import subprocess
 import urllib.parse
