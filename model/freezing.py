@@ -60,19 +60,6 @@ def fold_batch_norm(
     return tuple(hidden), (logits.kernel.numpy(), logits.bias.numpy())
 
 
-def fold_network(network: tf.keras.Model, spec: FeatureSpec) -> FrozenModel:
-    """Return a trained network as a model whose tables are fitted to nothing: it computes, but must not code.
-
-    Args:
-      network: A network of `networks.build_network`.
-      spec: What `x` is made of.
-    """
-    hidden, head = fold_batch_norm(network)
-    num_dims = len(hidden[-1][1])
-    unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
-    return FrozenModel(spec, hidden, unfitted, head)
-
-
 def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
     """Return range coding tables of the trained prior, as tensorflow-compression builds them.
 
@@ -121,7 +108,10 @@ def freeze(
     Raises:
       ValueError: If there is no prior to take tables from, a weight is not finite, or so many banks cannot be fitted.
     """
-    model = dataclasses.replace(fold_network(network, spec), metadata=metadata or {})
+    hidden, head = fold_batch_norm(network)
+    num_dims = len(hidden[-1][1])
+    unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
+    model = FrozenModel(spec, hidden, unfitted, head, metadata or {})
     if tables == "prior":
         fitted = prior_tables(network)
     elif tables == "empirical":

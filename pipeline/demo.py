@@ -151,7 +151,6 @@ def run(output: pathlib.Path, steps: int) -> str:
                     "--classes",
                     str(data.num_classes),
                 ),
-                *(("--teacher", str(paths[0.0])) if lmbda else ()),
                 *("--steps", str(steps), "--validate_every", str(steps), "--checkpoint_every", str(steps)),
             ]
         )

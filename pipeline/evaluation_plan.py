@@ -23,7 +23,7 @@ from vidpress.pipeline.evaluation_points import (
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
 # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
-METHODS = ("vidpress:", f"{PAPER}: --teacher {train.NO_TEACHER} --tables prior --banks 1")
+METHODS = ("vidpress:", f"{PAPER}: --tables prior --banks 1")
 
 # Sizes of the rivals: principal components, bins (the paper's), bytes.
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -71,14 +71,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
     def point(method: str, own: dict[str, Any], hidden: tuple[int, ...], lmbda: float, seed: int) -> ModelPoint:
         options = {**common, **own, "hidden": hidden, "lmbda": lmbda, "seed": seed}
-        if options["teacher"] == [train.BASELINE]:  # which need not be trained once more
-            options["teacher"] = [BASELINE_PLACEHOLDER]
         train.check_options(argparse.Namespace(**options))
         return ModelPoint(method, tuple(sorted(options.items())))
 
     given = _given_baselines(args.baseline or [])
     own = {
-        "teacher": [train.NO_TEACHER],
+        "teacher": [],
         "tables": "empirical",
         "banks": 1,
         **_parse_own("--baseline_options", args.baseline_options),

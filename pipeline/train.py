@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 _PROG = "vidpress train"
 _SUFFIX = ".safetensors"
 
-# Of --teacher, what is no file.
-BASELINE = "baseline"
-NO_TEACHER = "none"
-
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something."""
@@ -95,10 +91,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--teacher",
         nargs="+",
-        default=[BASELINE],
+        default=[],
         metavar="MODEL.safetensors",
-        help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels; "
-        f"'{BASELINE}' trains one first, with the same options; '{NO_TEACHER}' learns the labels, as the paper does",
+        help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels",
     )
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
     training.add_argument("--batch_size", type=int, default=100, help="videos a step")
@@ -211,7 +206,7 @@ def train_model(
 
     options = training_options(args)
     start = time.monotonic()
-    teachers = _teachers(args, options, videos, validation, work_dir)
+    teachers = [FrozenModel.load(path) for path in args.teacher]
     network = training.train(options, args.features, videos, work_dir, validation=validation, teachers=teachers)
     seconds = time.monotonic() - start
     metadata: dict[str, Any] = {
@@ -232,27 +227,6 @@ def train_model(
         if not options.lmbda:
             metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
     return dataclasses.replace(model, metadata=metadata), seconds
-
-
-def _teachers(
-    args: argparse.Namespace,
-    options: TrainingOptions,
-    videos: LabelledVideos,
-    validation: LabelledVideos | None,
-    work_dir: str,
-) -> list[FrozenModel]:
-    """Return the models that `--teacher` names, one of which may have to be trained first."""
-    from vidpress.model import freezing, training
-
-    if args.teacher == [NO_TEACHER] or (args.teacher == [BASELINE] and not options.lmbda):
-        return []
-    if args.teacher != [BASELINE]:
-        return [FrozenModel.load(path) for path in args.teacher]
-    print("First a network without rate, to learn from:", file=sys.stderr)
-    baseline = dataclasses.replace(options, lmbda=0.0)
-    network = training.train(baseline, args.features, videos, os.path.join(work_dir, BASELINE), validation=validation)
-    print("Then the network with rate, which learns from it:", file=sys.stderr)
-    return [freezing.fold_network(network, args.features)]
 
 
 def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVideos:

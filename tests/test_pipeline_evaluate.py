@@ -127,7 +127,7 @@ def test_the_papers_method_is_there_unless_others_are_asked_for():
     plan = parse("--lmbda", "0.1")
     ours, paper = (dict(model.options) for model in plan.models)
     assert [model.method for model in plan.models] == ["vidpress", "paper"]
-    assert paper == {**ours, "teacher": ["none"], "tables": "prior", "banks": 1}
+    assert paper == {**ours, "tables": "prior", "banks": 1}
 
 
 def test_a_codecs_record_is_what_is_read_back(evaluated, data, baseline):
@@ -246,19 +246,18 @@ def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, 
 def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
     context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
     common = ["--hidden", "20", "--hidden", "30", "--lmbda", "0.1", "--seeds", "2"]
-    for method in ("a: --teacher {baseline}", "a: --teacher baseline", "a:"):
-        plan = parse(*common, "--method", method)
-        for model, expected in zip(plan.models, plan.baselines, strict=True):
-            assert model.teachers == (expected,)
-            assert model.resolved_options(context)["teacher"] == [expected.model_path(context)]
-            assert os.path.basename(expected.model_path(context)).startswith(
-                f"baseline-{dict(model.options)['hidden'][0]}-lmbda0-seed{dict(model.options)['seed']}"
-            )
+    plan = parse(*common, "--method", "a: --teacher {baseline}")
+    for model, expected in zip(plan.models, plan.baselines, strict=True):
+        assert model.teachers == (expected,)
+        assert model.resolved_options(context)["teacher"] == [expected.model_path(context)]
+        assert os.path.basename(expected.model_path(context)).startswith(
+            f"baseline-{dict(model.options)['hidden'][0]}-lmbda0-seed{dict(model.options)['seed']}"
+        )
     plan = parse(*common, "--method", "a: --teacher {baselines} x")
     first, second, *_ = (baseline.model_path(context) for baseline in plan.baselines)
     assert plan.models[0].resolved_options(context)["teacher"] == [first, second, "x"]
     assert plan.models[1].resolved_options(context)["teacher"] == [second, first, "x"]
-    assert parse(*common, "--method", "a: --teacher none").models[0].teachers == ()
+    assert parse(*common, "--method", "a:").models[0].teachers == ()
     assert all(not baseline.teachers for baseline in plan.baselines)
     with pytest.raises(ValueError, match="cannot be in what baselines are trained with"):
         parse("--baseline_options", "--teacher {baseline}")
