@@ -23,7 +23,13 @@ demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real o
 
 .PHONY: test
 test: $(VENV)/.ready $(LIGHT)/.ready ## set up, then run every test
-	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --ignore tests/engines $(PYTEST_ARGS)
+
+ENGINES := build/engines
+.PHONY: test-engines
+test-engines: $(VENV)/.ready ## fetch Flink and Prism, then run the jobs on each and kill them (wants Java 17, Maven, Go)
+	$(BIN)/python tests/engines/fetch.py $(ENGINES)
+	VIDPRESS_ENGINES=$(abspath $(ENGINES)) $(BIN)/python -m pytest tests/engines $(PYTEST_ARGS)
 
 .PHONY: test-airflow
 test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the tests of the DAGs

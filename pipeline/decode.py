@@ -76,8 +76,20 @@ def parser() -> argparse.ArgumentParser:
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--input", required=True, metavar="FOLDER", help="the data set that `vidpress encode` wrote")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the features go; must not hold any")
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="the data set that `vidpress encode` wrote",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="where the features go; must not hold any",
+    )
     parser.add_argument("--format", choices=FORMATS, default="tfrecord", help="of the features (default: %(default)s)")
     return parser
 

@@ -77,10 +77,18 @@ def parser() -> argparse.ArgumentParser:
     )
     # Some launchers repeat an option for each of its values.
     parser.add_argument(
-        "--input", required=True, nargs="+", action="extend", metavar="GLOB", help="TFRecord files; .gz is unpacked"
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="GLOB",
+        type=launch.absolute,
+        help="TFRecord files; .gz is unpacked",
     )
-    parser.add_argument("--model", required=True, help="the frozen model, a local path or gs:// URI")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set's folder")
+    parser.add_argument(
+        "--model", required=True, type=launch.absolute, help="the frozen model, a local path or gs:// URI"
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", type=launch.absolute, help="the data set's folder")
     parser.add_argument(
         "--append",
         type=launch.boolean,
@@ -109,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args, options = launch.parse_args(parser(), argv)
     with launch.explained_errors("vidpress encode"):
-        patterns = [launch.absolute(pattern) for pattern in args.input]
-        files = launch.match_input(patterns)
+        files = launch.match_input(args.input)
         model = FrozenModel.load(args.model)
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
@@ -127,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
                 pipeline,
-                file_patterns=patterns,
+                file_patterns=args.input,
                 model=args.model,
                 header=header,
                 output=args.output,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
+import logging
 import math
 import os
 import re
@@ -15,18 +17,25 @@ from collections.abc import Callable, Iterator, Sequence
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from vidpress.model.manifest import manifest_name
-from vidpress.transforms import progress
+from vidpress.transforms import metrics, progress
+
+_log = logging.getLogger("vidpress")
 
 # Beam's DirectRunner first tries to download another engine; this one is always there.
 DEFAULT_RUNNER = "FnApiRunner"
+
+# Runners that break a promise, by lower-case name, and which one.
+REFUSED_RUNNERS = {"daskrunner": "it mixes up the outputs of a step and loses records"}
 
 # Errors of ours whose message says all; of any other, the traceback is wanted.
 _EXPLAINED = (
@@ -52,7 +61,19 @@ def parse_args(
     standard = options.view_as(StandardOptions)
     if standard.runner is None:
         standard.runner = DEFAULT_RUNNER
+    # Beam takes a runner's name in any case, and with its module.
+    broken = REFUSED_RUNNERS.get(standard.runner.rsplit(".", 1)[-1].lower())
+    if broken is not None:
+        parser.error(
+            f"--runner {standard.runner} is refused because {broken}: take FnApiRunner, PrismRunner, FlinkRunner or "
+            "DataflowRunner."
+        )
     return args, options
+
+
+def absolute(path: str) -> str:
+    """Return a local path or pattern as it reads from any folder, for workers started elsewhere; a URI as it is."""
+    return path if FileSystems.get_scheme(path) is not None else os.path.abspath(path)
 
 
 def positive_int(text: str) -> int:
@@ -91,11 +112,6 @@ def runs_in_this_process(options: PipelineOptions) -> bool:
 def graph_location(options: PipelineOptions) -> str | None:
     """Return where the pipeline's graph is written instead of being run: so does a Flex Template's launcher."""
     return options.view_as(GoogleCloudOptions).template_location
-
-
-def absolute(pattern: str) -> str:
-    """Return a local path or pattern as it reads from any folder; a URI as it is."""
-    return pattern if FileSystems.get_scheme(pattern) is not None else os.path.abspath(pattern)
 
 
 def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
@@ -174,7 +190,24 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
         if found is None:
             raise
         raise JobError(re.sub(r" \[while running .*", "", found.group(1))) from error
-    return time.monotonic() - start
+    seconds = time.monotonic() - start
+    if pipeline.result.state == PipelineState.DONE and _log.isEnabledFor(logging.INFO):
+        _log_metrics(pipeline.result)
+    return seconds
+
+
+def _log_metrics(result: PipelineResult) -> None:
+    """Log what the workers counted: the metrics of `vidpress.transforms.metrics`, and those of RunInference."""
+    found = result.metrics().query(MetricsFilter().with_namespace(metrics.NAMESPACE))
+    totals: dict[str, int] = collections.defaultdict(int)
+    for counter in found["counters"]:
+        # None for a counter at zero, where a runner reports nothing but what it committed.
+        totals[counter.key.metric.name] += counter.result or 0
+    for name, total in sorted(totals.items()):
+        _log.info("%s: %d", name, total)
+    for values in found["distributions"]:
+        data = values.result
+        _log.info("%s: %d values from %d to %d", values.key.metric.name, data.count, data.min, data.max)
 
 
 @contextlib.contextmanager
