@@ -13,6 +13,7 @@ import pathlib
 import re
 import select
 import shutil
+import signal
 import sys
 
 import pytest
@@ -281,6 +282,19 @@ def test_killed_for_good(engine, inputs, model, reference, run, tmp_path):
     assert not (tmp_path / "compact" / "manifest.json").exists()
     finish(run(*arguments))
     assert digests(tmp_path / "compact") == digests(reference / "compact")
+
+
+@pytest.mark.parametrize("name", ["processes", "prism_pool"])
+def test_killed_worker(name, request, inputs, model, run, tmp_path):
+    """These engines do not start a lost worker's part again: the job ends with an error, and leaves no manifest."""
+    stalled = StalledInput(inputs, tmp_path / "inputs")
+    job = run(*encode_arguments(stalled.paths, model, tmp_path / "compact", request.getfixturevalue(name)))
+    worker = stalled.wait_for_reader(job)
+    assert worker != job.pid
+    os.kill(worker, signal.SIGKILL)
+    stalled.release()
+    assert job.wait() == 1, job.output()[-6000:]
+    assert not (tmp_path / "compact" / "manifest.json").exists()
 
 
 def test_killed_task_manager(flink, inputs, model, reference, run, tmp_path):
