@@ -19,7 +19,7 @@ os.environ.update(
     AIRFLOW_HOME=_home.name,
     AIRFLOW__CORE__DAGS_FOLDER=str(REPO / "dags"),
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
-    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT="google-cloud-platform://",
 )
 
 
