@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
         type=launch.absolute,
         help="where the features go; must not hold any",
     )
-    parser.add_argument("--format", choices=FORMATS, default="tfrecord", help="of the features (default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="tfrecord", help="format of the features (default: %(default)s)"
+    )
     return parser
 
 

@@ -1,0 +1,124 @@
+"""The Flex Templates: their metadata say what the jobs' parsers do, and the service's own types take what they send."""
+
+import argparse
+import json
+import re
+
+import pytest
+from conftest import REPO
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidpress.pipeline import decode, encode
+
+TEMPLATES = REPO / "dataflow_templates"
+JOBS = {"encode": encode, "decode": decode}
+
+dataflow = pytest.importorskip(
+    "apache_beam.runners.dataflow.internal.clients.dataflow", reason="needs the extra vidpress[gcp]"
+)
+encoding = pytest.importorskip("apitools.base.py.encoding")
+
+
+def service_message(message_type, fields: dict):
+    """Parse JSON as the service's own message type, and refuse what the service does not know."""
+    message = encoding.DictToMessage(fields, message_type)
+    unknown = list(encoding.UnrecognizedFieldIter(message))
+    assert not unknown, f"{message_type.__name__} has no {unknown}"
+    return message
+
+
+def metadata(job: str) -> dict:
+    return json.loads((TEMPLATES / job / "metadata.json").read_text())
+
+
+def options(job: str) -> dict[str, argparse.Action]:
+    return {action.dest: action for action in JOBS[job].parser()._actions if action.dest != "help"}
+
+
+PARAMETERS = [
+    pytest.param(job, parameter, id=f"{job}-{parameter['name']}")
+    for job in JOBS
+    for parameter in metadata(job)["parameters"]
+]
+
+
+def accepts(action: argparse.Action, text: str) -> bool:
+    try:
+        return (action.type or str)(text) is not None
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_metadata_is_the_services_own_type(job):
+    fields = metadata(job)
+    message = service_message(dataflow.TemplateMetadata, fields)
+    assert message.name == f"vidpress {job}"
+    assert message.description == JOBS[job].parser().description
+    for parameter in message.parameters:
+        assert parameter.label
+        assert parameter.paramType is not None
+
+
+def test_a_field_that_the_service_does_not_know_is_noticed():
+    fields = metadata("decode")
+    fields["parameters"][1]["paramtype"] = "TEXT"
+    with pytest.raises(AssertionError, match="paramtype"):
+        service_message(dataflow.TemplateMetadata, fields)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_metadata_has_every_option_in_order(job):
+    assert [parameter["name"] for parameter in metadata(job)["parameters"]] == list(options(job))
+
+
+@pytest.mark.parametrize(("job", "parameter"), PARAMETERS)
+def test_parameter_is_as_the_parser_has_it(job, parameter):
+    action = options(job)[parameter["name"]]
+    assert parameter.get("isOptional", False) == (not action.required)
+    assert parameter.get("defaultValue") == (None if action.default is None else str(action.default))
+    help_text = action.help % {"default": action.default}
+    assert parameter["helpText"].startswith(help_text[0].upper() + help_text[1:] + ".")
+    assert [option["value"] for option in parameter.get("enumOptions", ())] == list(action.choices or ())
+    if parameter["paramType"] != "ENUM":
+        assert parameter["regexes"]
+        for regex in parameter["regexes"]:
+            assert regex.startswith("^")
+            assert regex.endswith("$")
+            assert "defaultValue" not in parameter or re.fullmatch(regex, parameter["defaultValue"])
+
+
+@pytest.mark.parametrize(("job", "parameter"), PARAMETERS)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
+    action = options(job)[parameter["name"]]
+    for regex in parameter.get("regexes", ()):
+        text = data.draw(st.from_regex(regex, fullmatch=True, alphabet=st.characters(codec="ascii")))
+        assert accepts(action, text.removesuffix("\n"))
+
+
+@pytest.mark.parametrize(
+    ("job", "name", "good", "bad"),
+    [
+        ("encode", "num_shards", ["1", "10", "100", "007"], ["0", "00", "-1", "1.5", "", "many"]),
+        (
+            "encode",
+            "max_bad_fraction",
+            ["0", "1", "0.01", "0.5", ".25", "1.0", "1e-3", "2.5e-05"],
+            ["1.1", "-0.1", "2", "1e3", "9e-0", "nan", "", "1 %"],
+        ),
+        ("encode", "input", ["gs://b/a.tfrecord", "gs://b/c/*/d*.gz"], ["gs://b", "gs://b/", "/data/*", "s3://b/a"]),
+        ("encode", "model", ["gs://b/m.safetensors"], ["gs://b/m", "m.safetensors"]),
+        ("encode", "output", ["gs://b/set", "gs://b/set/2026"], ["set", "gs://b"]),
+        ("decode", "input", ["gs://b/set"], ["set", "gs://"]),
+        ("decode", "output", ["gs://b/features"], ["features"]),
+    ],
+)
+def test_regexes_tell_good_from_bad(job, name, good, bad):
+    (parameter,) = (parameter for parameter in metadata(job)["parameters"] if parameter["name"] == name)
+    for text in good:
+        assert all(re.fullmatch(regex, text) for regex in parameter["regexes"]), text
+    for text in bad:
+        assert not all(re.fullmatch(regex, text) for regex in parameter["regexes"]), text
