@@ -9,9 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIGHT := .venv-light
 AIRFLOW := .venv-airflow
+EMULATORS := .venv-emulators
 PIP_INSTALL := install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
+WHEEL := build/wheel/.ready
+CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py tests/test_dataflow_image.py
 
 .PHONY: help
 help: ## list the targets
@@ -35,6 +40,13 @@ test-engines: $(VENV)/.ready ## fetch Flink and Prism, then run the jobs on each
 test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the tests of the DAGs
 	VIDPRESS_PYTHON=$(abspath $(BIN)/python) \
 	  $(AIRFLOW)/bin/python -m pytest --confcutdir tests/dags tests/dags $(PYTEST_ARGS)
+
+.PHONY: test-cloud
+test-cloud: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## run the tests of Cloud Storage and Dataflow against emulators
+	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
+
+.PHONY: wheel
+wheel: $(WHEEL) ## build vidpress's wheel in build/wheel
 
 .PHONY: lint
 lint: $(VENV)/.ready ## check style and types
@@ -60,15 +72,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml setup.py
 	@touch $@
 
 # What an encode or decode worker has: no TensorFlow, the newest Beam, and vidpress as a regular wheel.
-SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
 $(LIGHT)/.installed: requirements-light.lock $(VENV)/.ready
 	@echo "Setting up $(LIGHT) from requirements-light.lock ..."
 	"$(PYTHON)" -m venv --clear $(LIGHT)
 	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-light.lock
 	@touch $@
-$(LIGHT)/.ready: $(LIGHT)/.installed $(SOURCES)
-	rm -rf build/wheel build/lib build/bdist.*
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+$(LIGHT)/.ready: $(LIGHT)/.installed $(WHEEL)
 	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --force-reinstall build/wheel/vidpress-*.whl
 	@touch $@
 
@@ -79,6 +88,18 @@ $(AIRFLOW)/.ready: requirements-airflow.lock $(VENV)/.ready
 	$(AIRFLOW)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-airflow.lock
 	@touch $@
 
+$(WHEEL): $(VENV)/.ready $(SOURCES)
+	rm -rf build/wheel build/lib build/bdist.*
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@touch $@
+
+# What stands in for Cloud Storage, and linters. Nothing of it is imported: an environment of its own keeps it apart.
+$(EMULATORS)/.ready: requirements-emulators.lock $(VENV)/.ready
+	@echo "Setting up $(EMULATORS) from requirements-emulators.lock ..."
+	"$(PYTHON)" -m venv --clear $(EMULATORS)
+	$(EMULATORS)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-emulators.lock
+	@touch $@
+
 # apache-beam[gcp] after 2.72 needs a protobuf that TensorFlow 2.14 refuses. The light lock takes the newest Beam.
 LOCK := uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
@@ -87,7 +108,9 @@ lock: ## resolve the dependencies anew and write all locks (needs uv)
 	$(LOCK) pyproject.toml --all-extras --upgrade-package apache-beam --constraint <(echo 'apache-beam==2.72.0') -o requirements.lock
 	$(LOCK) pyproject.toml -o requirements-light.lock
 	$(LOCK) --group airflow -o requirements-airflow.lock
+	$(LOCK) pyproject.toml --extra gcp -o requirements-dataflow.lock
+	$(LOCK) --group emulators -o requirements-emulators.lock
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -261,11 +261,7 @@ class Shard:
           FileNotFoundError: If there is none.
           ShardError: If it is no shard, or damaged.
         """
-        file_system, path = storage.resolve(uri)
-        try:
-            return cls(file_system.open_input_file(path), os.fspath(uri))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{os.fspath(uri)} does not exist.") from error
+        return cls(storage.open_input(uri), os.fspath(uri))
 
     def check_model(self, model_id: str) -> None:
         """See that the shard belongs to a data set of a given model.

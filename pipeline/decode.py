@@ -115,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
 
         seconds = launch.run(options, build, total=manifest.counts.videos, unit="videos")
+        if graph := launch.graph_location(options):
+            print(f"Wrote the job's graph to {graph}; nothing is decoded yet.")
+            return
         written = FileSystems.match([FileSystems.join(args.output, "features-*")])[0].metadata_list
         num_bytes = sum(metadata.size_in_bytes for metadata in written)
         videos = manifest.counts.videos

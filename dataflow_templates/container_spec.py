@@ -1,0 +1,49 @@
+"""Print a Flex Template: the JSON file that says which image to launch, its parameters, and what the workers get."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent
+JOBS = ("encode", "decode")
+
+# What docs/dataflow.md gives the reasons of. Each is a default: a launch may say otherwise.
+WORKERS = {
+    # 4 vCPUs with 4 GB each: Dataflow starts one Python process a vCPU, and each holds a model of its own.
+    "machineType": "n2-standard-4",
+    # Nothing is kept on disk: Dataflow shuffles in its own service, and shards are written from memory.
+    "diskSizeGb": 30,
+    # Images of one's own need it.
+    "additionalExperiments": ["use_runner_v2"],
+}
+
+
+def container_spec(job: str, image: str) -> dict[str, Any]:
+    """Return a job's Flex Template, a `ContainerSpec` of the Dataflow API.
+
+    Args:
+      job: 'encode' or 'decode'.
+      image: The image that was built with the job's target; launcher and workers both run it.
+    """
+    return {
+        "image": image,
+        "sdkInfo": {"language": "PYTHON"},
+        "metadata": json.loads((FOLDER / job / "metadata.json").read_text()),
+        "defaultEnvironment": {**WORKERS, "sdkContainerImage": image},
+    }
+
+
+def main() -> None:
+    """Print the Flex Template that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job", choices=JOBS)
+    parser.add_argument("image")
+    args = parser.parse_args()
+    print(json.dumps(container_spec(args.job, args.image), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,431 @@
+"""The image and the launch of the Flex Templates, with no network and no Docker engine.
+
+The Dockerfile's own steps build the image's environment in a scratch root; in it, the launcher's program writes the job
+as it would for Dataflow, against an emulator of Cloud Storage; and the graph that it would submit runs on FnApiRunner.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import cloud_storage
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import REPO, frame_level, video_level, write_records
+from test_dataflow_templates import JOBS, TEMPLATES, dataflow, metadata, service_message
+
+from vidpress.model.dataset import VideoDataset
+
+DOCKERFILE = TEMPLATES / "Dockerfile"
+IMAGE = "region-docker.pkg.dev/project/repository/vidpress-encode:0123abc"
+
+
+@pytest.fixture(scope="session")
+def tools() -> pathlib.Path:
+    """The programs of the venv that VIDPRESS_EMULATORS names."""
+    folder = os.environ.get("VIDPRESS_EMULATORS")
+    if folder is None:
+        pytest.skip("needs the linters and emulators: `make test-cloud` sets them up (VIDPRESS_EMULATORS)")
+    return pathlib.Path(folder) / "bin"
+
+
+def container_spec(job: str, image: str = IMAGE) -> dict:
+    module_spec = importlib.util.spec_from_file_location("container_spec", TEMPLATES / "container_spec.py")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module.container_spec(job, image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An instruction of the Dockerfile: of which stage, and after which user."""
+
+    stage: str
+    user: str | None
+    name: str
+    text: str
+
+
+def steps() -> list[Step]:
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    found, stage, user = [], "", None
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        name, rest = line.split(maxsplit=1)
+        if name == "FROM":
+            stage, user = rest.split(" AS ")[1], None
+        elif name == "USER":
+            user = rest
+        found.append(Step(stage, user, name, " ".join(rest.split())))
+    return found
+
+
+@pytest.fixture(scope="session")
+def image(tools) -> pathlib.Path:
+    """The root of an image whose stage `installed` was made here, by the steps that the Dockerfile gives its user."""
+    wheels = sorted((REPO / "build" / "wheel").glob("vidpress-*.whl"))
+    if not wheels:
+        pytest.skip("needs vidpress's wheel: `make wheel` builds it")
+    made_of = [DOCKERFILE, REPO / "requirements-dataflow.lock", *wheels]
+    stamp = hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()
+    root = REPO / "build" / "image"
+    if (root / "stamp").exists() and (root / "stamp").read_text() == stamp:
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "opt").mkdir(parents=True)
+    work_dir = root / "src"
+    work_dir.mkdir()
+    ran = 0
+    for step in steps():
+        if step.stage != "installed" or step.user is None:
+            continue
+        if step.name == "COPY":
+            pattern, target = step.text.split()
+            assert target == "."
+            for path in REPO.glob(pattern):
+                shutil.copy(path, work_dir)
+        elif step.name == "RUN":
+            command = step.text.replace("/opt/vidpress", f"{root}/opt/vidpress")
+            environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+            environment.pop("PYTHONPATH", None)
+            result = subprocess.run(
+                ["sh", "-ec", command], cwd=work_dir, env=environment, capture_output=True, text=True, check=False
+            )
+            assert result.returncode == 0, result.stderr
+            ran += 1
+    assert ran == 2
+    (root / "stamp").write_text(stamp)
+    return root
+
+
+def run_in_image(image: pathlib.Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run the image's Python in its own folder, without this checkout's modules."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [str(image / "opt/vidpress/bin/python"), *arguments],
+        cwd=image,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_dockerfile_has_no_lint(tools):
+    subprocess.run([tools / "hadolint", "--failure-threshold", "style", DOCKERFILE], check=True)
+
+
+def test_script_has_no_lint(tools):
+    subprocess.run([tools / "shellcheck", "--enable=all", TEMPLATES / "dataflow.sh"], check=True)
+
+
+def test_dockerfile_takes_what_is_there():
+    """Its sources exist and pass the ignore file, its Beam is the lock's, and only the base's own part runs as root."""
+    allowed = re.findall(r"^!(.*)$", (REPO / ".dockerignore").read_text(), re.MULTILINE)
+    for step in steps():
+        if step.name == "COPY" and not step.text.startswith("--from="):
+            source = step.text.split()[0]
+            assert any(pathlib.PurePath(source).match(pattern) for pattern in allowed), source
+            assert "*" in source or (REPO / source).exists(), source
+    locked = re.search(r"^apache-beam==(\S+)", (REPO / "requirements-dataflow.lock").read_text(), re.MULTILINE)[1]
+    assert f"ARG BEAM_VERSION={locked}" in DOCKERFILE.read_text()
+    assert all("pip" not in step.text for step in steps() if step.name == "RUN" and step.user is None)
+    assert not [step for step in steps() if step.name == "RUN" and step.stage in ("job", "encode", "decode")]
+    entry_points = {step.stage: step.text for step in steps() if "FLEX_TEMPLATE_PYTHON_PY_FILE" in step.text}
+    for job in JOBS:
+        assert entry_points[job] == f"FLEX_TEMPLATE_PYTHON_PY_FILE=/template/{job}.py"
+        assert any(step.text == f"dataflow_templates/{job}/main.py /template/{job}.py" for step in steps())
+
+
+def test_cloud_build_makes_what_the_templates_name():
+    build = yaml.safe_load((TEMPLATES / "cloudbuild.yaml").read_text())
+    used = set(re.findall(r"(?<!\$)\$(_[A-Z]+)", json.dumps(build["steps"])))
+    assert used == set(build["substitutions"])
+    script = (TEMPLATES / "dataflow.sh").read_text()
+    assert used == set(re.findall(r"(_[A-Z]+)=", script))
+    for job in JOBS:
+        (step,) = (step for step in build["steps"] if step["id"] == job)
+        assert step["args"][0] == "build"
+        assert step["args"][step["args"].index("--target") + 1] == job
+        assert (REPO / step["args"][step["args"].index("--file") + 1]) == DOCKERFILE
+        assert step["args"][step["args"].index("--tag") + 1] == f"$_REPOSITORY/vidpress-{job}:$_TAG"
+
+
+def test_image_has_what_a_worker_needs(image):
+    result = run_in_image(
+        image,
+        "-c",
+        "import importlib.util as u, sys\n"
+        "import vidpress.pipeline.encode as e, vidpress.pipeline.decode, apache_beam.io.gcp.gcsio\n"
+        "assert u.find_spec('tensorflow') is None\n"
+        "print(e.__file__)",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().startswith(f"{image}/opt/vidpress/lib")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_template_is_the_services_own_type(job):
+    spec = container_spec(job)
+    message = service_message(dataflow.ContainerSpec, spec)
+    assert message.image == message.defaultEnvironment.sdkContainerImage == IMAGE
+    assert message.sdkInfo.language == dataflow.SDKInfo.LanguageValueValuesEnum.PYTHON
+    printed = subprocess.run(
+        [sys.executable, TEMPLATES / "container_spec.py", job, IMAGE], capture_output=True, text=True, check=True
+    )
+    assert json.loads(printed.stdout) == spec
+
+
+class Gcloud:
+    """A program named gcloud that notes its arguments: there is no service here to call."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._notes = folder / "notes"
+        program = folder / "gcloud"
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {self._notes}\n')
+        program.chmod(0o755)
+        (folder / "make").write_text("#!/bin/sh\n")
+        (folder / "make").chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "PROJECT": "project",
+            "REGION": "us-central1",
+            "TEMPLATES": "gs://bucket/templates/",
+            "REPOSITORY": "region-docker.pkg.dev/project/repository",
+        }
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(TEMPLATES / "dataflow.sh"), *arguments]
+        env = {**self.environment, **environment}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    @property
+    def arguments(self) -> list[str]:
+        return self._notes.read_text().splitlines()
+
+
+PARAMETERS = {
+    "encode": {
+        "input": "gs://bucket/input/{0,1},*.tfrecord",
+        "model": "gs://bucket/model.safetensors",
+        "output": "gs://bucket/compact",
+        "num_shards": "2",
+    },
+    "decode": {"input": "gs://bucket/compact", "output": "gs://bucket/features", "format": "parquet"},
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_launch_request_validates(job, tmp_path):
+    """What `dataflow.sh launch` asks gcloud for is a request that the service knows, with parameters that it takes."""
+    gcloud = Gcloud(tmp_path)
+    result = gcloud.run(
+        "launch",
+        job,
+        *(f"{name}={value}" for name, value in PARAMETERS[job].items()),
+        LAUNCH_FLAGS="--max-workers=100 --disable-public-ips",
+    )
+    assert result.returncode == 0, result.stderr
+    assert gcloud.arguments[:3] == ["dataflow", "flex-template", "run"]
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in gcloud.arguments[4:] if "=" in flag)
+    parameters = dict(pair.split("=", 1) for pair in flags["parameters"].removeprefix("^|^").split("|"))
+    assert parameters == PARAMETERS[job]
+    assert flags["template-file-gcs-location"] == f"gs://bucket/templates/{job}.json"
+    assert "--disable-public-ips" in gcloud.arguments
+    known = {parameter["name"]: parameter for parameter in metadata(job)["parameters"]}
+    assert {name for name, parameter in known.items() if not parameter.get("isOptional")} <= set(parameters)
+    for name, value in parameters.items():
+        assert all(re.fullmatch(regex, value) for regex in known[name].get("regexes", ()))
+    request = {
+        "launchParameter": {
+            "jobName": gcloud.arguments[3],
+            "containerSpec": container_spec(job),
+            "parameters": parameters,
+            "environment": {
+                "maxWorkers": int(flags["max-workers"]),
+                "stagingLocation": flags["staging-location"],
+                "tempLocation": flags["temp-location"],
+                "ipConfiguration": "WORKER_IP_PRIVATE",
+            },
+        },
+        "validateOnly": True,
+    }
+    message = service_message(dataflow.LaunchFlexTemplateRequest, request)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", message.launchParameter.jobName)
+
+
+def test_build_submits_the_build_file(tmp_path):
+    gcloud = Gcloud(tmp_path)
+    assert gcloud.run("build", TAG="v1").returncode == 0
+    assert gcloud.arguments[:3] == ["builds", "submit", "."]
+    assert "--config=dataflow_templates/cloudbuild.yaml" in gcloud.arguments
+    expected = "_REPOSITORY=region-docker.pkg.dev/project/repository,_TEMPLATES=gs://bucket/templates,_TAG=v1"
+    assert f"--substitutions={expected}" in gcloud.arguments
+
+
+@pytest.mark.parametrize("arguments", [[], ["launch"], ["launch", "train"], ["build", "x"], ["lunch", "encode"]])
+def test_script_says_how_it_is_used(arguments, tmp_path):
+    result = Gcloud(tmp_path).run(*arguments)
+    assert result.returncode == 2
+    assert "usage: dataflow.sh build" in result.stderr
+
+
+# The submitted graph, with the workers' image exchanged for the process that runs this.
+REPLAY = """
+import sys
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+graph = beam_runner_api_pb2.Pipeline()
+with FileSystems.open(sys.argv[1]) as file:
+    graph.ParseFromString(file.read())
+for environment in graph.components.environments.values():
+    assert environment.urn == 'beam:env:docker:v1', environment
+    environment.urn = python_urns.EMBEDDED_PYTHON
+    environment.ClearField('payload')
+    environment.ClearField('dependencies')
+FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
+"""
+
+
+def launcher_arguments(job: str, parameters: dict[str, str], launch: str) -> list[str]:
+    """What Dataflow's launcher adds to the parameters, and what keeps this run off the network."""
+    spec = container_spec(job)
+    environment = spec["defaultEnvironment"]
+    return [
+        *(f"--{name}={value}" for name, value in parameters.items()),
+        "--runner=DataflowRunner",
+        "--project=project",
+        "--region=us-central1",
+        f"--job_name=vidpress-{job}",
+        f"--template_location={launch}/job_object",
+        f"--staging_location={launch}/staging",
+        f"--temp_location={launch}/temp",
+        f"--sdk_container_image={environment['sdkContainerImage']}",
+        f"--machine_type={environment['machineType']}",
+        f"--disk_size_gb={environment['diskSizeGb']}",
+        *(f"--experiments={experiment}" for experiment in environment["additionalExperiments"]),
+        "--no_auth",
+        "--dataflow_endpoint=http://127.0.0.1:1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def cloud(tools, tmp_path_factory):
+    """An emulator of Cloud Storage with a bucket, and the environment that leads there."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    with cloud_storage.gcp_storage_emulator() as url:
+        client = storage.Client("project", AnonymousCredentials(), client_options={"api_endpoint": url})
+        client.create_bucket("bucket")
+        user = tmp_path_factory.mktemp("credentials") / "user.json"
+        fields = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
+        user.write_text(json.dumps({**fields, "token": "t", "expiry": "2999-01-01T00:00:00Z"}))
+        yield (
+            client.bucket("bucket"),
+            {
+                "STORAGE_EMULATOR_HOST": url,
+                "GOOGLE_CLOUD_PROJECT": "project",
+                "GOOGLE_APPLICATION_CREDENTIALS": str(user),
+            },
+        )
+
+
+def written_job(bucket, launch: str) -> tuple[dict, str]:
+    """Return the job that was written to a folder, and where its graph is."""
+    fields = json.loads(bucket.blob(f"{launch}/job_object").download_as_bytes())
+    options = fields["environment"]["sdkPipelineOptions"]["options"]
+    return fields, options["pipelineUrl"] if "pipelineUrl" in options else options["pipeline_url"]
+
+
+def check_job(fields: dict, job: str) -> None:
+    """See that a job is the service's own type and asks for the template's image and workers."""
+    message = service_message(dataflow.Job, fields)
+    environment = container_spec(job)["defaultEnvironment"]
+    assert message.type == dataflow.Job.TypeValueValuesEnum.JOB_TYPE_BATCH
+    assert message.name == f"vidpress-{job}"
+    (pool,) = message.environment.workerPools
+    assert {image.containerImage for image in pool.sdkHarnessContainerImages} == {IMAGE}
+    assert not any(image.useSingleCorePerContainer is False for image in pool.sdkHarnessContainerImages)
+    assert pool.machineType == environment["machineType"]
+    assert pool.diskSizeGb == environment["diskSizeGb"]
+    assert "use_runner_v2" in message.environment.experiments
+    # Everything is in the image: nothing is left for pip to install when a worker starts.
+    staged = [package.name for package in pool.packages]
+    assert not [name for name in staged if not name.startswith(("pipeline", "submission_environment"))], staged
+
+
+def test_submitted_graphs_give_the_same_data_set(image, cloud, model, tmp_path):
+    """The launcher's whole way against an emulator, then the graphs that it submits, against a local run in the image."""
+    bucket, environment = cloud
+    payloads = [frame_level(index) for index in range(60)] + [video_level(index) for index in range(60, 120)]
+    payloads += [payloads[0], b"rubbish"]
+    inputs = [write_records(tmp_path / f"{index}.tfrecord", payloads[index::2]) for index in range(2)]
+    model.save(tmp_path / "model.safetensors")
+    local = ["--model", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "compact"), "--num_shards", "2"]
+    result = run_in_image(image, "-m", "vidpress.pipeline.encode", "--input", *inputs, *local)
+    assert result.returncode == 0, result.stderr
+    for path in (*inputs, tmp_path / "model.safetensors"):
+        name = pathlib.Path(path).name
+        bucket.blob(f"input/{name}" if name.endswith(".tfrecord") else name).upload_from_filename(str(path))
+
+    parameters = {**PARAMETERS["encode"], "input": "gs://bucket/input/*.tfrecord"}
+    arguments = launcher_arguments("encode", parameters, "gs://bucket/launches/encode")
+    main = str(TEMPLATES / "encode" / "main.py")
+    result = run_in_image(image, main, *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    assert "Wrote the job's graph to gs://bucket/launches/encode/job_object; nothing is encoded yet." in result.stdout
+    job, graph = written_job(bucket, "launches/encode")
+    check_job(job, "encode")
+    assert not bucket.blob("compact/manifest.json").exists()
+    result = run_in_image(image, "-c", REPLAY, graph, **environment)
+    assert result.returncode == 0, result.stderr
+    for path in (tmp_path / "compact").glob("shard-*"):
+        assert bucket.blob(f"compact/{path.name}").download_as_bytes() == path.read_bytes()
+    manifest = json.loads(bucket.blob("compact/manifest.json").download_as_bytes())
+    expected = json.loads((tmp_path / "compact" / "manifest.json").read_text())
+    assert manifest["shards"] == expected["shards"]
+    assert manifest["counts"] == expected["counts"]
+
+    arguments = launcher_arguments("decode", PARAMETERS["decode"], "gs://bucket/launches/decode")
+    result = run_in_image(image, str(TEMPLATES / "decode" / "main.py"), *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    job, graph = written_job(bucket, "launches/decode")
+    check_job(job, "decode")
+    result = run_in_image(image, "-c", REPLAY, graph, **environment)
+    assert result.returncode == 0, result.stderr
+    tables = [
+        pq.read_table(io.BytesIO(blob.download_as_bytes())) for blob in bucket.list_blobs(prefix="features/features-")
+    ]
+    found = {row["id"]: row["z_hat"] for row in pa.concat_tables(tables).to_pylist()}
+    wanted = {
+        video_id: values.tolist()
+        for ids, _, features in VideoDataset(tmp_path / "compact")
+        for video_id, values in zip(ids, features, strict=True)
+    }
+    assert found == wanted
+
+
+def test_launcher_names_what_is_wrong(image, cloud):
+    """The checks before work run in the launcher: its log says in one line what to do."""
+    _, environment = cloud
+    parameters = {**PARAMETERS["encode"], "input": "gs://bucket/nothing/*"}
+    arguments = launcher_arguments("encode", parameters, "gs://bucket/launches/wrong")
+    result = run_in_image(image, str(TEMPLATES / "encode" / "main.py"), *arguments, **environment)
+    assert result.returncode == 1
+    assert "vidpress encode: error: --input gs://bucket/nothing/* matches no file" in result.stderr

@@ -1,0 +1,367 @@
+"""Models, inputs, outputs and dead letters on Cloud Storage, and what becomes of them when requests fail."""
+
+import concurrent.futures
+import io
+import json
+
+import cloud_storage
+import numpy as np
+import pytest
+from conftest import frame_level, random_model, video_level, write_records
+
+from vidpress.model import storage
+from vidpress.model.dataset import VideoDataset
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.manifest import Manifest
+from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.pipeline import decode, encode, inspect
+
+gcs = pytest.importorskip("google.cloud.storage")
+pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")
+
+BUCKET = "bucket"
+TOKEN = "a-token-of-the-tests"
+RECORDS = (
+    [frame_level(index) for index in range(120)] + [video_level(index) for index in range(120, 200)] + [b"rubbish"]
+)
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory):
+    """A user's credentials with a token that lasts: nobody is asked for another one."""
+    path = tmp_path_factory.mktemp("credentials") / "user.json"
+    fields = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
+    path.write_text(json.dumps({**fields, "token": TOKEN, "expiry": "2999-01-01T00:00:00Z"}))
+    return str(path)
+
+
+@pytest.fixture
+def environment(credentials, monkeypatch):
+    """Points both clients, Beam's and ours, at an emulator."""
+    from apache_beam.internal.gcp import auth
+
+    def point_at(url: str) -> None:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "project")
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", credentials)
+        monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
+        storage._client.cache_clear()
+
+    yield point_at
+    storage._client.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with cloud_storage.gcp_storage_emulator() as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(emulator, environment):
+    """The proxy before an emulator, with an empty bucket."""
+    environment(emulator)
+    client = gcs.Client()
+    for bucket in client.list_buckets():
+        bucket.delete(force=True)
+    client.create_bucket(BUCKET)
+    proxy = cloud_storage.FaultProxy(emulator)
+    environment(proxy.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def strict(environment):
+    """The proxy before the emulator that enforces preconditions, with an empty bucket."""
+    with cloud_storage.fake_gcs_server() as url:
+        proxy = cloud_storage.FaultProxy(url)
+        environment(proxy.url)
+        gcs.Client().create_bucket(BUCKET)
+        yield proxy
+        proxy.close()
+
+
+def names(prefix: str = "") -> set[str]:
+    return {blob.name for blob in gcs.Client().list_blobs(BUCKET, prefix=prefix)}
+
+
+def content(name: str) -> bytes:
+    return gcs.Client().bucket(BUCKET).blob(name).download_as_bytes()
+
+
+def upload_inputs() -> None:
+    for index in range(2):
+        file = io.BytesIO()
+        write_tfrecords(file, RECORDS[index::2])
+        gcs.Client().bucket(BUCKET).blob(f"input/{index}.tfrecord").upload_from_string(file.getvalue())
+
+
+ENCODE = [
+    *("--input", f"gs://{BUCKET}/input/*.tfrecord", "--model", f"gs://{BUCKET}/model.safetensors"),
+    *("--output", f"gs://{BUCKET}/compact", "--num_shards", "2"),
+]
+DECODE = ["--input", f"gs://{BUCKET}/compact", "--output", f"gs://{BUCKET}/features"]
+
+
+@pytest.fixture(scope="module")
+def expected(model_path, tmp_path_factory):
+    """The files of the same jobs on local disk, by name; of the dead letters, without the input's path."""
+    folder = tmp_path_factory.mktemp("local")
+    for index in range(2):
+        write_records(folder / f"{index}.tfrecord", RECORDS[index::2])
+    output = folder / "compact"
+    arguments = ["--input", f"{folder}/*.tfrecord", "--model", model_path, "--output", str(output), "--num_shards", "2"]
+    encode.main(arguments)
+    decode.main(["--input", str(output), "--output", str(folder / "features")])
+    files = {f"compact/{path.name}": path.read_bytes() for path in output.glob("shard-*")}
+    assert len(files) == 2
+    records = [payload for path in (folder / "features").iterdir() for _, payload in read_tfrecords(path.open("rb"))]
+    return files, sorted(records), Manifest.load(output).counts
+
+
+def until_done(main, arguments, capsys, tries: int = 4) -> int:
+    """Run a job again until it succeeds, as a scheduler would; a failure must name its cause. Returns the failures."""
+    for failures in range(tries):
+        try:
+            main(arguments)
+            return failures
+        except SystemExit:
+            message = capsys.readouterr().err
+        except Exception as error:
+            message = repr(error)
+        causes = ("429", "503", "onnection", "injected", "IncompleteRead")
+        assert any(cause in message for cause in causes), message
+    raise AssertionError(f"failed {tries} times: {message}")
+
+
+def check_outputs(expected) -> None:
+    files, records, counts = expected
+    for name, data in files.items():
+        assert content(name) == data
+    manifest = Manifest.load(f"gs://{BUCKET}/compact")
+    assert manifest.counts == counts
+    assert (counts.records, counts.videos, counts.dead_letters) == (201, 200, 1)
+    (letters,) = manifest.dead_letters
+    letter = json.loads(content(f"compact/{letters.name}"))
+    assert letter["file"] == f"gs://{BUCKET}/input/0.tfrecord"
+    found = []
+    for name in names("features/"):
+        found += [payload for _, payload in read_tfrecords(io.BytesIO(content(name)))]
+    assert sorted(found) == records
+
+
+def features(path) -> dict[bytes, bytes]:
+    return {
+        video_id: values.tobytes()
+        for ids, _, batch in VideoDataset(path, batch_size=64, shuffle=True)
+        for video_id, values in zip(ids, batch, strict=True)
+    }
+
+
+@pytest.mark.parametrize("fault", [None, *cloud_storage.FAULTS])
+def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
+    """Every kind of call suffers; output is byte for byte that of local disk, and nothing is set aside or left behind."""
+    upload_inputs()
+    proxy.reset(fault)
+    assert model.save(f"gs://{BUCKET}/model.safetensors") == model.model_id
+    failures = until_done(encode.main, ENCODE, capsys) + until_done(decode.main, DECODE, capsys)
+    inspect.main([f"gs://{BUCKET}/compact"])
+    seen = features(f"gs://{BUCKET}/compact")
+    kinds = {"batch", "start upload", "upload in one", "upload part", "download", "metadata", "list"}
+    assert set(proxy.seen) == kinds
+    assert set(proxy.faulted) == (kinds if fault else set())
+    assert f"Bearer {TOKEN}" in proxy.tokens
+    print(f"{fault}: {failures} failed runs, of calls {dict(proxy.seen)} suffered {dict(proxy.faulted)}")
+    proxy.reset()
+    check_outputs(expected)
+    assert len(seen) == 200
+    assert seen == features(f"gs://{BUCKET}/compact")
+    assert not [name for name in names("compact/") if name.endswith(".tmp") or "write-test" in name]
+
+
+@pytest.mark.parametrize("kind", ["download", "metadata", "list", "start upload", "upload part", "batch"])
+@pytest.mark.parametrize("status", [403, 503])
+def test_what_goes_on_failing_fails_the_job_with_its_cause(status, kind, proxy, model, expected, monkeypatch, capsys):
+    """Refusals at once, outages when the client's patience ends; there is no manifest, and running again completes."""
+    from apache_beam.io.gcp import gcsio_retry
+    from google.cloud.storage import retry
+
+    for policy in (retry.DEFAULT_RETRY, gcsio_retry.DEFAULT_RETRY_WITH_THROTTLING_COUNTER):
+        monkeypatch.setattr(policy, "_timeout", 3)  # instead of two minutes
+    upload_inputs()
+    model.save(f"gs://{BUCKET}/model.safetensors")
+    proxy.refused = {kind: status}
+    with pytest.raises((Exception, SystemExit)) as failure:
+        encode.main(ENCODE)
+    message = capsys.readouterr().err + repr(failure.value)
+    assert str(status) in message or {403: "Forbidden", 503: "ServiceUnavailable"}[status] in message, message
+    proxy.reset()
+    assert "compact/manifest.json" not in names("compact/")
+    encode.main(ENCODE)
+    decode.main(DECODE)
+    check_outputs(expected)
+
+
+def test_what_is_no_part_of_the_manifest_is_not_read(proxy, model, expected, capsys):
+    """Lists that hide everything, and strange files: readers go by the manifest."""
+    upload_inputs()
+    model.save(f"gs://{BUCKET}/model.safetensors")
+    encode.main(ENCODE)
+    before = features(f"gs://{BUCKET}/compact")
+    bucket = gcs.Client().bucket(BUCKET)
+    bucket.blob("compact/shard-00007-of-00008.parquet").upload_from_string(b"of a run that died")
+    bucket.blob("compact/.shard-00000-of-00002.parquet.0.tmp").upload_from_string(b"half a shar")
+    proxy.reset()
+    assert features(f"gs://{BUCKET}/compact") == before
+    inspect.main([f"gs://{BUCKET}/compact"])
+    assert "list" not in proxy.seen
+    proxy.hide_lists = True
+    features_local = f"gs://{BUCKET}/compact"
+    assert features(features_local) == before
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.testing.util import assert_that, equal_to
+
+    from vidpress.transforms.read_shards import ReadShards
+
+    with Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        rows = pipeline | ReadShards(f"gs://{BUCKET}/compact") | "Ids" >> _ids()
+        assert_that(rows, equal_to(list(before)))
+
+
+def _ids():
+    import apache_beam as beam
+
+    return beam.FlatMap(lambda batch: batch["id"].to_pylist())
+
+
+def test_output_that_holds_a_data_set_is_refused(proxy, model, capsys):
+    upload_inputs()
+    model.save(f"gs://{BUCKET}/model.safetensors")
+    encode.main(ENCODE)
+    with pytest.raises(SystemExit):
+        encode.main(ENCODE)
+    assert f"--output gs://{BUCKET}/compact holds a data set already" in capsys.readouterr().err
+
+
+def test_leftovers_of_a_run_that_died_are_removed(proxy, model, expected):
+    upload_inputs()
+    model.save(f"gs://{BUCKET}/model.safetensors")
+    bucket = gcs.Client().bucket(BUCKET)
+    bucket.blob("compact/shard-00007-of-00008.parquet").upload_from_string(b"of a run that died")
+    bucket.blob("compact/notes.txt").upload_from_string(b"somebody's")
+    encode.main(ENCODE)
+    decode.main(DECODE)
+    check_outputs(expected)
+    assert "compact/notes.txt" in names("compact/")
+    assert "compact/shard-00007-of-00008.parquet" not in names("compact/")
+
+
+def big_model() -> FrozenModel:
+    """A model that is uploaded in more than one request."""
+    from vidpress.model.features import FeatureSpec
+
+    model = random_model(FeatureSpec(), hidden=(2000,))
+    assert len(model.to_bytes()) > 8 * 2**20
+    return model
+
+
+@pytest.mark.parametrize("size", ["small", "big"])
+def test_a_published_model_is_never_replaced(size, strict, model):
+    model = model if size == "small" else big_model()
+    uri = f"gs://{BUCKET}/models/m.safetensors"
+    assert model.save(uri) == model.model_id
+    first = content("models/m.safetensors")
+    for other in (model, random_model(model.spec, seed=5)):
+        with pytest.raises(FileExistsError, match=f"{uri} exists already: choose another name or remove it"):
+            other.save(uri)
+    assert content("models/m.safetensors") == first == model.to_bytes()
+    loaded = FrozenModel.load(uri, model_id=model.model_id)
+    np.testing.assert_array_equal(loaded.tables.cdf, model.tables.cdf)
+
+
+@pytest.mark.parametrize("size", ["small", "big"])
+@pytest.mark.parametrize("fault", cloud_storage.FAULTS)
+def test_publishing_gets_through(fault, size, strict, model):
+    """An answer that is lost after the object was made is no sign that somebody else made it."""
+    model = model if size == "small" else big_model()
+    strict.reset(fault)
+    model.save(f"gs://{BUCKET}/m.safetensors")
+    assert "upload in one" in strict.faulted or {"start upload", "upload part"} <= set(strict.faulted)
+    assert FrozenModel.load(f"gs://{BUCKET}/m.safetensors").model_id == model.model_id
+    strict.reset(fault)
+    with pytest.raises(FileExistsError):
+        random_model(model.spec, seed=5).save(f"gs://{BUCKET}/m.safetensors")
+    strict.reset()
+    assert content("m.safetensors") == model.to_bytes()
+
+
+def test_of_those_who_publish_at_once_one_wins(strict, spec):
+    models = [random_model(spec, seed=seed) for seed in range(4)]
+
+    def publish(model: FrozenModel) -> str | None:
+        try:
+            return model.save(f"gs://{BUCKET}/m.safetensors")
+        except FileExistsError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        published = [model_id for model_id in pool.map(publish, models) if model_id]
+    assert len(published) == 1
+    assert FrozenModel.load(f"gs://{BUCKET}/m.safetensors").model_id == published[0]
+
+
+def test_what_is_missing_or_refused_is_named(proxy, monkeypatch, tmp_path):
+    for read in (FrozenModel.load, storage.sha256, storage.size, VideoDataset):
+        with pytest.raises((FileNotFoundError, ValueError), match=rf"gs://{BUCKET}/nothing"):
+            read(f"gs://{BUCKET}/nothing")
+    with pytest.raises(ValueError, match=r"gs://bucket is no object of Cloud Storage: gs://BUCKET/NAME is"):
+        storage.read_bytes("gs://bucket")
+    proxy.refused = {"metadata": 403}
+    with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m.safetensors cannot be reached: 403 "):
+        FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
+
+
+def test_the_users_credentials_are_sent(proxy, model, monkeypatch):
+    """To an emulator, which STORAGE_EMULATOR_HOST names, the client sends none: here it takes the proxy for Google's."""
+    from google.cloud.storage import _http
+
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setattr(_http.Connection, "DEFAULT_API_ENDPOINT", proxy.url)
+    storage._client.cache_clear()
+    model.save(f"gs://{BUCKET}/m.safetensors")
+    assert FrozenModel.load(f"gs://{BUCKET}/m.safetensors").model_id == model.model_id
+    assert proxy.tokens == {f"Bearer {TOKEN}"}
+
+
+def test_without_credentials_the_message_says_so(monkeypatch, tmp_path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    storage._client.cache_clear()
+    with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m cannot be reached: .*none.json was not found"):
+        storage.read_bytes(f"gs://{BUCKET}/m")
+
+
+def test_names_are_taken_as_they_are(proxy, model):
+    for name in ("a#b.safetensors", "a?b=c.safetensors", "a%20b c.safetensors", "ä/ö.safetensors"):
+        uri = f"gs://{BUCKET}/{name}"
+        model.save(uri)
+        assert name in names()
+        assert FrozenModel.load(uri).model_id == model.model_id
+
+
+def test_a_damaged_download_is_noticed(proxy, model, monkeypatch):
+    """The object's checksum is compared: damage on the way is an error, not a model."""
+    model.save(f"gs://{BUCKET}/m.safetensors")
+    forward = cloud_storage.FaultProxy._forward
+
+    def damaged(self, request, body):
+        status, headers, answer = forward(self, request, body)
+        if cloud_storage.kind_of(request.command, request.path) == "download":
+            answer = answer[:-1] + bytes([answer[-1] ^ 1])
+        return status, headers, answer
+
+    monkeypatch.setattr(cloud_storage.FaultProxy, "_forward", damaged)
+    with pytest.raises(Exception, match=r"[Cc]hecksum|damaged"):
+        FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
