@@ -16,8 +16,8 @@ from pyarrow import NativeFile, fs
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
 
-# What one request to Cloud Storage fetches at least. A row group of 4096 codes takes about half of it; with the client's
-# own 40 MiB, a shuffled epoch would fetch each shard many times over.
+# What one request to Cloud Storage fetches at least: two row groups of 4096 codes or so. By the client's own 40 MiB, a
+# shuffled epoch would fetch each shard many times over.
 _GCS_CHUNK_SIZE = 2**20
 
 # The key of an object's metadata that tells one upload of it from another.

@@ -50,6 +50,7 @@ class FaultProxy:
       seen: How many calls of each kind came.
       faulted: How many of each kind suffered.
       tokens: The `Authorization` headers that came.
+      conditions: The `ifGenerationMatch` of each upload that was started, None for those without.
       refused: Kinds of calls that are always answered with a status.
       hide_lists: Whether lists are answered as if there were nothing.
     """
@@ -57,6 +58,7 @@ class FaultProxy:
     def __init__(self, upstream: str):
         self._upstream = urllib.parse.urlsplit(upstream).netloc
         self._lock = threading.Lock()
+        self._finished_uploads = {}
         self.every = 3
         self.reset()
         proxy = self
@@ -77,6 +79,7 @@ class FaultProxy:
             self.seen = collections.Counter()
             self.faulted = collections.Counter()
             self.tokens = set()
+            self.conditions = []
             self.refused = {}
             self.hide_lists = False
 
@@ -95,6 +98,9 @@ class FaultProxy:
             if fault is not None:
                 self.faulted[kind] += 1
             self.tokens.add(request.headers.get("Authorization"))
+            if kind in ("start upload", "upload in one"):
+                query = urllib.parse.parse_qs(urllib.parse.urlsplit(request.path).query)
+                self.conditions.append(query.get("ifGenerationMatch", [None])[0])
             refused = self.refused.get(kind)
         if refused is not None:
             request.answer(refused, b'{"error": {"message": "injected refusal"}}')
@@ -121,6 +127,15 @@ class FaultProxy:
                 request.answer(status, answer, headers, pause=0.05 if fault == "slow answer" else 0)
 
     def _forward(self, request: "_Handler", body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        # The service answers what comes to a finished upload with the object; the emulators have forgotten it.
+        if request.path in self._finished_uploads:
+            return self._finished_uploads[request.path]
+        answer = self._call(request, body)
+        if kind_of(request.command, request.path) == "upload part" and answer[0] == 200:
+            self._finished_uploads[request.path] = answer
+        return answer
+
+    def _call(self, request: "_Handler", body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self._upstream, timeout=60)
         with contextlib.closing(connection):
             headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
@@ -147,7 +162,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.handle_call()
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, *_) -> None:
         pass

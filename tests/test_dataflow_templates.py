@@ -3,6 +3,9 @@
 import argparse
 import json
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 from conftest import REPO
@@ -122,3 +125,25 @@ def test_regexes_tell_good_from_bad(job, name, good, bad):
         assert all(re.fullmatch(regex, text) for regex in parameter["regexes"]), text
     for text in bad:
         assert not all(re.fullmatch(regex, text) for regex in parameter["regexes"]), text
+
+
+def test_the_costs_in_the_docs_are_the_scripts():
+    """The command that docs/dataflow.md gives prints the table that stands below it."""
+    text = (REPO / "docs" / "dataflow.md").read_text()
+    command = re.search(r"^python dataflow_templates/costs\.py ([^\\\n]*(?:\\\n[^\\\n]*)*)", text, re.MULTILINE)[1]
+    arguments = command.replace("\\\n", " ").split()
+    script = TEMPLATES / "costs.py"
+    printed = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") > 10
+    assert printed in text
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_docs_launch_every_job_with_parameters_that_it_has(job):
+    text = (REPO / "docs" / "dataflow.md").read_text().replace("\\\n", " ")
+    launched = re.search(rf"dataflow\.sh launch {job} (.*)", text)[1]
+    given = dict(pair.split("=", 1) for pair in shlex.split(launched))
+    known = {parameter["name"]: parameter for parameter in metadata(job)["parameters"]}
+    assert {name for name, parameter in known.items() if not parameter.get("isOptional")} <= set(given)
+    for name, value in given.items():
+        assert all(re.fullmatch(regex, value) for regex in known[name].get("regexes", ())), name
