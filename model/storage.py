@@ -37,7 +37,7 @@ def open_input(uri: str | os.PathLike[str]) -> BinaryIO | NativeFile:
     if text.startswith("gs://"):
         with _explained(text):
             return _existing_blob(text).open("rb", chunk_size=_GCS_CHUNK_SIZE)
-    file_system, path = _resolve(text)
+    file_system, path = resolve(text)
     try:
         return file_system.open_input_file(path)
     except FileNotFoundError as error:
@@ -124,7 +124,7 @@ def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
         with _explained(text):
             _write_new_to_gcs(text, data)
         return
-    file_system, path = _resolve(text)
+    file_system, path = resolve(text)
     if not isinstance(file_system, fs.LocalFileSystem):
         raise ValueError(f"{text}: writing needs a local path or a gs:// URI.")
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -140,7 +140,8 @@ def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
             os.remove(temporary)
 
 
-def _resolve(text: str) -> tuple[fs.FileSystem, str]:
+def resolve(text: str) -> tuple[fs.FileSystem, str]:
+    """Return pyarrow's file system of a local path or URI, and the path in it."""
     if "://" in text:
         return fs.FileSystem.from_uri(text)
     return fs.LocalFileSystem(), os.path.abspath(text)

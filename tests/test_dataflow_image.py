@@ -320,7 +320,7 @@ def launcher_arguments(job: str, parameters: dict[str, str], launch: str) -> lis
         f"--disk_size_gb={environment['diskSizeGb']}",
         *(f"--experiments={experiment}" for experiment in environment["additionalExperiments"]),
         "--no_auth",
-        "--dataflow_endpoint=http://127.0.0.1:1",
+        "--dataflow_endpoint=http://localhost:1",
     ]
 
 

