@@ -14,7 +14,7 @@ from vidpress.model.dataset import VideoDataset
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest
 from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.pipeline import decode, encode, inspect
+from vidpress.pipeline import decode, encode, inspect, train
 
 gcs = pytest.importorskip("google.cloud.storage")
 pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")
@@ -301,6 +301,25 @@ def test_publishing_gets_through(fault, size, strict, model):
         random_model(model.spec, hidden=(30,)).save(f"gs://{BUCKET}/m.safetensors")
     strict.reset()
     assert content("m.safetensors") == model.to_bytes()
+
+
+def test_training_publishes_its_model(proxy, tmp_path, spec, capsys):
+    """And refuses to start where there is one already."""
+    pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+    write_records(tmp_path / "videos.tfrecord", [*map(frame_level, range(60))])
+    uri = f"gs://{BUCKET}/models/trained.safetensors"
+    arguments = [
+        *("--input", str(tmp_path / "videos.tfrecord"), "--output", uri, "--work_dir", str(tmp_path / "work")),
+        *("--features", str(spec), "--classes", "7", "--hidden", "12", "--steps", "5", "--batch_size", "16"),
+    ]
+    train.main(arguments)
+    model = FrozenModel.load(uri)
+    assert model.num_dims == 12
+    assert proxy.conditions[-1] == "0"
+    assert names() == {"models/trained.safetensors"}
+    with pytest.raises(SystemExit):
+        train.main(arguments)
+    assert f"--output {uri} exists already" in capsys.readouterr().err
 
 
 def test_of_those_who_publish_at_once_one_wins(strict, spec):
