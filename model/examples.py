@@ -1,9 +1,10 @@
 """`tf.train.Example` and `tf.train.SequenceExample` without TensorFlow.
 
-The messages of tensorflow/core/example/{example,feature}.proto are declared here a second time, in two ways that
-read the same bytes: in full, and with every `Feature` and `FeatureList` left as plain bytes. The second way lets a
-video's frames be taken from the wire as one matrix, where parsing 2 x 230 messages would cost more than the
-rest of the pipeline.
+A video's frames are taken from the wire as one matrix, where parsing 2 x 230 messages would cost more than the rest of
+the pipeline. `message_places` finds the features in the bytes as everybody writes them, without a copy. Any other valid
+encoding is parsed by protocol buffers: the messages of tensorflow/core/example/{example,feature}.proto are declared
+here a second time, in two ways that read the same bytes: in full, and with every `Feature` and `FeatureList` left as
+plain bytes.
 
 An `Example` is a `SequenceExample` without feature lists (both keep their `Features` in field 1), so one message
 serves for both.
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+
+from vidpress.model.message_places import all_begin_with, locate_entries
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -109,7 +112,7 @@ def _parse(name: str, data: bytes) -> Any:
         raise RecordError(f"not a tf.train.{name.removeprefix('Lazy')} message: {error}") from error
 
 
-def parse_record(payload: bytes) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+def parse_record(payload: bytes) -> tuple[Mapping[str, bytes], Mapping[str, bytes | memoryview]]:
     """Split a serialized Example or SequenceExample into its parts, without a look inside them.
 
     Args:
@@ -117,11 +120,26 @@ def parse_record(payload: bytes) -> tuple[Mapping[str, bytes], Mapping[str, byte
 
     Returns:
       The serialized `Feature` of each context feature, and the serialized `FeatureList` of each feature list (none
-      in an Example), by name.
+      in an Example), by name. Feature lists are views of the payload where they can be.
 
     Raises:
       RecordError: If the payload is not such a message.
     """
+    places, plain = locate_entries(np.frombuffer(payload, np.uint8))
+    if plain:
+        view = memoryview(payload)
+        context: dict[str, bytes] = {}
+        feature_lists: dict[str, bytes | memoryview] = {}
+        try:
+            for field, key_begin, key_end, begin, end in places.tolist():
+                key = payload[key_begin:key_end].decode()
+                if field == 1:
+                    context[key] = payload[begin:end]
+                else:
+                    feature_lists[key] = view[begin:end]
+            return context, feature_lists
+        except UnicodeDecodeError:
+            pass  # the parser below says so
     try:
         record = _messages()["LazyRecord"].FromString(payload)
     except DecodeError as error:
@@ -189,7 +207,7 @@ def _frame_header(size: int) -> bytes:
     return _delimited(1, len(bytes_list) + size) + bytes_list
 
 
-def frame_matrix(feature_list: bytes, size: int) -> np.ndarray:
+def frame_matrix(feature_list: bytes | memoryview, size: int) -> np.ndarray:
     """Return the frames of a serialized `FeatureList` of 8-bit features.
 
     All frames are equally long on the wire and begin alike, so that their matrix is a strided view of the buffer;
@@ -211,9 +229,9 @@ def frame_matrix(feature_list: bytes, size: int) -> np.ndarray:
     num_frames, rest = divmod(len(feature_list), stride)
     if rest == 0:
         rows = np.frombuffer(feature_list, np.uint8).reshape(num_frames, stride)
-        if (rows[:, : len(header)] == np.frombuffer(header, np.uint8)).all():
+        if all_begin_with(rows, np.frombuffer(header, np.uint8)):
             return rows[:, len(header) :]
-    frames = [list(feature.bytes_list.value) for feature in _parse("FeatureList", feature_list).feature]
+    frames = [list(feature.bytes_list.value) for feature in _parse("FeatureList", bytes(feature_list)).feature]
     for index, values in enumerate(frames):
         if len(values) != 1 or len(values[0]) != size:
             raise RecordError(

@@ -64,11 +64,18 @@ class FeatureSpec:
         """Numbers in a video's input vector `x`."""
         return sum(feature.size for feature in self.features)
 
-    def dequantize(self, q: np.ndarray) -> np.ndarray:
-        """Turn 8-bit numbers, or means of them, into feature values.
+    @property
+    def dequantization(self) -> tuple[float, float]:
+        """The scale and shift that turn 8-bit numbers into feature values.
 
-        `q * 4/255 + 4/512 - 2` for the default range: the formula of the dataset's own reader
+        `q * 4/255 + (4/512 - 2)` for the default range: the formula of the dataset's own reader
         (`Dequantize` in youtube-8m/utils.py).
+        """
+        span = self.quantized_max - self.quantized_min
+        return span / 255.0, span / 512.0 + self.quantized_min
+
+    def dequantize(self, q: np.ndarray) -> np.ndarray:
+        """Turn 8-bit numbers, or means of them, into feature values, by `dequantization`.
 
         Args:
           q: float64[...], in [0, 255].
@@ -76,8 +83,8 @@ class FeatureSpec:
         Returns:
           float64[...].
         """
-        span = self.quantized_max - self.quantized_min
-        return q * (span / 255.0) + (span / 512.0 + self.quantized_min)
+        scale, shift = self.dequantization
+        return q * scale + shift
 
     @classmethod
     def parse(cls, text: str) -> FeatureSpec:

@@ -95,10 +95,10 @@ def _parse_id(context: Mapping[str, bytes], spec: FeatureSpec) -> bytes:
 def _parse_labels(context: Mapping[str, bytes], spec: FeatureSpec) -> np.ndarray:
     if spec.labels_key not in context:
         return np.empty(0, np.int32)
-    labels = np.array(examples.int64_values(context[spec.labels_key]), np.int64)
-    if labels.size and not (labels.min() >= 0 and labels.max() <= _INT32_MAX):
-        raise RecordError(f"{spec.labels_key!r} must be class indices from 0 to {_INT32_MAX}, not {labels.tolist()}")
-    return labels.astype(np.int32)
+    labels = list(examples.int64_values(context[spec.labels_key]))
+    if labels and not (min(labels) >= 0 and max(labels) <= _INT32_MAX):
+        raise RecordError(f"{spec.labels_key!r} must be class indices from 0 to {_INT32_MAX}, not {labels}")
+    return np.array(labels, np.int32)
 
 
 def _parse_feature(feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes]) -> np.ndarray:
@@ -135,23 +135,36 @@ def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
       RecordError: If there are no frames, the features differ in their number of frames, or a value is NaN or
         infinite.
     """
-    parts = [video.features[feature.name] for feature in spec.features]
-    lengths = {feature.name: len(part) for feature, part in zip(spec.features, parts, strict=True) if part.ndim == 2}
-    if len(set(lengths.values())) > 1:
-        raise RecordError(f"the features differ in their number of frames: {lengths}", video.id)
-    if 0 in lengths.values():
-        raise RecordError("the video has no frames", video.id)
     x = np.empty(spec.input_size, np.float32)
+    scale, shift = spec.dequantization
+    num_frames = None
     start = 0
-    for feature, part in zip(spec.features, parts, strict=True):
+    for feature in spec.features:
+        part = video.features[feature.name]
         end = start + feature.size
-        x[start:end] = part if part.ndim == 1 else spec.dequantize(sum_frames(part) / len(part))
+        if part.ndim == 1:
+            x[start:end] = part
+            if not np.isfinite(part).all():
+                index = int(np.flatnonzero(~np.isfinite(part))[0])
+                raise RecordError(f"input {start + index} of {len(x)} is {part[index]}", video.id)
+        elif not len(part):
+            raise RecordError("the video has no frames", video.id)
+        elif num_frames not in (None, len(part)):
+            lengths = {name: len(values) for name, values in video.features.items() if values.ndim == 2}
+            raise RecordError(f"the features differ in their number of frames: {lengths}", video.id)
+        else:
+            num_frames = len(part)
+            _mean_frames(part, scale, shift, x[start:end])
         start = end
-    if not np.isfinite(x).all():
-        index = int(np.flatnonzero(~np.isfinite(x))[0])
-        raise RecordError(f"input {index} of {len(x)} is {x[index]}", video.id)
-    num_frames = next(iter(lengths.values()), None)
     return PooledVideo(video.id, video.labels, x, num_frames, video.file, video.offset)
+
+
+@jit
+def _mean_frames(frames: np.ndarray, scale: float, shift: float, out: np.ndarray) -> None:
+    """Write the dequantized mean of frames uint8[num_frames, size] to `out` float32[size]."""
+    total = sum_frames(frames)
+    for j in range(len(total)):
+        out[j] = np.float32(total[j] / len(frames) * scale + shift)
 
 
 @jit

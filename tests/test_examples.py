@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +9,7 @@ from vidpress.model.examples import RecordError, frame_matrix, parse_record, ser
 
 
 def feature_list(frames: np.ndarray) -> bytes:
-    return parse_record(serialize_record({}, {"rgb": frames}))[1]["rgb"]
+    return bytes(parse_record(serialize_record({}, {"rgb": frames}))[1]["rgb"])
 
 
 @given(st.integers(0, 5), st.sampled_from([1, 2, 127, 128, 129, 1024, 16384]), st.integers(0, 2**32 - 1))
@@ -82,3 +83,43 @@ def test_reads_and_writes_tensorflows_messages():
     context, feature_lists = parse_record(message.SerializeToString())
     assert list(examples.int64_values(context["labels"])) == [3, 70000]
     np.testing.assert_array_equal(frame_matrix(feature_lists["rgb"], 100), frames)
+
+
+def parsed_in_full(payload):
+    try:
+        record = examples._messages()["LazyRecord"].FromString(payload)
+    except DecodeError:
+        return None
+    return dict(record.context.feature), dict(record.feature_lists.feature_list)
+
+
+@given(st.data())
+def test_any_bytes_are_read_as_protocol_buffers_read_them(data):
+    """Cut, doubled and overwritten messages: what is found without the parser is what the parser finds."""
+    payload = bytearray(
+        serialize_record(
+            {"id": b"abc", "labels": [3, 70000], "mean_rgb": np.ones(40, np.float32)},
+            {"rgb": np.ones((3, 20), np.uint8), "audio": np.zeros((2, 5), np.uint8)},
+        )
+    )
+    for _ in range(data.draw(st.integers(0, 3))):
+        begin, end = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(payload))])))
+        change = data.draw(st.sampled_from(["cut", "double", "overwrite"]))
+        if change == "cut":
+            del payload[begin:end]
+        elif change == "double":
+            payload += payload[begin:end]
+        elif begin < len(payload):
+            payload[begin] = data.draw(st.sampled_from([0, 1, 2, 0x0A, 0x12, 0x7F, 0x80, 0xFF]))
+    expected = parsed_in_full(bytes(payload))
+    if expected is None:
+        with pytest.raises(RecordError, match=r"not a tf\.train\.Example"):
+            parse_record(bytes(payload))
+    else:
+        context, feature_lists = parse_record(bytes(payload))
+        assert (dict(context), {name: bytes(value) for name, value in feature_lists.items()}) == expected
+
+
+def test_more_features_than_usual_are_read():
+    names = [f"feature{index}" for index in range(1000)]
+    assert sorted(parse_record(serialize_record(dict.fromkeys(names, b"x")))[0]) == sorted(names)
