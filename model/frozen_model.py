@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import threadpoolctl
 from safetensors import SafetensorError
 
 from vidpress.model import range_coder, storage
@@ -166,7 +165,7 @@ class FrozenModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the input and the output of the last layer, in the precision of the weights."""
         # Values too large for float32 become infinity or NaN, which the caller refuses.
-        with _blas_controller().limit(limits=1), np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             for kernel, bias in layers:
                 last_input = activations
                 activations = last_input @ kernel
@@ -356,11 +355,6 @@ def _exact_z_hat(
             z += inputs[rows[i], k] * np.float64(kernel[k, columns[i]])
         z_hat[i] = np.int32(np.rint(np.maximum(z + np.float64(bias[columns[i]]), 0.0)))
     return z_hat
-
-
-@functools.cache
-def _blas_controller() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def _model_id(data: bytes) -> str:

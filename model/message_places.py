@@ -54,13 +54,13 @@ def _field(message, begin, end):
     position = begin + 1
     if position >= end or message[begin] & 7 != _LENGTH_DELIMITED or message[begin] > 0x7F:
         return 0, end, end
-    length = 0
+    length = np.int64(0)
     for shift in range(0, 35, 7):
         if position >= end:
             return 0, end, end
-        byte = np.int64(message[position])
+        byte = message[position]
         position += 1
-        length |= (byte & 0x7F) << shift
+        length |= np.int64(byte & 0x7F) << shift
         if byte < 0x80:
             if length > end - position:
                 break

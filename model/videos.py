@@ -101,7 +101,9 @@ def _parse_labels(context: Mapping[str, bytes], spec: FeatureSpec) -> np.ndarray
     return np.array(labels, np.int32)
 
 
-def _parse_feature(feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes]) -> np.ndarray:
+def _parse_feature(
+    feature: Feature, context: Mapping[str, bytes], feature_lists: Mapping[str, bytes | memoryview]
+) -> np.ndarray:
     if feature.name in feature_lists:
         try:
             return examples.frame_matrix(feature_lists[feature.name], feature.size)

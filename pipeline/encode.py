@@ -34,6 +34,7 @@ def build_pipeline(
     previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
+    threads: int = 0,
 ) -> beam.PCollection[Manifest]:
     """Add the encode job to a pipeline.
 
@@ -46,6 +47,7 @@ def build_pipeline(
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
       max_bad_fraction: The share of dead letters above which the job fails.
+      threads: How many batches a worker encodes while it goes on reading.
 
     Returns:
       The data set's manifest, one element.
@@ -54,7 +56,7 @@ def build_pipeline(
     reading = ReadVideos(file_patterns, spec=header.spec, known_files=known_files)
     videos, unread, inputs = pipeline | "ReadVideos" >> reading
     pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=header.spec)
-    rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id)
+    rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id, threads=threads)
     dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
     return rows | "WriteShards" >> WriteShards(
         output,
@@ -141,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
+                threads=launch.threads_per_worker(options),
             )
 
         seconds = launch.run(options, build, total=input_bytes, unit="B")

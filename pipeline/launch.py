@@ -114,6 +114,11 @@ def graph_location(options: PipelineOptions) -> str | None:
     return options.view_as(GoogleCloudOptions).template_location
 
 
+def threads_per_worker(options: PipelineOptions) -> int:
+    """Return how many threads a worker should have besides its own: all cores' if it is the only one, else none."""
+    return len(os.sched_getaffinity(0)) if runs_in_this_process(options) else 0
+
+
 def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
     """Return the files of some patterns, each once.
 

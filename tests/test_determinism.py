@@ -74,10 +74,19 @@ def test_two_worker_threads(files, model_path, reference, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
 def test_any_batch_size(files, model_path, reference, tmp_path, batch_size, monkeypatch):
-    from vidpress.transforms.encode_videos import FrozenModelHandler
+    from vidpress.transforms import encode_videos
 
-    sizes = {"min_batch_size": batch_size, "max_batch_size": batch_size}
-    monkeypatch.setattr(FrozenModelHandler, "batch_elements_kwargs", lambda self: sizes)
+    monkeypatch.setattr(encode_videos, "BATCH_SIZE", batch_size)
+    assert run(files, model_path, tmp_path) == reference
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_any_number_of_threads(files, model_path, reference, tmp_path, threads, monkeypatch):
+    from vidpress.pipeline import launch
+    from vidpress.transforms import encode_videos
+
+    monkeypatch.setattr(encode_videos, "BATCH_SIZE", 10)
+    monkeypatch.setattr(launch, "threads_per_worker", lambda options: threads)
     assert run(files, model_path, tmp_path) == reference
 
 
