@@ -7,6 +7,8 @@ import functools
 import hashlib
 import json
 import os
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,10 @@ TIE_MARGIN = 2.0**-20
 
 # Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
 MAX_Z = 2**24
+
+# The loaded models that are in use, by their identity.
+_LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
+_LOADING = threading.Lock()
 
 _HEADER_KEY = "vidpress"
 _MODEL_ID_LENGTH = 16
@@ -253,6 +259,10 @@ class FrozenModel:
         Raises:
           ModelError: If it is not such a file, or of a later format; the message says which, and `name`.
         """
+        return cls._parse(data, name, _model_id(data), verified=False)
+
+    @classmethod
+    def _parse(cls, data: bytes, name: str, model_id: str, *, verified: bool) -> FrozenModel:
         try:
             tensors = safetensors.numpy.load(data)
             header = json.loads(_metadata(data)[_HEADER_KEY])
@@ -267,7 +277,7 @@ class FrozenModel:
                 "install the version that wrote it, or a later one."
             )
         sha256 = header.pop("sha256", None)
-        if sha256 != _content_sha256(header, tensors):
+        if not verified and sha256 != _content_sha256(header, tensors):
             raise ModelError(f"{name} is damaged: its content does not fit its checksum. Fetch it again.")
         try:
             model = cls(
@@ -288,7 +298,7 @@ class FrozenModel:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{name} is damaged: {error}") from error
-        vars(model)["model_id"] = _model_id(data)  # fills the cached property
+        vars(model)["model_id"] = model_id  # fills the cached property
         return model
 
     def save(self, uri: str | os.PathLike[str]) -> str:
@@ -303,7 +313,7 @@ class FrozenModel:
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, model_id: str | None = None) -> FrozenModel:
-        """Load a model from a local path or `gs://` URI.
+        """Load a model from a local path or `gs://` URI, or take it from whoever in this process has it.
 
         Args:
           uri: The file.
@@ -313,12 +323,19 @@ class FrozenModel:
           FileNotFoundError: If there is no such file.
           ModelError: If it is no vidpress model, or another one than `model_id`.
         """
-        data = storage.read_bytes(uri)
-        if model_id is not None and _model_id(data) != model_id:
-            raise ModelError(
-                f"{os.fspath(uri)} is model {_model_id(data)}, not {model_id}: it was changed, or another one is meant."
-            )
-        return cls.from_bytes(data, name=os.fspath(uri))
+        # The launcher and all workers of a process share one model, and those that wait need not load it.
+        with _LOADING:
+            model = None if model_id is None else _LOADED.get(model_id)
+            if model is None:
+                data = storage.read_bytes(uri)
+                found = _model_id(data)
+                if model_id not in (None, found):
+                    raise ModelError(
+                        f"{os.fspath(uri)} is model {found}, not {model_id}: it was changed, or another one is meant."
+                    )
+                model = cls._parse(data, os.fspath(uri), found, verified=model_id is not None)
+                _LOADED[found] = model
+            return model
 
 
 @jit

@@ -36,6 +36,16 @@ def test_file_round_trip(model, tmp_path):
     assert_equal(loaded, model)
 
 
+def test_a_model_in_use_is_not_loaded_twice(model, tmp_path):
+    model_id = model.save(tmp_path / "model.safetensors")
+    loaded = FrozenModel.load(tmp_path / "model.safetensors")
+    assert FrozenModel.load(tmp_path / "model.safetensors", model_id=model_id) is loaded
+    del loaded
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        FrozenModel.load(tmp_path / "model.safetensors", model_id=model_id)
+
+
 def test_equal_models_have_equal_files():
     assert random_model(SPEC).to_bytes() == random_model(SPEC).to_bytes()
     assert random_model(SPEC).model_id != random_model(SPEC, seed=1).model_id
