@@ -27,21 +27,25 @@ SCHEMA = pa.schema(
 BATCH_SIZE = 512
 
 
-def build_pipeline(pipeline: beam.Pipeline, *, file_pattern: str, model: str, tables: str, output: str) -> None:
+def build_pipeline(
+    pipeline: beam.Pipeline, *, file_pattern: str, frame_level: bool, model: str, tables: str, output: str
+) -> None:
     """Add the job to a pipeline.
 
     Args:
       pipeline: The pipeline.
-      file_pattern: Frame-level TFRecord files.
+      file_pattern: TFRecord files.
+      frame_level: Whether they hold frames, or their means.
       model: A saved Keras model, input vectors to bottleneck activations.
       tables: A .npz file with `cdf` and `cdf_offset` in tensorflow-compression's layout, and `precision`.
       output: Path prefix of the Parquet files.
     """
+    message = tf.train.SequenceExample if frame_level else tf.train.Example
     _ = (
         pipeline
         | "Read" >> beam.io.ReadFromTFRecord(file_pattern)
-        | "Parse" >> beam.Map(tf.train.SequenceExample.FromString)
-        | "Average" >> beam.Map(average)
+        | "Parse" >> beam.Map(message.FromString)
+        | "Average" >> beam.Map(average if frame_level else take_means)
         | "Batch" >> beam.BatchElements(min_batch_size=BATCH_SIZE, max_batch_size=BATCH_SIZE)
         | "Encode" >> beam.ParDo(EncodeFn(model, tables))
         | "Write" >> beam.io.WriteToParquet(output, SCHEMA, num_shards=1, file_name_suffix=".parquet")
@@ -67,6 +71,18 @@ def average(example: tf.train.SequenceExample) -> dict[str, Any]:
         "labels": list(context["labels"].int64_list.value),
         "num_frames": num_frames,
         "x": np.concatenate(means).astype(np.float32),
+    }
+
+
+def take_means(example: tf.train.Example) -> dict[str, Any]:
+    """Take the means of a video-level record."""
+    features = example.features.feature
+    means = [np.array(features[f"mean_{name}"].float_list.value, np.float32) for name in FEATURES]
+    return {
+        "id": features["id"].bytes_list.value[0],
+        "labels": list(features["labels"].int64_list.value),
+        "num_frames": None,
+        "x": np.concatenate(means),
     }
 
 

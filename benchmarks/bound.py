@@ -1,0 +1,154 @@
+"""What this machine allows the encode job at most, stage by stage, and what share of it the job reaches.
+
+Each stage is the least work that does the same: records are read from page cache into one buffer and checked by CRC-32C,
+the frames are summed in place, the matrix products run in NumPy on all weights, `z_hat` is coded. All are measured
+without Beam, without parsing and without Python objects, with one thread on each core; their sum is the floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import glob
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import encode
+import google_crc32c
+import machine
+import numpy as np
+import threadpoolctl
+import workload
+from measuring import timed_in_fresh_process
+from results import Report, parser
+
+from vidpress.model import range_coder
+from vidpress.model.compiled import jit
+from vidpress.model.table_banks import choose_banks
+from vidpress.model.videos import sum_frames
+
+CORES = len(os.sched_getaffinity(0))
+BATCH_SIZE = 1024
+TARGET = 0.7
+
+
+class Stage(NamedTuple):
+    """A stage's least work.
+
+    Attributes:
+      name: What it is.
+      run: Does it for one chunk of videos.
+      videos: How many that are.
+    """
+
+    name: str
+    run: Callable[[], object]
+    videos: int
+
+
+@jit
+def _touch(frames: np.ndarray) -> int:
+    """Sum frames, and return a number of the sum, so that nothing is left out."""
+    return sum_frames(frames)[0]
+
+
+def seconds_a_video(stage: Stage, executor: concurrent.futures.Executor) -> float:
+    """Return the time of a stage with one thread on each core, a video."""
+    start = time.perf_counter()
+    concurrent.futures.wait([executor.submit(stage.run) for _ in range(CORES)])
+    return (time.perf_counter() - start) / (CORES * stage.videos)
+
+
+def stages(records: workload.Records, hidden: Sequence[int], videos: Sequence[workload.PooledVideo]) -> list[Stage]:
+    """Return the stages of the encode job for frame-level records."""
+    path = sorted(glob.glob(records.pattern))[0]
+    size = records.num_bytes // records.num_videos
+    num_chunks = os.path.getsize(path) // size
+
+    def read_and_check() -> None:
+        buffer = bytearray(size)
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(num_chunks):
+                file.readinto(buffer)
+                google_crc32c.value(bytes(memoryview(buffer)))
+
+    frames = np.random.default_rng(0).integers(0, 256, (size // workload.SPEC.input_size, 1152), np.uint8)
+    x = np.stack([video.x for video in videos])
+    model = workload.random_model(hidden, x)
+    batch = np.ascontiguousarray(x[:BATCH_SIZE])
+
+    def multiply() -> None:
+        activations = batch
+        for kernel, _ in model.hidden:
+            activations = activations @ kernel
+
+    z_hat = model.quantize(batch)
+
+    def code() -> None:
+        range_coder.encode(model.tables, z_hat, choose_banks(model.tables, z_hat))
+
+    flops = 2 * sum(kernel.size for kernel, _ in model.hidden)
+    return [
+        Stage("read and checksum", read_and_check, num_chunks),
+        Stage("sum the frames", lambda: [_touch(frames) for _ in range(200)], 200),
+        Stage(f"matrix products, {flops / 1e6:.1f} MFLOP", multiply, len(batch)),
+        Stage("code", code, len(batch)),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the stages and the job in turns."""
+    command_line = parser(__doc__, repeats=5)
+    command_line.add_argument("--records", type=int, default=4000, help="how many (default: %(default)s)")
+    command_line.add_argument("--hidden", default="6000,2000", help="layer sizes (default: %(default)s)")
+    command_line.add_argument("--scratch", help="where the records go (default: the temporary folder)")
+    args = command_line.parse_args(argv)
+    print(machine.describe(), flush=True)
+    hidden = [int(size) for size in args.hidden.split(",")]
+    job = argparse.Namespace(
+        **vars(args) | {"level": "frames", "model": None, "input": None, "files": 8, "workers": 1, "json": None}
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="vidpress-benchmark-", dir=args.scratch) as folder,
+        concurrent.futures.ThreadPoolExecutor(CORES) as executor,
+    ):
+        source, description, num_videos, _ = encode.prepare(folder, job)
+        report = Report(f"The machine's bound for encoding, frame level, {description}")
+        report.note(f"{num_videos:,} records of {source}; {CORES} threads; {args.repeats} turns.")
+        records = workload.Records(
+            encode.glob_of(f"{folder}/all", "frames"),
+            num_videos,
+            sum(map(os.path.getsize, glob.glob(f"{folder}/all/*"))),
+        )
+        _, videos = workload.real_videos(None, max(BATCH_SIZE, 2))
+        todo = stages(records, hidden, videos)
+        times: dict[str, list[float]] = {stage.name: [] for stage in todo}
+        steady = []
+        for turn in range(args.repeats + 1):
+            with threadpoolctl.threadpool_limits(1, "blas"):
+                for stage in todo:
+                    taken = seconds_a_video(stage, executor)
+                    if turn:
+                        times[stage.name].append(taken)
+            one, whole = (
+                timed_in_fresh_process(encode.run, "vidpress", folder, part, f"{folder}/out-{turn}-{part}", job)
+                for part in ("one", "all")
+            )
+            if turn:
+                steady.append((whole.seconds - one.seconds) / (num_videos - 1))
+    for name, taken in times.items():
+        report.row(name, {"us a video": [1e6 * seconds for seconds in taken]}, ".1f")
+    floors = [sum(turn) for turn in zip(*times.values(), strict=True)]
+    report.row("the floor, their sum", {"us a video": [1e6 * seconds for seconds in floors]}, ".1f")
+    report.row("the encode job, steady state", {"us a video": [1e6 * seconds for seconds in steady]}, ".1f")
+    share = statistics.median(floors) / statistics.median(steady)
+    report.target(f"encode frame level, {description}, as a share of the machine's bound", TARGET, share)
+    report.finish(args)
+
+
+if __name__ == "__main__":
+    main()

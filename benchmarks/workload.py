@@ -1,0 +1,157 @@
+"""What the benchmarks encode: records made around real videos' means, and a network of a given shape."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidpress.model import synthetic
+from vidpress.model.examples import serialize_record
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.videos import PooledVideo, parse_video, pool_frames
+
+SPEC = FeatureSpec()
+FRAMES = (120, 300)
+SHARE_OF_NONZERO = 0.07
+
+
+class Records(NamedTuple):
+    """Records in files.
+
+    Attributes:
+      pattern: Of the files.
+      num_videos: How many records.
+      num_bytes: Of their payloads.
+    """
+
+    pattern: str
+    num_videos: int
+    num_bytes: int
+
+
+def real_videos(pattern: str | None, num_videos: int) -> tuple[str, list[PooledVideo]]:
+    """Return what the videos are, and the videos.
+
+    Args:
+      pattern: TFRecord files; by default YouTube-8M's, video level, under $VIDPRESS_DATA or ../shared/data, or made-up
+        ones where these are not at hand.
+      num_videos: How many.
+    """
+    shared = pathlib.Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    data = pathlib.Path(os.environ.get("VIDPRESS_DATA", shared))
+    paths = sorted(glob.glob(pattern or f"{data}/yt8m_v2_video/*.tfrecord"))
+    if pattern and not paths:
+        raise SystemExit(f"--input {pattern} matches no file.")
+    payloads = _payloads(paths) if paths else synthetic.make_videos(10**9, spec=SPEC, frames=(8, 8))
+    videos = [pool_frames(parse_video(payload, SPEC), SPEC) for payload in itertools.islice(payloads, num_videos)]
+    if len(videos) < num_videos:
+        raise SystemExit(f"The input holds {len(videos)} videos, fewer than the {num_videos} that are wanted.")
+    return "real YouTube-8M videos" if paths else "MADE-UP videos", videos
+
+
+def _payloads(paths: Sequence[str]) -> Iterator[bytes]:
+    for path in paths:
+        with open(path, "rb") as file:
+            for _, payload in read_tfrecords(file):
+                if isinstance(payload, bytes):
+                    yield payload
+
+
+def write_frame_level(folder: str, videos: Sequence[PooledVideo], num_files: int) -> Records:
+    """Write records whose frames are AR(1) noise around the videos' means, as `synthetic.frames_around` makes them."""
+    rng = np.random.default_rng(0)
+    num_bytes = 0
+
+    def payloads(part: Sequence[PooledVideo]) -> Iterator[bytes]:
+        nonlocal num_bytes
+        for video in part:
+            q = synthetic.frames_around(video.x, int(rng.integers(FRAMES[0], FRAMES[1] + 1)), rng, SPEC)
+            payload = synthetic.serialize_video(video.id, video.labels, q, SPEC)
+            num_bytes += len(payload)
+            yield payload
+
+    pattern = f"{folder}/frames-*.tfrecord"
+    for index in range(num_files):
+        with open(pattern.replace("*", f"{index:03d}"), "wb") as file:
+            write_tfrecords(file, payloads(videos[index::num_files]))
+    return Records(pattern, len(videos), num_bytes)
+
+
+def write_video_level(folder: str, videos: Sequence[PooledVideo], num_files: int) -> Records:
+    """Write records of the videos' means."""
+    num_bytes = 0
+
+    def payloads(part: Sequence[PooledVideo]) -> Iterator[bytes]:
+        nonlocal num_bytes
+        for video in part:
+            means = {
+                feature.mean_name: x
+                for feature, x in zip(
+                    SPEC.features, np.split(video.x, np.cumsum([f.size for f in SPEC.features])[:-1]), strict=True
+                )
+            }
+            payload = serialize_record({"id": video.id, "labels": video.labels, **means})
+            num_bytes += len(payload)
+            yield payload
+
+    pattern = f"{folder}/videos-*.tfrecord"
+    for index in range(num_files):
+        with open(pattern.replace("*", f"{index:03d}"), "wb") as file:
+            write_tfrecords(file, payloads(videos[index::num_files]))
+    return Records(pattern, len(videos), num_bytes)
+
+
+def compress_files(records: Records) -> Records:
+    """Write gzip copies of the files, as the dataset's mirrors have them."""
+    for path in glob.glob(records.pattern):
+        with open(path, "rb") as source, gzip.open(f"{path}.gz", "wb", compresslevel=6) as target:
+            while data := source.read(1 << 20):
+                target.write(data)
+    return records._replace(pattern=f"{records.pattern}.gz")
+
+
+def random_model(hidden: Sequence[int], x: np.ndarray) -> FrozenModel:
+    """Return a network of random weights; as in a trained one, more than 90 % of `z_hat` are zero.
+
+    Args:
+      hidden: The layers' sizes.
+      x: float32[n, input_size], which the tables are fitted to.
+    """
+    rng = np.random.default_rng(0)
+    layers = []
+    activations = x
+    for size, share in zip(hidden, [0.5] * (len(hidden) - 1) + [SHARE_OF_NONZERO], strict=True):
+        fan_in = activations.shape[1]
+        kernel = rng.standard_normal((fan_in, size), np.float32) * np.float32(np.sqrt(2 / fan_in))
+        before = activations @ kernel
+        # Each unit gets unit variance, and a bias that sets how often it is rounded to more than zero.
+        scale = 1 / np.maximum(before.std(axis=0), 1e-6)
+        bias = 0.5 - np.quantile(before * scale, 1 - share, axis=0)
+        layers.append(((kernel * scale).astype(np.float32), bias.astype(np.float32)))
+        activations = np.maximum(before * scale + bias.astype(np.float32), 0)
+    tables = RangeCodingTables.fit(np.rint(activations).astype(np.int32))
+    return FrozenModel(SPEC, tuple(layers), tables, metadata={"weights": "random"})
+
+
+def save_stock_model(model: FrozenModel, folder: str) -> None:
+    """Write the same network for Keras, and the same tables for tensorflow-compression, which has no banks."""
+    import tensorflow as tf
+
+    keras_model = tf.keras.Sequential([tf.keras.Input((model.spec.input_size,))])
+    for kernel, bias in model.hidden:
+        layer = tf.keras.layers.Dense(kernel.shape[1], activation="relu")
+        keras_model.add(layer)
+        layer.set_weights([kernel, bias])
+    keras_model.save(f"{folder}/stock.keras")
+    tables = model.tables.shared
+    np.savez(f"{folder}/stock-tables.npz", cdf=tables.lookup, cdf_offset=tables.cdf_offset, precision=tables.precision)
