@@ -1,32 +1,59 @@
-"""Time the range coder against tensorflow-compression's, on one core and on the same codes.
+"""Time the range coder against tensorflow-compression's, constriction's and CompressAI's, on one core.
 
-`z_hat` is made up after those of trained bottlenecks, sparse and with long tails, or computed by a model from real
-records. Both coders take turns; the medians of their rates and the ratio are printed. The codes must be equal.
+`z_hat` is what frozen models make of real videos, one model for each rate; without models, it is made up after theirs,
+sparse and with long tails. All coders get the same tables and values, and one string a video is asked of each.
+tensorflow-compression's strings must be equal to ours. Times are CPU times; the coders take turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import glob
+import importlib.machinery
+import importlib.util
 import itertools
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import machine
 import numpy as np
+import workload
+from results import Report, parser
 
 from vidpress.model import range_coder
-from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames
-from vidpress.pipeline.machine import describe
+from vidpress.model.table_banks import choose_banks
+
+TARGET = 4.0
+# The others take a call, and lists of Python integers, for each video: fewer will do.
+FEW_VIDEOS = 128
 
 
-def make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) -> np.ndarray:
-    """Return int32[num_videos, num_dims]: how often each dimension is not 0 is log-normal, its values geometric."""
+class Coder(NamedTuple):
+    """A coder at work on given values.
+
+    Attributes:
+      encode: Encodes all videos.
+      decode: Decodes them.
+      num_videos: How many they are.
+      num_bytes: Of their codes.
+    """
+
+    encode: Callable[[], object]
+    decode: Callable[[], object]
+    num_videos: int
+    num_bytes: int
+
+
+def made_up(num_videos: int, nonzero: float, num_dims: int = 2000) -> tuple[RangeCodingTables, np.ndarray]:
+    """Return tables, and int32[num_videos, num_dims] like a bottleneck's of which a share is not zero."""
+    tables = RangeCodingTables.fit(_make_z_hat(20000, num_dims, nonzero, seed=2))
+    return tables, _make_z_hat(num_videos, num_dims, nonzero, seed=1)
+
+
+def _make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) -> np.ndarray:
+    """Make values: how often each dimension is not 0 is log-normal, its values geometric."""
     per_dim = np.random.default_rng(0)
     rate = np.exp(per_dim.normal(0, 1.8, num_dims))
     # The scale at which, capped, the rates have the wanted mean.
@@ -44,24 +71,139 @@ def make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) -
     return z_hat
 
 
-def read_z_hat(model_path: str, pattern: str, num_videos: int) -> tuple[RangeCodingTables, np.ndarray]:
-    """Return a model's tables, and what it makes of the first videos of TFRecord files.
+def vidpress_coder(tables: RangeCodingTables, z_hat: np.ndarray) -> Coder:
+    """Return our coder; with banks, choosing them is part of encoding."""
 
-    Of a model with banks of tables, they are the shared ones: tensorflow-compression has no banks.
-    """
-    model = FrozenModel.load(model_path)
-    x = list(itertools.islice(_inputs(pattern, model.spec), num_videos))
-    if not x:
-        raise SystemExit(f"{pattern} names no file with records.")
-    return model.tables.shared, model.quantize(np.stack(x))
+    def encode() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        bank = choose_banks(tables, z_hat)
+        return (*range_coder.encode(tables, z_hat, bank), bank)
+
+    data, offsets, bank = encode()
+
+    def decode() -> np.ndarray:
+        return range_coder.decode(tables, data, offsets, bank=bank)
+
+    _check(decode(), z_hat, "vidpress")
+    return Coder(encode, decode, len(z_hat), len(data))
 
 
-def _inputs(pattern: str, spec: FeatureSpec) -> Iterator[np.ndarray]:
-    for path in sorted(glob.glob(pattern)):
-        with open(path, "rb") as file:
-            for _, payload in read_tfrecords(file):
-                if isinstance(payload, bytes):
-                    yield pool_frames(parse_video(payload, spec), spec).x
+def tensorflow_coder(tables: RangeCodingTables, z_hat: np.ndarray) -> Coder:
+    """Return tensorflow-compression's coder; its strings must be equal to ours."""
+    import tensorflow as tf
+    import tensorflow_compression as tfc
+
+    entropy_model = tfc.ContinuousBatchedEntropyModel(
+        prior_shape=[tables.num_dims],
+        coding_rank=1,
+        compression=True,
+        cdf=tables.lookup,
+        cdf_offset=tables.cdf_offset,
+        range_coder_precision=tables.precision,
+        offset_heuristic=False,
+    )
+    z = tf.constant(z_hat, tf.float32)
+    strings = entropy_model.compress(z)
+    if list(strings.numpy()) != range_coder.compress(tables, z_hat):
+        raise SystemExit("tensorflow-compression's codes differ from ours.")
+    _check(entropy_model.decompress(strings, []).numpy(), z_hat, "tensorflow-compression")
+    return Coder(
+        lambda: entropy_model.compress(z),
+        lambda: entropy_model.decompress(strings, []),
+        len(z_hat),
+        sum(map(len, strings.numpy())),
+    )
+
+
+def constriction_coder(tables: RangeCodingTables, z_hat: np.ndarray, kind: str) -> Coder:
+    """Return constriction's range coder ("queue") or ANS coder ("stack"), for values without escapes."""
+    import constriction
+
+    num_symbols = np.diff(tables.cdf_start) - 1
+    probabilities = np.zeros((tables.num_dims, num_symbols.max()), np.float32)
+    for dim, (begin, end) in enumerate(itertools.pairwise(tables.cdf_start)):
+        probabilities[dim, : end - begin - 1] = np.diff(tables.cdf[begin:end]) / 2.0**tables.precision
+    family = constriction.stream.model.Categorical(perfect=False)
+    symbols = np.ascontiguousarray(z_hat[:FEW_VIDEOS] - tables.cdf_offset, np.int32)
+    # An escape is coded without the distance that should follow.
+    symbols = np.where((symbols < 0) | (symbols >= num_symbols), num_symbols - 1, symbols).astype(np.int32)
+
+    def encode() -> list[np.ndarray]:
+        codes = []
+        for row in symbols:
+            if kind == "queue":
+                encoder = constriction.stream.queue.RangeEncoder()
+                encoder.encode(row, family, probabilities)
+            else:
+                encoder = constriction.stream.stack.AnsCoder()
+                encoder.encode_reverse(row, family, probabilities)
+            codes.append(encoder.get_compressed())
+        return codes
+
+    codes = encode()
+
+    def decode() -> list[np.ndarray]:
+        make = constriction.stream.queue.RangeDecoder if kind == "queue" else constriction.stream.stack.AnsCoder
+        return [make(code).decode(family, probabilities) for code in codes]
+
+    _check(np.stack(decode()), symbols, "constriction")
+    return Coder(encode, decode, len(symbols), sum(code.nbytes for code in codes))
+
+
+def compressai_coder(tables: RangeCodingTables, z_hat: np.ndarray) -> Coder:
+    """Return CompressAI's rANS coder; it is loaded without PyTorch, which the rest of the package needs."""
+    package = importlib.util.find_spec("compressai")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("compressai is not installed")
+    spec = importlib.machinery.PathFinder.find_spec("compressai.ans", list(package.submodule_search_locations))
+    if spec is None or spec.loader is None:
+        raise ImportError("compressai has no rANS coder")
+    ans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ans)
+
+    cdfs = [tables.cdf[begin:end].tolist() for begin, end in itertools.pairwise(tables.cdf_start)]
+    rest = (list(range(tables.num_dims)), cdfs, list(map(len, cdfs)), tables.cdf_offset.tolist())
+    rows = z_hat[:FEW_VIDEOS].tolist()
+
+    def encode() -> list[bytes]:
+        encoder = ans.RansEncoder()
+        return [encoder.encode_with_indexes(row, *rest) for row in rows]
+
+    codes = encode()
+
+    def decode() -> list[list[int]]:
+        decoder = ans.RansDecoder()
+        return [decoder.decode_with_indexes(code, *rest) for code in codes]
+
+    _check(np.array(decode()), z_hat[:FEW_VIDEOS], "CompressAI")
+    return Coder(encode, decode, len(rows), sum(map(len, codes)))
+
+
+def _check(decoded: np.ndarray, z_hat: np.ndarray, name: str) -> None:
+    if not np.array_equal(decoded, z_hat):
+        raise SystemExit(f"The codes of {name} do not decode to what was coded.")
+
+
+def coders(tables: RangeCodingTables, z_hat: np.ndarray, report: Report) -> dict[str, Coder]:
+    """Return all coders that are installed."""
+    shared = tables.shared
+    makers: dict[str, Callable[[], Coder]] = {
+        "vidpress": lambda: vidpress_coder(shared, z_hat),
+        "tensorflow-compression": lambda: tensorflow_coder(shared, z_hat),
+        "constriction, range": lambda: constriction_coder(shared, z_hat, "queue"),
+        "constriction, ANS": lambda: constriction_coder(shared, z_hat, "stack"),
+        "CompressAI, rANS": lambda: compressai_coder(shared, z_hat),
+    }
+    if tables.num_banks > 1:
+        makers[f"vidpress, {tables.num_banks} banks"] = lambda: vidpress_coder(tables, z_hat)
+    found = {}
+    for name, make in makers.items():
+        try:
+            found[name] = make()
+        except ImportError as error:
+            note = f"{name} is left out: {error}."
+            if note not in report.notes:
+                report.note(note)
+    return found
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -71,85 +213,68 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def compare(
-    name: str, ours: Callable[[], object], theirs: Callable[[], object], turns: int, size: tuple[int, ...]
-) -> None:
-    """Run both by turns and print their rates."""
-    ours(), theirs()
-    times = np.array([(seconds(ours), seconds(theirs)) for _ in range(turns)])
-    rates = [size[0] / statistics.median(column) for column in times.T]
-    ratio = statistics.median(times[:, 1] / times[:, 0])
-    columns = "".join(f"{rate:14,.0f} {rate * size[1] / 1e6:12,.0f}" for rate in rates)
-    print(f"{name:8}{columns}{ratio:9.2f}")
+def measure(report: Report, name: str, tables: RangeCodingTables, z_hat: np.ndarray, turns: int) -> None:
+    """Let the coders take turns on some values."""
+    found = coders(tables, z_hat, report)
+    times: dict[tuple[str, str], list[float]] = {}
+    for turn in range(turns + 1):
+        for coder_name, coder in found.items():
+            for way in ("encode", "decode"):
+                taken = seconds(getattr(coder, way)) / coder.num_videos
+                if turn:
+                    times.setdefault((way, coder_name), []).append(taken)
+    bits = tables.shared.bits(z_hat).mean()
+    label = f"{name}, {np.mean(z_hat != 0):.1%} not 0, {bits / 8:.1f} bytes of information"
+    for way in ("encode", "decode"):
+        cells = {coder: [z_hat.shape[1] / s / 1e6 for s in times[way, coder]] for coder in found}
+        report.row(f"{label}: {way}, M symbols/s", cells)
+        ours, theirs = (np.array(times[way, coder]) for coder in ("vidpress", "tensorflow-compression"))
+        report.target(f"range {way} against tensorflow-compression, {name}", TARGET, float(np.median(theirs / ours)))
+        banks = f"vidpress, {tables.num_banks} banks"
+        if banks in found:
+            ratio = float(np.median(theirs / np.array(times[way, banks])))
+            report.target(f"range {way} with {tables.num_banks} banks against the same, {name}", TARGET, ratio)
+    report.row(
+        f"{label}: bytes a code", {name: coder.num_bytes / coder.num_videos for name, coder in found.items()}, ".1f"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num_videos", type=int, default=4096, help="(default: %(default)s)")
-    parser.add_argument("--num_dims", type=int, default=2000, help="of made-up z_hat (default: %(default)s)")
-    parser.add_argument("--nonzero", type=float, default=0.08, help="share of made-up z_hat (default: %(default)s)")
-    parser.add_argument("--precision", type=int, default=16, help="of the tables (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=15, help="of each coder (default: %(default)s)")
-    parser.add_argument("--model", help="a frozen model; takes its tables, and z_hat of --input")
-    parser.add_argument("--input", help="TFRecord files for --model, a pattern")
-    args = parser.parse_args(argv)
-    if bool(args.model) != bool(args.input):
-        parser.error("--model and --input go together")
-
+    command_line = parser(__doc__, repeats=15)
+    command_line.add_argument("--num_videos", type=int, default=4096, help="(default: %(default)s)")
+    command_line.add_argument("--model", nargs="+", default=[], help="frozen models, one for each rate")
+    command_line.add_argument("--input", help="video-level TFRecords for the models, a pattern (default: YouTube-8M's)")
+    args = command_line.parse_args(argv)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
-    import tensorflow_compression as tfc
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    print(describe())
-
+    print(machine.describe(), flush=True)
+    report = Report("The coder alone, on one core")
+    report.note(f"CPU time, {args.repeats} turns after one to warm up; {args.num_videos:,} videos.")
+    report.note(
+        f"constriction and CompressAI take a call for each video, {FEW_VIDEOS} here; constriction codes no escapes' "
+        "distances, and writes words of 32 bits."
+    )
+    values: dict[str, Any] = {}
     if args.model:
-        tables, z_hat = read_z_hat(args.model, args.input, args.num_videos)
-        source = f"{args.model} on {args.input}"
+        source, videos = workload.real_videos(args.input, args.num_videos)
+        report.note(f"z_hat of {source}.")
+        x = np.stack([video.x for video in videos])
+        for path in args.model:
+            model = FrozenModel.load(path)
+            values[f"lmbda {model.metadata.get('lmbda')}"] = model.tables, model.quantize(x)
     else:
-        z_hat = make_z_hat(args.num_videos, args.num_dims, args.nonzero, seed=1)
-        tables = RangeCodingTables.fit(make_z_hat(20000, args.num_dims, args.nonzero, seed=2), args.precision)
-        source = "made up; tables fitted to 20,000 others"
-    entropy_model = tfc.ContinuousBatchedEntropyModel(
-        prior_shape=[tables.num_dims],
-        coding_rank=1,
-        compression=True,
-        cdf=tables.lookup,
-        cdf_offset=tables.cdf_offset,
-        offset_heuristic=False,
-    )
-    z = tf.constant(z_hat, tf.float32)
-    strings = entropy_model.compress(z)
-    data, offsets = range_coder.encode(tables, z_hat)
-    codes = [data[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)]
-    if codes != list(strings.numpy()):
-        raise SystemExit("The codes differ.")
-    decoded = range_coder.decode(tables, data, offsets)
-    if not ((decoded == z_hat).all() and (entropy_model.decompress(strings, []).numpy() == z_hat).all()):
-        raise SystemExit("The codes do not decode to z_hat.")
-
-    bits = tables.bits(z_hat).mean()
-    print(
-        f"z_hat {z_hat.shape[0]:,} x {z_hat.shape[1]:,} ({source}), {np.mean(z_hat == 0):.1%} zeros, precision "
-        f"{tables.precision}: {bits:,.1f} bits a video, codes of {len(data) / len(z_hat):,.2f} bytes "
-        f"({len(data) * 8 / len(z_hat) / bits - 1:+.2%}), equal"
-    )
-    print(f"one core; medians of {args.turns} turns, by CPU time\n")
-    print(f"{'':8}{'vidpress':>27}{'tensorflow-compression':>27}{'ratio':>9}")
-    print(f"{'':8}" + 2 * f"{'videos/s':>14} {'M symbols/s':>12}")
-    turns, size = args.turns, z_hat.shape
-    compare("encode", lambda: range_coder.encode(tables, z_hat), lambda: entropy_model.compress(z), turns, size)
-    compare(
-        "decode",
-        lambda: range_coder.decode(tables, data, offsets),
-        lambda: entropy_model.decompress(strings, []),
-        turns,
-        size,
-    )
+        report.note("MADE-UP z_hat: name models with --model for that of real videos.")
+        for nonzero in (0.03, 0.08, 0.2):
+            values[f"made up, {nonzero:.0%}"] = made_up(args.num_videos, nonzero)
+    for name, (tables, z_hat) in values.items():
+        measure(report, name, tables, z_hat, args.repeats)
+    report.finish(args)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "tensorflow", "tensorflo
 
 def describe() -> str:
     """Return the machine, its load and the versions, in three lines."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = os.cpu_count()  # a benchmark may have bound itself to one
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = [f"{package} {_version(package)}" for package in PACKAGES]
     return "\n".join(
