@@ -111,6 +111,19 @@ lock: ## resolve the dependencies anew and write all locks (needs uv)
 	$(LOCK) pyproject.toml --extra gcp -o requirements-dataflow.lock
 	$(LOCK) --group emulators -o requirements-emulators.lock
 
+# What the coder is compared with, beside the locked environment: no dependencies of theirs are needed.
+RIVALS := build/bench/rivals
+$(RIVALS)/.ready: benchmarks/requirements.lock $(VENV)/.ready
+	rm -rf $(RIVALS)
+	$(BIN)/pip $(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(RIVALS) -r benchmarks/requirements.lock \
+	  || { mkdir -p $(RIVALS); echo "constriction and CompressAI do not install here: they are left out." >&2; }
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.ready $(LIGHT)/.ready $(RIVALS)/.ready ## run every benchmark and write docs/benchmarks.md (an hour; wants an idle machine)
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE PYTHONPATH=$(abspath $(RIVALS)) \
+	  $(BIN)/python benchmarks/report.py --light_python $(abspath $(LIGHT)/bin/python) $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

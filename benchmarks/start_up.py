@@ -1,8 +1,8 @@
 """From a process's start to its first encoded record, and the memory that it holds then.
 
 Three processes encode the same record with the same network: vidpress' functions alone, as a worker runs them; the
-whole job on Beam; and TensorFlow with tensorflow-compression, from import to code. `--python` names the interpreter of a
-light install, in which the first two then run.
+whole job on Beam; and TensorFlow with tensorflow-compression, from import to code. `--python` names the interpreter of
+a light install, in which the first two then run.
 """
 
 from __future__ import annotations

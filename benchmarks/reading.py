@@ -1,0 +1,154 @@
+"""Read encoded videos for training on one core, against the usual ways to store the same activations.
+
+The same ids, labels and activations are stored as a vidpress data set, as Parquet of float32 and of float16 with zstd,
+and as TFRecords read by tf.data. Each gives batches of ids, labels and float32 features, in the order of the files; the
+times are CPU times, from page cache.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import machine
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import workload
+from results import Report, parser
+
+from vidpress.model.dataset import VideoDataset
+from vidpress.model.examples import serialize_record
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.rows import encode_videos, merge_rows
+from vidpress.model.shard import ROW_GROUP_SIZE, ShardHeader, labels_list, write_shard
+from vidpress.model.tfrecord import write_tfrecords
+
+BATCH_SIZE = 256
+TARGET = 1.0
+
+Batches = Iterator[tuple[Any, Any, np.ndarray]]
+
+
+def write_data_set(path: str, model: FrozenModel, videos: Sequence[workload.PooledVideo]) -> pa.Table:
+    """Write a shard, and return its ids and labels in its order."""
+    rows = pa.Table.from_batches([encode_videos(model, videos[i : i + 1024]).rows for i in range(0, len(videos), 1024)])
+    merged, _, _ = merge_rows(rows.unify_dictionaries())
+    with open(path, "wb") as file:
+        write_shard(file, merged, ShardHeader(model.model_id, model.spec, model.tables))
+    return merged.select(["id", "labels"])
+
+
+def write_parquet(path: str, ids_and_labels: pa.Table, z_hat: np.ndarray, dtype: type) -> None:
+    """Write activations as Parquet with zstd, in row groups as large as a shard's."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.astype(dtype).reshape(-1)), z_hat.shape[1])
+    pq.write_table(
+        ids_and_labels.append_column("features", column), path, compression="zstd", row_group_size=ROW_GROUP_SIZE
+    )
+
+
+def read_parquet(path: str) -> Batches:
+    """Read what `write_parquet` wrote."""
+    for batch in pq.ParquetFile(path).iter_batches(BATCH_SIZE):
+        features = batch["features"].flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        yield batch["id"].to_pylist(), labels_list(batch["labels"]), features.reshape(batch.num_rows, -1)
+
+
+def write_examples(path: str, ids_and_labels: pa.Table, z_hat: np.ndarray) -> None:
+    """Write activations as TFRecords of Examples."""
+    payloads = (
+        serialize_record({"id": video_id, "labels": labels, "features": row})
+        for video_id, labels, row in zip(
+            ids_and_labels["id"].to_pylist(),
+            ids_and_labels["labels"].to_pylist(),
+            z_hat.astype(np.float32),
+            strict=True,
+        )
+    )
+    with open(path, "wb") as file:
+        write_tfrecords(file, payloads)
+
+
+def read_examples(path: str, num_dims: int) -> Batches:
+    """Read what `write_examples` wrote, with tf.data."""
+    import tensorflow as tf
+
+    features = {
+        "id": tf.io.FixedLenFeature([], tf.string),
+        "labels": tf.io.RaggedFeature(tf.int64),
+        "features": tf.io.FixedLenFeature([num_dims], tf.float32),
+    }
+    dataset = tf.data.TFRecordDataset(path).batch(BATCH_SIZE)
+    for batch in dataset.map(lambda payloads: tf.io.parse_example(payloads, features)).prefetch(2):
+        yield batch["id"], batch["labels"], batch["features"].numpy()
+
+
+def seconds(read: Callable[[], Batches], expected: np.ndarray | None) -> float:
+    """Return the CPU time of one epoch, and compare its features with what they should be."""
+    start = time.process_time()
+    batches = [features for _, _, features in read()] if expected is not None else sum(1 for _ in read())
+    taken = time.process_time() - start
+    if expected is not None and not np.array_equal(np.concatenate(batches), expected):
+        raise SystemExit("The features that were read are not those that were written.")
+    return taken
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the activations in all forms, and read them in turns."""
+    command_line = parser(__doc__, repeats=7)
+    command_line.add_argument("--num_videos", type=int, default=16384, help="(default: %(default)s)")
+    command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000)")
+    command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
+    args = command_line.parse_args(argv)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    print(machine.describe(), flush=True)
+    source, videos = workload.real_videos(args.input, args.num_videos)
+    x = np.stack([video.x for video in videos])
+    model = FrozenModel.load(args.model) if args.model else workload.random_model([2000], x)
+    report = Report("Reading for training, on one core")
+    report.note(
+        f"{len(videos):,} {source}, {model.num_dims} activations each, by "
+        f"{args.model or 'RANDOM WEIGHTS'}; batches of {BATCH_SIZE}; {args.repeats} turns after one to warm up."
+    )
+    with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as folder:
+        paths = {name: f"{folder}/{name}" for name in ("shard.parquet", "float32", "float16", "tfrecord")}
+        ids_and_labels = write_data_set(paths["shard.parquet"], model, videos)
+        row_of = {video.id: index for index, video in enumerate(videos)}
+        z_hat = model.quantize(x)[[row_of[video_id] for video_id in ids_and_labels["id"].to_pylist()]]
+        write_parquet(paths["float32"], ids_and_labels, z_hat, np.float32)
+        write_parquet(paths["float16"], ids_and_labels, z_hat, np.float16)
+        write_examples(paths["tfrecord"], ids_and_labels, z_hat)
+        readers: dict[str, tuple[str, Callable[[], Batches]]] = {
+            "VideoDataset": ("shard.parquet", lambda: iter(VideoDataset(paths["shard.parquet"], BATCH_SIZE))),
+            "VideoDataset, shuffled": (
+                "shard.parquet",
+                lambda: iter(VideoDataset(paths["shard.parquet"], BATCH_SIZE, shuffle=True)),
+            ),
+            "float32 Parquet, zstd": ("float32", lambda: read_parquet(paths["float32"])),
+            "float16 Parquet, zstd": ("float16", lambda: read_parquet(paths["float16"])),
+            "TFRecord, tf.data": ("tfrecord", lambda: read_examples(paths["tfrecord"], model.num_dims)),
+        }
+        times: dict[str, list[float]] = {name: [] for name in readers}
+        for turn in range(args.repeats + 1):
+            for name, (_, read) in readers.items():
+                taken = seconds(read, None if turn or name.endswith("shuffled") else z_hat.astype(np.float32))
+                if turn:
+                    times[name].append(taken)
+        report.row("videos/s", {name: [len(videos) / s for s in taken] for name, taken in times.items()})
+        report.row(
+            "bytes a video in the file",
+            {name: pathlib.Path(paths[file]).stat().st_size / len(videos) for name, (file, _) in readers.items()},
+        )
+    ours, theirs = (statistics.median(times[name]) for name in ("VideoDataset", "float32 Parquet, zstd"))
+    report.target("VideoDataset against zstd float32 Parquet", TARGET, theirs / ours)
+    report.finish(args)
+
+
+if __name__ == "__main__":
+    main()
