@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import frame_level, write_records
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,32 @@ def test_no_folder_for_the_cache_is_needed(module):
         f"import {module}\n"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+JOBS = """
+import sys
+from numba.core.registry import CPUDispatcher
+from vidpress.model.dataset import VideoDataset
+from vidpress.model.warm_up import warm_up
+from vidpress.pipeline import encode
+
+def compiled():
+    return {
+        f"{name}.{key}": list(value.signatures)
+        for name, module in list(sys.modules.items()) if name.startswith("vidpress.")
+        for key, value in vars(module).items() if isinstance(value, CPUDispatcher)
+    }
+
+warm_up()
+before = compiled()
+assert any(before.values())
+records, model, output = sys.argv[1:]
+encode.main(["--input", records, "--model", model, "--output", output])
+assert sum(len(batch.ids) for batch in VideoDataset(output, shuffle=True)) == 300
+assert compiled() == before, {key: value for key, value in compiled().items() if value != before[key]}
+"""
+
+
+def test_a_job_compiles_nothing_after_the_warm_up(model_path, tmp_path):
+    records = write_records(tmp_path / "a.tfrecord", [frame_level(index) for index in range(300)])
+    subprocess.run([sys.executable, "-c", JOBS, records, model_path, str(tmp_path / "out")], check=True)
