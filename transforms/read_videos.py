@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io import fileio
@@ -16,7 +15,7 @@ from vidpress.model.examples import RecordError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.manifest import InputFile, is_new
 from vidpress.model.rows import DeadLetter
-from vidpress.model.tfrecord import Damage, read_tfrecords
+from vidpress.model.tfrecord import Damage, open_gzip, read_tfrecords
 from vidpress.model.videos import Video, parse_video
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.coders import VideoCoder
@@ -39,12 +38,9 @@ class VideosRead(NamedTuple):
 
 
 def open_tfrecords(path: str) -> BinaryIO:
-    """Open a file of TFRecords through Beam's file systems; `.gz` is decompressed.
-
-    Python's own gzip reader is used, since it checks the checksum and notices a cut, which Beam's does not.
-    """
+    """Open a file of TFRecords through Beam's file systems; `.gz` is decompressed."""
     file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file)
+    return open_gzip(file) if path.endswith(".gz") else file
 
 
 def read_videos(path: str, spec: FeatureSpec) -> Iterator[tuple[int, Video | DeadLetter]]:
