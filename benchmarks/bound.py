@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import encode
 import google_crc32c
-import machine
 import numpy as np
 import threadpoolctl
 import workload
@@ -30,6 +29,7 @@ from vidpress.model import range_coder
 from vidpress.model.compiled import jit
 from vidpress.model.table_banks import choose_banks
 from vidpress.model.videos import sum_frames
+from vidpress.pipeline import machine
 
 CORES = len(os.sched_getaffinity(0))
 BATCH_SIZE = 1024

@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import machine
 from measuring import Run, in_fresh_process, measure, timed_in_fresh_process
 from results import Report, parser
+
+from vidpress.pipeline import machine
 
 # A run's process imports this module, and what it imports counts in its time and memory: the rest is imported where it
 # is used.

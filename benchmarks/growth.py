@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Sequence
 
 import encode
-import machine
 from measuring import Run, in_fresh_process, measure, timed_in_fresh_process
 from results import Report, parser
+
+from vidpress.pipeline import machine
 
 GROWTH = (1, 4, 16)
 

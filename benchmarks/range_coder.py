@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import machine
 import numpy as np
 import workload
 from results import Report, parser
@@ -24,6 +23,7 @@ from vidpress.model import range_coder
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.table_banks import choose_banks
+from vidpress.pipeline import machine
 
 TARGET = 4.0
 # The others take a call, and lists of Python integers, for each video: fewer will do.

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import machine
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +27,7 @@ from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.rows import encode_videos, merge_rows
 from vidpress.model.shard import ROW_GROUP_SIZE, ShardHeader, labels_list, write_shard
 from vidpress.model.tfrecord import write_tfrecords
+from vidpress.pipeline import machine
 
 BATCH_SIZE = 256
 TARGET = 1.0

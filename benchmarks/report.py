@@ -14,8 +14,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import machine
 from results import Report
+
+from vidpress.pipeline import machine
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 LMBDAS = ("0.0005", "0.0015", "0.005")

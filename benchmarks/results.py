@@ -9,7 +9,7 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-import machine
+from vidpress.pipeline import machine
 
 
 @dataclasses.dataclass

@@ -15,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import machine
 import numpy as np
 import workload
 from results import Report, parser
+
+from vidpress.pipeline import machine
 
 TARGET = 3.0
 
