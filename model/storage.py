@@ -79,7 +79,7 @@ def exists(uri: str | os.PathLike[str]) -> bool:
     if text.startswith("gs://"):
         with _explained(text):
             return _blob(text).exists()
-    file_system, path = _resolve(text)
+    file_system, path = resolve(text)
     return file_system.get_file_info(path).type != fs.FileType.NotFound
 
 
@@ -95,7 +95,7 @@ def names(folder: str | os.PathLike[str]) -> list[str]:
         with _explained(text):
             found = prefix.bucket.list_blobs(prefix=prefix.name, delimiter="/")
             return [blob.name.removeprefix(prefix.name) for blob in found]
-    file_system, path = _resolve(text)
+    file_system, path = resolve(text)
     return [info.base_name for info in file_system.get_file_info(fs.FileSelector(path)) if info.is_file]
 
 
