@@ -80,7 +80,8 @@ def test_metadata_has_every_option_in_order(job):
 def test_parameter_is_as_the_parser_has_it(job, parameter):
     action = options(job)[parameter["name"]]
     assert parameter.get("isOptional", False) == (not action.required)
-    assert parameter.get("defaultValue") == (None if action.default is None else str(action.default))
+    default = str(action.default).lower() if isinstance(action.default, bool) else action.default
+    assert parameter.get("defaultValue") == (None if default is None else str(default))
     help_text = action.help % {"default": action.default}
     assert parameter["helpText"].startswith(help_text[0].upper() + help_text[1:] + ".")
     assert [option["value"] for option in parameter.get("enumOptions", ())] == list(action.choices or ())
@@ -112,6 +113,7 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
             ["0", "1", "0.01", "0.5", ".25", "1.0", "1e-3", "2.5e-05"],
             ["1.1", "-0.1", "2", "1e3", "9e-0", "nan", "", "1 %"],
         ),
+        ("encode", "append", ["true", "false"], ["", "yes", "True", "1"]),
         ("encode", "input", ["gs://b/a.tfrecord", "gs://b/c/*/d*.gz"], ["gs://b", "gs://b/", "/data/*", "s3://b/a"]),
         ("encode", "model", ["gs://b/m.safetensors"], ["gs://b/m", "m.safetensors"]),
         ("encode", "output", ["gs://b/set", "gs://b/set/2026"], ["set", "gs://b"]),

@@ -3,6 +3,8 @@
 import concurrent.futures
 import io
 import json
+import pathlib
+import tempfile
 
 import cloud_storage
 import numpy as np
@@ -14,7 +16,7 @@ from vidpress.model.dataset import VideoDataset
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest
 from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.pipeline import decode, encode, inspect, train
+from vidpress.pipeline import decode, encode, inspect, train, verify
 
 gcs = pytest.importorskip("google.cloud.storage")
 pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")
@@ -97,6 +99,8 @@ ENCODE = [
     *("--input", f"gs://{BUCKET}/input/*.tfrecord", "--model", f"gs://{BUCKET}/model.safetensors"),
     *("--output", f"gs://{BUCKET}/compact", "--num_shards", "2"),
 ]
+# What a run that died leaves in a first generation.
+LEFTOVER = "shard-00001-00007-of-00008-0123456789ab.parquet"
 DECODE = ["--input", f"gs://{BUCKET}/compact", "--output", f"gs://{BUCKET}/features"]
 
 
@@ -215,8 +219,8 @@ def test_what_is_no_part_of_the_manifest_is_not_read(proxy, model, expected, cap
     encode.main(ENCODE)
     before = features(f"gs://{BUCKET}/compact")
     bucket = gcs.Client().bucket(BUCKET)
-    bucket.blob("compact/shard-00007-of-00008.parquet").upload_from_string(b"of a run that died")
-    bucket.blob("compact/.shard-00000-of-00002.parquet.0.tmp").upload_from_string(b"half a shar")
+    bucket.blob(f"compact/{LEFTOVER}").upload_from_string(b"of a run that died")
+    bucket.blob(f"compact/.{LEFTOVER}.0.tmp").upload_from_string(b"half a shar")
     proxy.reset()
     assert features(f"gs://{BUCKET}/compact") == before
     inspect.main([f"gs://{BUCKET}/compact"])
@@ -250,16 +254,41 @@ def test_output_that_holds_a_data_set_is_refused(proxy, model, capsys):
     assert f"--output gs://{BUCKET}/compact holds a data set already" in capsys.readouterr().err
 
 
+def test_new_files_are_added_and_verified(proxy, model, expected, capsys):
+    upload_inputs()
+    model.save(f"gs://{BUCKET}/model.safetensors")
+    encode.main(ENCODE)
+    before = {name: content(name) for name in names("compact/")}
+    encode.main([*ENCODE, "--append"])
+    assert "Nothing new" in capsys.readouterr().out
+    bucket = gcs.Client().bucket(BUCKET)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_records(pathlib.Path(folder) / "new.tfrecord", list(map(video_level, range(1000, 1007))))
+        bucket.blob("input/new.tfrecord").upload_from_filename(path)
+    encode.main([*ENCODE, "--append"])
+    after = {name: content(name) for name in names("compact/")}
+    assert before.items() < after.items()
+    assert Manifest.load(f"gs://{BUCKET}/compact").counts.videos == 207
+    assert len(features(f"gs://{BUCKET}/compact")) == 207
+    verify.main([f"gs://{BUCKET}/compact"])
+    assert "is whole: 207 videos" in capsys.readouterr().out
+    shard = next(name for name in after if name.startswith("compact/shard-00002"))
+    bucket.blob(shard).upload_from_string(after[shard][:-1] + bytes([after[shard][-1] ^ 1]))
+    with pytest.raises(SystemExit):
+        verify.main([f"gs://{BUCKET}/compact"])
+    assert shard.removeprefix("compact/") in capsys.readouterr().out
+
+
 def test_leftovers_of_a_run_that_died_are_removed(proxy, model, expected):
     upload_inputs()
     model.save(f"gs://{BUCKET}/model.safetensors")
     bucket = gcs.Client().bucket(BUCKET)
-    bucket.blob("compact/shard-00007-of-00008.parquet").upload_from_string(b"of a run that died")
+    bucket.blob(f"compact/{LEFTOVER}").upload_from_string(b"of a run that died")
     bucket.blob("compact/notes.txt").upload_from_string(b"somebody's")
     encode.main(ENCODE)
     check_data_set(expected)
     assert "compact/notes.txt" in names("compact/")
-    assert "compact/shard-00007-of-00008.parquet" not in names("compact/")
+    assert f"compact/{LEFTOVER}" not in names("compact/")
 
 
 def big_model() -> FrozenModel:
