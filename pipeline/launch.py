@@ -202,7 +202,7 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
 
 
 def _log_metrics(result: PipelineResult) -> None:
-    """Log what the workers counted: the metrics of `vidpress.transforms.metrics`, and those of RunInference."""
+    """Log what the workers counted: the metrics of `vidpress.transforms.metrics`."""
     found = result.metrics().query(MetricsFilter().with_namespace(metrics.NAMESPACE))
     totals: dict[str, int] = collections.defaultdict(int)
     for counter in found["counters"]:
