@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import time
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
@@ -68,7 +69,9 @@ class _EncodeFn(beam.DoFn):
         self._max_running = threads + 1 if threads else 0
 
     def setup(self) -> None:
+        start = time.monotonic()
         self._model = FrozenModel.load(self._model_uri, model_id=self._model_id)
+        self._load_msec: int | None = round(1000 * (time.monotonic() - start))
         self._executor = concurrent.futures.ThreadPoolExecutor(self._num_threads)
         # There are as many workers, or threads, as cores already.
         self._blas_limit = threadpoolctl.threadpool_limits(1, "blas")
@@ -78,6 +81,9 @@ class _EncodeFn(beam.DoFn):
         self._blas_limit.restore_original_limits()
 
     def start_bundle(self) -> None:
+        if self._load_msec is not None:  # metrics count within bundles alone
+            metrics.MODEL_LOAD_MSEC.update(self._load_msec)
+            self._load_msec = None
         self._videos: list[PooledVideo] = []
         self._running: collections.deque[concurrent.futures.Future[EncodedVideos]] = collections.deque()
 
