@@ -324,11 +324,10 @@ def evaluate_network(network: tf.keras.Model, videos: LabelledVideos, *, max_vid
       The metrics.
     """
     num_classes = network.output_shape[-1]
-    rows = np.arange(len(videos))
-    if max_videos is not None and len(rows) > max_videos:
-        rows = np.linspace(0, len(videos) - 1, max_videos).astype(np.int64)
+    if max_videos is not None:
+        videos = videos.sample(max_videos)
     accumulator = MetricsAccumulator(num_classes)
-    for start in range(0, len(rows), _EVALUATION_BATCH):
-        chunk = rows[start : start + _EVALUATION_BATCH]
+    for start in range(0, len(videos), _EVALUATION_BATCH):
+        chunk = np.arange(start, min(start + _EVALUATION_BATCH, len(videos)))
         accumulator.update(network(videos.x[chunk], training=False).numpy(), videos.multi_hot(chunk, num_classes))
     return accumulator.result()
