@@ -33,6 +33,7 @@ def build_network(
     lmbda: float,
     weight_decay: float = WEIGHT_DECAY,
     class_frequencies: np.ndarray | None = None,
+    mixed_precision: bool = False,
     seed: int = 0,
 ) -> tf.keras.Model:
     """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
@@ -52,11 +53,12 @@ def build_network(
         the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
         thousands; until then the network makes up for it with activations that are large in every video, which says
         nothing of the video and costs bits.
+      mixed_precision: Multiply in bfloat16. Weights, batch normalisation, the bottleneck and the loss stay float32.
       seed: Of the first weights, and of the bottleneck's noise.
 
     Returns:
-      A model from `x` float32[batch, input_size] to logits float32[batch, num_classes]. The penalties, rate included,
-      are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
+      A model from `x` float32[batch, input_size] to logits[batch, num_classes], float32 or bfloat16. The penalties,
+      rate included, are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
 
     Raises:
       ValueError: If a size is not positive, or lmbda is negative.
@@ -69,6 +71,7 @@ def build_network(
     if lmbda < 0:
         raise ValueError(f"lmbda={lmbda} must not be negative.")
     penalty = tf.keras.regularizers.L2(weight_decay / 2)
+    precision = "mixed_bfloat16" if mixed_precision else "float32"
     x = activations = tf.keras.Input((input_size,), name="x")
     for index, units in enumerate(hidden):
         activations = tf.keras.layers.Dense(
@@ -76,6 +79,7 @@ def build_network(
             use_bias=False,  # batch normalisation has one
             kernel_initializer=tf.keras.initializers.GlorotUniform(seed + index),
             kernel_regularizer=penalty,
+            dtype=precision,
             name=f"hidden_{index}",
         )(activations)
         scale = BOTTLENECK_SCALE if lmbda and index == len(hidden) - 1 else 1.0
@@ -93,6 +97,7 @@ def build_network(
         kernel_initializer=tf.keras.initializers.GlorotUniform(seed + len(hidden)),
         bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
         kernel_regularizer=penalty,
+        dtype=precision,
         name=LOGITS,
     )(activations)
     return tf.keras.Model(x, logits)
@@ -126,10 +131,10 @@ def task_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
     Args:
       labels: float32[batch, num_classes], multi-hot.
-      logits: float32[batch, num_classes].
+      logits: float32 or bfloat16[batch, num_classes].
 
     Returns:
       A float32 scalar.
     """
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=tf.cast(logits, tf.float32))
     return tf.reduce_mean(tf.reduce_sum(losses, axis=1))

@@ -24,15 +24,19 @@ class Teacher(tf.Module):
       models: Models with a task head, trained without a rate (`lmbda=0`): their activations are not rounded.
       spec: The features that the network to be taught takes.
       num_classes: Its classes.
+      mixed_precision: Multiply in bfloat16.
 
     Raises:
       TeacherError: If a model has no head, takes other features or has other classes, or there is none.
     """
 
-    def __init__(self, models: Sequence[FrozenModel], spec: FeatureSpec, num_classes: int):
+    def __init__(
+        self, models: Sequence[FrozenModel], spec: FeatureSpec, num_classes: int, *, mixed_precision: bool = False
+    ):
         super().__init__()
         if not models:
             raise TeacherError("A teacher needs at least one model.")
+        self._dtype = tf.bfloat16 if mixed_precision else tf.float32
         networks = []
         for model in models:
             if model.head is None:
@@ -48,7 +52,7 @@ class Teacher(tf.Module):
                 )
             networks.append(
                 [
-                    (tf.Variable(kernel, trainable=False), tf.Variable(bias, trainable=False))
+                    (tf.Variable(tf.cast(kernel, self._dtype), trainable=False), tf.Variable(bias, trainable=False))
                     for kernel, bias in (*model.hidden, model.head)
                 ]
             )
@@ -63,12 +67,11 @@ class Teacher(tf.Module):
         Returns:
           float32[batch, num_classes], in (0, 1), without a gradient.
         """
-        probabilities = [tf.sigmoid(_logits(network, x)) for network in self._networks]
+        probabilities = [tf.sigmoid(self._logits(network, x)) for network in self._networks]
         return tf.stop_gradient(tf.add_n(probabilities) / len(probabilities))
 
-
-def _logits(network: Sequence[tuple[tf.Variable, tf.Variable]], x: tf.Tensor) -> tf.Tensor:
-    *hidden, (kernel, bias) = network
-    for hidden_kernel, hidden_bias in hidden:
-        x = tf.nn.relu(tf.matmul(x, hidden_kernel) + hidden_bias)
-    return tf.matmul(x, kernel) + bias
+    def _logits(self, network: Sequence[tuple[tf.Variable, tf.Variable]], x: tf.Tensor) -> tf.Tensor:
+        for index, (kernel, bias) in enumerate(network):
+            product = tf.matmul(tf.cast(tf.nn.relu(x) if index else x, self._dtype), kernel)
+            x = tf.cast(product, tf.float32) + bias
+        return x

@@ -107,6 +107,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--input_dropout", type=float, default=0.0, help="share of the input's numbers that each step sets to 0"
     )
+    training.add_argument(
+        "--mixed_precision", action="store_true", help="multiply in bfloat16, where the processor does so faster"
+    )
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, default=1000, metavar="STEPS", help="between checkpoints")
     training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")

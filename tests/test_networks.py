@@ -78,3 +78,16 @@ def test_the_task_loss_is_summed_over_classes_and_averaged_over_videos():
 def test_unusable_sizes_are_refused(hidden, classes, lmbda):
     with pytest.raises(ValueError, match=r"must be positive|must not be negative"):
         networks.build_network(7, hidden, classes, lmbda=lmbda)
+
+
+def test_mixed_precision_rounds_the_products_alone():
+    x = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
+    exact, mixed = (networks.build_network(7, (9, 5), 4, lmbda=0.01, mixed_precision=on) for on in (False, True))
+    mixed.set_weights(exact.get_weights())
+    assert mixed.output.dtype == tf.bfloat16
+    assert {variable.dtype for variable in mixed.trainable_variables} == {tf.float32}
+    assert networks.activations_model(mixed).output.dtype == tf.float32
+    assert networks.task_loss(np.zeros((20, 4), np.float32), mixed(x)).dtype == tf.float32
+    exact, mixed = (networks.activations_model(network)(x).numpy() for network in (exact, mixed))
+    assert (exact != mixed).any()
+    np.testing.assert_allclose(mixed, exact, atol=2**-6)

@@ -21,6 +21,14 @@ def test_probabilities_are_the_mean_of_the_models_own():
     np.testing.assert_allclose(Teacher(models, SPEC, 7)(tf.constant(x)), expected, atol=1e-5)
 
 
+def test_mixed_precision_gives_nearly_the_same():
+    models = [random_model(SPEC, (40, 20))]
+    x = np.random.default_rng(0).normal(size=(50, SPEC.input_size)).astype(np.float32)
+    exact, mixed = (Teacher(models, SPEC, 7, mixed_precision=on)(tf.constant(x)).numpy() for on in (False, True))
+    assert (exact != mixed).any()
+    np.testing.assert_allclose(mixed, exact, atol=0.02)
+
+
 def test_no_gradient_reaches_the_teacher():
     teacher = Teacher([random_model(SPEC)], SPEC, 7)
     x = tf.ones((2, SPEC.input_size))
