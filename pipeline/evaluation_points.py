@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import hashlib
@@ -12,6 +13,7 @@ from typing import Any
 
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.pipeline import train
 
 # A record that was made by another version of this module is made anew.
 _VERSION = 1
@@ -27,6 +29,14 @@ PAPER = "paper"
 # Options that say how a training is watched, and those that come after it.
 _WATCHING = ("checkpoint_every", "validate_every")
 _FREEZING = ("tables", "banks")
+
+
+@functools.cache
+def _default_options() -> dict[str, Any]:
+    # Not hashed: an option that a later version brings leaves the records of before what they are.
+    parser = argparse.ArgumentParser(add_help=False)
+    train.add_model_options(parser)
+    return vars(parser.parse_args([]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +138,8 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: value for name, value in self.options if name not in names}
+        defaults = _default_options()
+        return {name: value for name, value in self.options if name not in names and value != defaults[name]}
 
     def _teacher_names(self, context: Context) -> list[str]:
         return [teacher.name(context) for teacher in self.teachers]
