@@ -88,6 +88,7 @@ def freeze(
     *,
     tables: Literal["empirical", "prior"] = "empirical",
     num_banks: int = 1,
+    rounding_lmbda: float = 0.0,
     metadata: dict[str, Any] | None = None,
 ) -> FrozenModel:
     """Freeze a trained network.
@@ -100,6 +101,8 @@ def freeze(
         "prior" takes the trained prior's.
       num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, codes are those of
         tensorflow-compression for the tables.
+      rounding_lmbda: What a bit costs when rounding (`FrozenModel`). Tables are fitted to what is rounded with tables
+        that were fitted to the nearest integers.
       metadata: JSON values that tell where the model comes from.
 
     Returns:
@@ -111,16 +114,16 @@ def freeze(
     hidden, head = fold_batch_norm(network)
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
-    model = FrozenModel(spec, hidden, unfitted, head, metadata or {})
-    if tables == "prior":
-        fitted = prior_tables(network)
-    elif tables == "empirical":
-        fitted = RangeCodingTables.fit(count_z_hat(model, videos))
-    else:
+    model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {})
+    if tables not in ("empirical", "prior"):
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
-    if num_banks != 1:
-        fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
-    return dataclasses.replace(model, tables=fitted)
+    for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
+        model = dataclasses.replace(model, rounding_lmbda=cost)
+        fitted = prior_tables(network) if tables == "prior" else RangeCodingTables.fit(count_z_hat(model, videos))
+        if num_banks != 1:
+            fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
+        model = dataclasses.replace(model, tables=fitted)
+    return model
 
 
 def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import threading
 import weakref
@@ -20,11 +21,12 @@ from vidpress.model import range_coder, storage
 from vidpress.model.compiled import jit
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.rate_aware_rounding import round_to_cheaper
 from vidpress.model.table_banks import choose_banks
 
-# Version 2 has banks of tables.
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)
+# Version 2 has banks of tables, 3 rate-aware rounding.
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)
 
 # How close to a half `z` may come, in units of |input of the last layer| * |its kernel's column|, before float64
 # decides how it is rounded. Float32 sums in any order were seen to lie within a tenth of it of the exact value; the
@@ -63,7 +65,7 @@ class ModelError(ValueError):
 class FrozenModel:
     """A trained bottleneck network with its range coding tables.
 
-    `z = relu(... relu(x @ kernel + bias) ...)`, `z_hat = rint(z)`; a video's code is `z_hat`, range coded.
+    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded; a video's code is `z_hat`, range coded.
 
     Attributes:
       spec: What `x` is made of.
@@ -74,6 +76,8 @@ class FrozenModel:
         `z_hat`, or None.
       metadata: JSON values that tell where the model comes from: lmbda, steps, the training data's fingerprint,
         metrics at freezing.
+      rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`rate_aware_rounding`). With 0, `z_hat`
+        are the nearest integers.
     """
 
     spec: FeatureSpec
@@ -81,6 +85,7 @@ class FrozenModel:
     tables: RangeCodingTables
     head: tuple[np.ndarray, np.ndarray] | None = None
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rounding_lmbda: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.spec.input_size
@@ -97,6 +102,8 @@ class FrozenModel:
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
                 raise ModelError(f"{name} holds NaN or infinity.")
             size = kernel.shape[1]
+        if not (self.rounding_lmbda >= 0 and math.isfinite(self.rounding_lmbda)):
+            raise ModelError(f"rounding_lmbda={self.rounding_lmbda} must not be negative.")
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
@@ -127,11 +134,14 @@ class FrozenModel:
         return self._forward(self._checked(x), self.hidden)[1]
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Return `z_hat` of input vectors: the exact network's `z`, rounded, halves to even.
+        """Return `z_hat` of input vectors: the exact network's `z`, rounded.
+
+        To the nearest integer, halves to even; with a `rounding_lmbda`, then to a cheaper neighbour where that is worth
+        it in the bank that codes the nearest integers shortest.
 
         A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
         processor or the number of threads. Matrix products in float32 differ in the last bits by all of these, so
-        the `z` that lie near a half are computed again in float64.
+        the `z` that lie near to where rounding turns are computed again in float64.
 
         Args:
           x: float32[num_videos, input_size].
@@ -148,16 +158,27 @@ class FrozenModel:
         usable = (z <= MAX_Z).all(axis=1)
         if not usable.all():
             raise UncodableError(z, usable)
-        row_margin = TIE_MARGIN * np.sqrt(np.einsum("ij,ij->i", last_input, last_input))
-        z_hat, row, column = _round(z, row_margin, self._column_norms)
-        if len(row):
-            unique, index = np.unique(row, return_inverse=True)
-            exact_input = x[unique].astype(np.float64)
-            if len(self.hidden) > 1:
-                exact_input = self._forward(exact_input, self._lower_layers_float64)[1]
-            kernel, bias = self.hidden[-1]
-            z_hat[row, column] = _exact_z_hat(exact_input, kernel, bias, index, column)
+        margin = TIE_MARGIN * np.sqrt(np.einsum("ij,ij->i", last_input, last_input)), self._column_norms
+        z_hat, row, column = _round(z, *margin)
+        z_hat[row, column] = np.rint(self._exact_z(x, row, column))
+        if self.rounding_lmbda:
+            bank = choose_banks(self.tables, z_hat)
+            row, column, direction, threshold = round_to_cheaper(
+                self.tables, z, z_hat, bank, self.rounding_lmbda, margin
+            )
+            beyond = direction * (self._exact_z(x, row, column) - z_hat[row, column])
+            z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
         return z_hat
+
+    def _exact_z(self, x: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """Return `z` float64[n] at some rows and columns, summed in float64."""
+        if not len(row):
+            return np.empty(0)
+        unique, index = np.unique(row, return_inverse=True)
+        exact_input = x[unique].astype(np.float64)
+        if len(self.hidden) > 1:
+            exact_input = self._forward(exact_input, self._lower_layers_float64)[1]
+        return _exact_z(exact_input, *self.hidden[-1], index, column)
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
@@ -246,6 +267,7 @@ class FrozenModel:
             "architecture": [self.spec.input_size] + [kernel.shape[1] for kernel, _ in self.hidden],
             "num_classes": None if self.head is None else self.head[0].shape[1],
             "precision": self.tables.precision,
+            "rounding_lmbda": self.rounding_lmbda,
             "metadata": self.metadata,
         }
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -294,6 +316,7 @@ class FrozenModel:
                     **({} if header["format_version"] == 1 else {"bank_tilt": tensors["tables.bank_tilt"]}),
                 ),
                 head=(tensors["head.kernel"], tensors["head.bias"]) if "head.kernel" in tensors else None,
+                rounding_lmbda=header["rounding_lmbda"] if header["format_version"] >= 3 else 0.0,
                 metadata=header["metadata"],
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -361,17 +384,17 @@ def _round(
 
 
 @jit
-def _exact_z_hat(
+def _exact_z(
     inputs: np.ndarray, kernel: np.ndarray, bias: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """Return `z_hat` int32[n] of `inputs` float64[:, k] at some rows and columns, summed in float64."""
-    z_hat = np.empty(len(rows), np.int32)
+    """Return `z` float64[n] of `inputs` float64[:, k] at some rows and columns."""
+    exact = np.empty(len(rows))
     for i in range(len(rows)):
         z = np.float64(0)
         for k in range(len(kernel)):
             z += inputs[rows[i], k] * np.float64(kernel[k, columns[i]])
-        z_hat[i] = np.int32(np.rint(np.maximum(z + np.float64(bias[columns[i]]), 0.0)))
-    return z_hat
+        exact[i] = np.maximum(z + np.float64(bias[columns[i]]), 0.0)
+    return exact
 
 
 def _model_id(data: bytes) -> str:

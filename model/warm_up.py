@@ -27,7 +27,7 @@ def warm_up() -> None:
     values = np.array([[0], [1], [0]], np.int32)
     tables = fit_banks(RangeCodingTables.fit(values), values, 2)
     # Read back, since loops are compiled anew for arrays that cannot be written.
-    model = FrozenModel.from_bytes(FrozenModel(spec, (layer,), tables).to_bytes())
+    model = FrozenModel.from_bytes(FrozenModel(spec, (layer,), tables, rounding_lmbda=0.03).to_bytes())
     videos = []
     for num_frames in (1, 2):  # a single frame lies in the record without a gap, which is another type to the compiler
         frames = np.ones((num_frames, spec.input_size), np.uint8)

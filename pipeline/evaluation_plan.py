@@ -23,7 +23,7 @@ from vidpress.pipeline.evaluation_points import (
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
 # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
-METHODS = ("vidpress:", f"{PAPER}: --tables prior --banks 1")
+METHODS = ("vidpress:", f"{PAPER}: --tables prior --banks 1 --rounding_lmbda 0")
 
 # Sizes of the rivals: principal components, bins (the paper's), bytes.
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)

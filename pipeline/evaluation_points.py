@@ -28,7 +28,7 @@ PAPER = "paper"
 
 # Options that say how a training is watched, and those that come after it.
 _WATCHING = ("checkpoint_every", "validate_every")
-_FREEZING = ("tables", "banks")
+_FREEZING = ("tables", "banks", "rounding_lmbda")
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
+import math
 import os
 import sys
 import time
@@ -86,6 +87,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
+    )
+    network.add_argument(
+        "--rounding_lmbda",
+        type=float,
+        default=0.03,
+        help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
     )
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -189,6 +196,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
     training_options(args)
     table_banks.check_num_banks(args.banks)
+    if not 0 <= args.rounding_lmbda < math.inf:
+        raise ValueError(f"--rounding_lmbda {args.rounding_lmbda} must not be negative.")
 
 
 def train_model(
@@ -220,10 +229,18 @@ def train_model(
         "seed": options.seed,
         "tables": args.tables,
         "banks": args.banks,
+        "rounding_lmbda": args.rounding_lmbda,
         "teachers": [teacher.model_id for teacher in teachers],
         "training_data": videos.fingerprint,
     }
-    model = freezing.freeze(network, args.features, videos, tables=args.tables, num_banks=args.banks)
+    model = freezing.freeze(
+        network,
+        args.features,
+        videos,
+        tables=args.tables,
+        num_banks=args.banks,
+        rounding_lmbda=args.rounding_lmbda if options.lmbda else 0.0,
+    )
     if validation is not None:
         metadata["validation_data"] = validation.fingerprint
         metadata["metrics"] = freezing.measure(model, validation)

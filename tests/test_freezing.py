@@ -11,6 +11,7 @@ from conftest import SPEC  # noqa: E402
 
 from vidpress.model import freezing, networks, training  # noqa: E402
 from vidpress.model.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.range_coding_tables import RangeCodingTables  # noqa: E402
 from vidpress.model.symbol_counts import count_symbols  # noqa: E402
 from vidpress.model.synthetic import write_shards  # noqa: E402
 from vidpress.model.training_data import load_videos  # noqa: E402
@@ -94,6 +95,19 @@ def test_measures_are_those_of_the_codes(model, videos):
     assert measures["bits_per_video"] <= 8 * measures["bytes_per_video"]
     assert measures["num_videos"] == len(videos[1])
     assert measures["gap"] > 0.5
+
+
+def test_rate_aware_rounding_saves_bits_and_tables_are_fitted_to_what_it_gives(network, videos):
+    plain, aware = (freezing.freeze(network, SPEC, videos[0], num_banks=4, rounding_lmbda=cost) for cost in (0.0, 0.05))
+    z_hat = aware.quantize(videos[0].x)
+    once = dataclasses.replace(plain, rounding_lmbda=0.05)
+    assert (plain.rounding_lmbda, aware.rounding_lmbda) == (0, 0.05)
+    counts = count_symbols(once.quantize(videos[0].x))
+    np.testing.assert_array_equal(aware.tables.cdf, RangeCodingTables.fit(counts).cdf)
+    assert 0 < (z_hat != plain.quantize(videos[0].x)).mean() < 0.1
+    before, after = (freezing.measure(model, videos[1]) for model in (plain, aware))
+    assert after["bits_per_video"] < 0.97 * before["bits_per_video"]
+    assert after["gap"] > before["gap"] - 0.02
 
 
 def test_a_saved_model_is_the_same(model, tmp_path, videos):

@@ -1,0 +1,108 @@
+"""Rate-aware rounding: which integer is taken, and that every machine takes the same."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import SPEC, random_model
+
+from vidpress.model.frozen_model import FrozenModel, ModelError
+from vidpress.model.table_banks import choose_banks
+
+COST = 0.04
+
+
+def inputs(num_videos, seed=1):
+    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dataclasses.replace(random_model(SPEC, hidden=(50, 40)), rounding_lmbda=COST)
+
+
+def exact_z(model, x):
+    z = x.astype(np.float64)
+    for kernel, bias in model.hidden:
+        z = np.maximum(z @ kernel.astype(np.float64) + bias, 0)
+    return z
+
+
+def bits_of(model, z_hat, bank):
+    """The bits of each value in each row's bank, by its definition; infinite where it escapes."""
+    cdf, start, _, escape, cdf_offset = model.tables.coder_arrays
+    interval = z_hat - cdf_offset
+    inside = (interval >= 0) & (interval < escape)
+    first = start[bank] + np.where(inside, interval, 0)
+    widths = cdf[first + 1].astype(np.int64) - cdf[first]
+    return np.where(inside, model.tables.precision - np.log2(widths), np.inf)
+
+
+def test_the_neighbour_is_taken_where_its_cost_is_less(model):
+    x = inputs(500)
+    z = exact_z(model, x)
+    nearest = np.rint(z).astype(np.int32)
+    bank = choose_banks(model.tables, nearest)
+    likeliest = model.tables.likeliest_value
+    neighbour = nearest + np.sign(likeliest - nearest)
+    cost, other = (
+        (z_hat - z) ** 2 + COST * np.minimum(bits_of(model, z_hat, bank), 1e9) for z_hat in (nearest, neighbour)
+    )
+    inside = np.isfinite(bits_of(model, nearest, bank))
+    clear = np.abs(cost - other) > 2 * COST / 1024  # bits are counted in units of 1/1024
+    expected = np.where(inside & (other < cost), neighbour, nearest)
+    found = model.quantize(x)
+    np.testing.assert_array_equal(found[clear], expected[clear])
+    assert 0.005 < (found != nearest).mean() < 0.2
+    assert (np.abs(found - likeliest) <= np.abs(nearest - likeliest)).all()
+    assert len(set(bank.tolist())) > 1
+
+
+def near_thresholds(model, num_videos):
+    """Inputs scaled so that one of their z lies within a few float32 steps of where rounding turns."""
+    x = inputs(num_videos).astype(np.float64)
+    (kernel, bias) = (array.astype(np.float64) for array in model.hidden[0])
+    nearest = dataclasses.replace(model, rounding_lmbda=0)
+    for row in range(num_videos):
+        z = np.maximum(x[row] @ kernel + bias, 0)
+        column = np.argmax(z)
+        low, high = np.floor(z[column]), np.floor(z[column]) + 1
+        for _ in range(60):  # bisection, on the model itself
+            middle = (low + high) / 2
+            scaled = x[row] * (middle - bias[column]) / (z[column] - bias[column])
+            up = model.quantize(scaled[None].astype(np.float32))[0, column] > np.floor(z[column])
+            low, high = (low, middle) if up else (middle, high)
+        x[row] *= (high - bias[column]) / (z[column] - bias[column])
+    x = x.astype(np.float32)
+    assert (model.quantize(x) != nearest.quantize(x)).any()
+    return x
+
+
+def test_what_lies_at_a_threshold_does_not_depend_on_its_companions():
+    model = dataclasses.replace(random_model(SPEC), rounding_lmbda=COST)
+    x = near_thresholds(model, 60)
+    together = model.quantize(x)
+    order = np.random.default_rng(2).permutation(len(x))
+    np.testing.assert_array_equal(model.quantize(x[order]), together[order])
+    alone = np.concatenate([model.quantize(x[row : row + 1]) for row in range(len(x))])
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_codes_round_trip_and_are_shorter(model):
+    x = inputs(200)
+    codes, bank = model.compress(x)
+    np.testing.assert_array_equal(model.decompress(codes, bank), model.quantize(x))
+    nearest, _ = dataclasses.replace(model, rounding_lmbda=0).compress(x)
+    assert sum(map(len, codes)) < 0.98 * sum(map(len, nearest))
+
+
+def test_the_cost_is_part_of_the_file(model):
+    loaded = FrozenModel.from_bytes(model.to_bytes())
+    assert loaded.rounding_lmbda == COST
+    assert loaded.model_id == model.model_id != dataclasses.replace(model, rounding_lmbda=0).model_id
+
+
+@pytest.mark.parametrize("cost", [-0.1, float("nan"), float("inf")])
+def test_unusable_costs_are_refused(model, cost):
+    with pytest.raises(ModelError, match="must not be negative"):
+        dataclasses.replace(model, rounding_lmbda=cost)
