@@ -28,7 +28,8 @@ demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real o
 
 .PHONY: test
 test: $(VENV)/.ready $(LIGHT)/.ready ## set up, then run every test
-	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --ignore tests/engines $(PYTEST_ARGS)
+	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	  --ignore tests/engines $(PYTEST_ARGS)
 
 ENGINES := build/engines
 .PHONY: test-engines
