@@ -33,6 +33,7 @@ def build_network(
     lmbda: float,
     weight_decay: float = WEIGHT_DECAY,
     class_frequencies: np.ndarray | None = None,
+    prior_banks: int = 1,
     mixed_precision: bool = False,
     seed: int = 0,
 ) -> tf.keras.Model:
@@ -53,6 +54,7 @@ def build_network(
         the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
         thousands; until then the network makes up for it with activations that are large in every video, which says
         nothing of the video and costs bits.
+      prior_banks: Banks of the bottleneck's prior (`Bottleneck`).
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, the bottleneck and the loss stay float32.
       seed: Of the first weights, and of the bottleneck's noise.
 
@@ -91,7 +93,7 @@ def build_network(
         )(activations)
         activations = tf.keras.layers.ReLU(name=f"relu_{index}")(activations)
     if lmbda:
-        activations = Bottleneck(lmbda, seed=seed, name=BOTTLENECK)(activations)
+        activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
     logits = tf.keras.layers.Dense(
         num_classes,
         kernel_initializer=tf.keras.initializers.GlorotUniform(seed + len(hidden)),

@@ -57,6 +57,8 @@ class TrainingOptions:
       weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos want more: see
         the README.
       input_dropout: The share of the input's numbers that each step sets to 0. Not of the paper: few videos want it.
+      prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. 1
+        is the paper's.
       mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. What is frozen multiplies in float32.
       seed: Of weights, noise and the order of the data.
       checkpoint_every: Steps between checkpoints.
@@ -74,6 +76,7 @@ class TrainingOptions:
     decay_steps: int = 0
     weight_decay: float = networks.WEIGHT_DECAY
     input_dropout: float = 0.0
+    prior_banks: int = 1
     mixed_precision: bool = False
     seed: int = 0
     checkpoint_every: int = 1000
@@ -86,6 +89,7 @@ class TrainingOptions:
             "steps",
             "num_classes",
             "batch_size",
+            "prior_banks",
             "learning_rate",
             "prior_learning_rate",
             "decay_rate",
@@ -154,6 +158,7 @@ def train(
         lmbda=options.lmbda,
         weight_decay=options.weight_decay,
         class_frequencies=videos.class_frequencies(options.num_classes),
+        prior_banks=options.prior_banks,
         mixed_precision=options.mixed_precision,
         seed=options.seed,
     )

@@ -18,12 +18,13 @@ from vidpress.pipeline.evaluation_points import (
     CodecPoint,
     ModelPoint,
     Point,
+    default_options,
 )
 
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
 # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
-METHODS = ("vidpress:", f"{PAPER}: --tables prior --banks 1 --rounding_lmbda 0")
+METHODS = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1 --rounding_lmbda 0")
 
 # Sizes of the rivals: principal components, bins (the paper's), bytes.
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -79,6 +80,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         "teacher": [],
         "tables": "empirical",
         "banks": 1,
+        # What says nothing without a rate.
+        **{name: default_options()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
         **_parse_own("--baseline_options", args.baseline_options),
     }
     if not own.keys() <= common.keys():

@@ -32,7 +32,8 @@ _FREEZING = ("tables", "banks", "rounding_lmbda")
 
 
 @functools.cache
-def _default_options() -> dict[str, Any]:
+def default_options() -> dict[str, Any]:
+    """Return the options of a network that is told nothing."""
     # Not hashed: an option that a later version brings leaves the records of before what they are.
     parser = argparse.ArgumentParser(add_help=False)
     train.add_model_options(parser)
@@ -138,7 +139,7 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        defaults = _default_options()
+        defaults = default_options()
         return {name: value for name, value in self.options if name not in names and value != defaults[name]}
 
     def _teacher_names(self, context: Context) -> list[str]:

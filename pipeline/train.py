@@ -115,6 +115,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--input_dropout", type=float, default=0.0, help="share of the input's numbers that each step sets to 0"
     )
     training.add_argument(
+        "--prior_banks",
+        type=int,
+        default=16,
+        help="banks of the prior in training, as many as --banks at best; 1 is the paper's",
+    )
+    training.add_argument(
         "--mixed_precision", action="store_true", help="multiply in bfloat16, where the processor does so faster"
     )
     training.add_argument("--seed", type=int, default=0, help="of weights, noise and the order of the data")

@@ -6,6 +6,7 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 tfc = pytest.importorskip("tensorflow_compression", reason="needs the extra vidpress[train]")
 
+from vidpress.model import bottleneck  # noqa: E402
 from vidpress.model.bottleneck import Bottleneck  # noqa: E402
 
 
@@ -145,6 +146,77 @@ def test_mixed_precision_leaves_it_float32():
     assert z_hat.dtype == tf.float32
     assert z_hat.numpy().tolist() == [[2049, 3]]
     assert layer.losses[0].dtype == tf.float32
+
+
+def two_kinds(num_examples=64):
+    """Examples that switch on the first three channels, or the last three."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=num_examples)
+    on = (np.arange(6) // 3 == kind[:, None]) & (rng.random((num_examples, 6)) < 0.9)
+    return tf.constant(on * 1.2, tf.float32)
+
+
+def test_banks_take_off_what_the_kind_of_an_example_says_of_its_channels(monkeypatch):
+    monkeypatch.setattr(bottleneck, "_BANKS_FROM", 20)
+    z = two_kinds()
+    layer = Bottleneck(0.01, num_banks=2)
+    for call in range(150):
+        layer(z, training=True)
+        saved = -layer._banks.information(tf.round(z), tf.round(z)).numpy().mean()
+        assert saved == 0 or call >= 19
+    on = np.rint(z) > 0
+    kind = on[:, :3].sum(1) > on[:, 3:].sum(1)
+    p = np.stack([on[kind].mean(0), on[~kind].mean(0)])[np.where(kind, 0, 1)]
+
+    def entropy(p):
+        return -(on * np.log2(np.clip(p, 1e-6, 1)) + ~on * np.log2(np.clip(1 - p, 1e-6, 1))).sum(1).mean()
+
+    assert saved == pytest.approx(entropy(on.mean(0)) - entropy(p), rel=0.1)
+
+
+def test_banks_reward_what_they_expect(monkeypatch):
+    monkeypatch.setattr(bottleneck, "_BANKS_FROM", 20)
+    layer = Bottleneck(0.01, num_banks=2)
+    for _ in range(100):
+        layer(two_kinds(), training=True)
+    z = tf.constant([[1.2, 1.2, 0.4, 0.4, 0, 0]])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        bits = layer._banks.information(z, tf.round(z))
+    gradient = tape.gradient(bits, z).numpy()[0]
+    assert gradient[2] < 0 < gradient[3]  # the same activation, expected and not
+    assert gradient[0] == 0  # on for sure
+
+
+def test_positions_share_a_bank(z):
+    image = tf.reshape(z, (5, 2, 5, 6)) / 4
+    layer = Bottleneck(0.01, num_banks=4)
+    layer(image, training=True)
+    banks = layer._banks
+    rng = np.random.default_rng(0)
+    banks._tilt.assign(rng.normal(size=(4, 6)))
+    banks._log_norm.assign(rng.normal(size=4))
+    on = np.rint(image) != 0
+    bits = [
+        (10 * norm - (on * tilt).sum((1, 2, 3))) / np.log(2)
+        for norm, tilt in zip(banks._log_norm.numpy(), banks._tilt.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(banks.information(tf.round(image), tf.round(image)), np.min(bits, axis=0), rtol=1e-4)
+
+
+def test_saved_weights_continue_the_banks(monkeypatch, tmp_path):
+    monkeypatch.setattr(bottleneck, "_BANKS_FROM", 3)
+    z = tf.constant(np.random.default_rng(0).normal(size=(30, 4)) * 3, tf.float32)
+    model, other = fresh_model(num_banks=4), fresh_model(num_banks=4)
+    for _ in range(6):
+        model(z, training=True)
+    model.save_weights(tmp_path / "weights.h5")
+    other.load_weights(tmp_path / "weights.h5")
+    for _ in range(2):
+        model(z, training=True)
+        other(z, training=True)
+        assert float(model.losses[0]) == float(other.losses[0])
+    assert np.ptp(other.get_layer("bottleneck")._banks._tilt) > 0
 
 
 @pytest.mark.parametrize("lmbda", [0, -0.1, float("nan"), float("inf")])
