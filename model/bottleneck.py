@@ -82,6 +82,8 @@ class Bottleneck(tf.keras.layers.Layer):
         self.init_scale = float(init_scale)
         self.bits = tf.keras.metrics.Mean(name=f"{self.name}_bits")
 
+    _num_anchors = 1  # of what the prior depends on (`PriorBanks`)
+
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the prior: one distribution for each channel."""
         channels = tf.TensorShape(input_shape)[-1]
@@ -96,7 +98,7 @@ class Bottleneck(tf.keras.layers.Layer):
                 variable.assign(noise)
         self._calls = self.add_weight("calls", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
         if self.num_banks > 1:
-            self._banks = _Banks(self.num_banks, channels)
+            self._banks = PriorBanks(self.num_banks, channels, self._num_anchors)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -146,14 +148,22 @@ class Bottleneck(tf.keras.layers.Layer):
         }
 
 
-class _Banks(tf.Module):
+class PriorBanks(tf.Module):
     """What banks add to a prior's bits.
 
     Bank b multiplies the odds of channel d being on, that is of rounding to other than 0, by `exp(tilt[b, d])`. For
     what that takes from all probabilities, `log_norm[b]` nats are added at each position.
+
+    A prior may depend on something, as on lmbda (`many_rates`). How often a channel is on without regard to banks, and
+    `log_norm`, are then kept at some anchors, between which each example has weights that add up to 1.
+
+    Args:
+      num_banks: How many banks.
+      channels: How many channels.
+      num_anchors: How many anchors; with one, examples have no weights.
     """
 
-    def __init__(self, num_banks: int, channels: int):
+    def __init__(self, num_banks: int, channels: int, num_anchors: int = 1):
         super().__init__()
         self._num_banks = num_banks
 
@@ -161,32 +171,36 @@ class _Banks(tf.Module):
             return tf.Variable(tf.zeros(shape), trainable=False, name=name)
 
         self._on_count = state("bank_on_count", num_banks, channels)
-        self._position_count = state("bank_position_count", num_banks)
-        self._common = state("bank_common", channels)  # how often a channel is on
+        self._position_count = state("bank_position_count", num_banks, num_anchors)
+        self._common = state("bank_common", num_anchors, channels)  # how often a channel is on
         self._tilt = state("bank_tilt", num_banks, channels)
-        self._log_norm = state("bank_log_norm", num_banks)
+        self._log_norm = state("bank_log_norm", num_anchors, num_banks)
 
-    def information(self, z: tf.Tensor, z_hat: tf.Tensor) -> tf.Tensor:
+    def information(self, z: tf.Tensor, z_hat: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """Return the bits that each example takes more than by the prior alone, float32[batch].
 
         Of `z` plus noise, `clip(|z|, 0, 1)` is how probably it is on, so that a gradient reaches what the noise alone
-        would switch.
+        would switch. `weights` are float32[batch, num_anchors], or none with one anchor.
         """
+        weights = tf.ones((tf.shape(z)[0], 1)) if weights is None else weights
         on, positions = _sum_positions(tf.cast(z_hat != 0, tf.float32))
-        bank = self._cheapest(on, positions)
+        bank = self._cheapest(on, positions, weights)
         probably_on, _ = _sum_positions(tf.clip_by_value(tf.abs(z), 0.0, 1.0))
         saved = tf.reduce_sum(tf.gather(self._tilt, bank) * probably_on, axis=1)
-        return (positions * tf.gather(self._log_norm, bank) - saved) / math.log(2)
+        log_norm = tf.gather(tf.matmul(weights, self._log_norm), bank, batch_dims=1)
+        return (positions * log_norm - saved) / math.log(2)
 
-    def update(self, z_hat: tf.Tensor, call: tf.Tensor) -> None:
+    def update(self, z_hat: tf.Tensor, call: tf.Tensor, weights: tf.Tensor | None = None) -> None:
         """Let the banks follow a batch, once it is their time: a step of hard expectation maximisation."""
+        weights = tf.ones((tf.shape(z_hat)[0], 1)) if weights is None else weights
         on, positions = _sum_positions(tf.cast(tf.stop_gradient(z_hat) != 0, tf.float32))
         batch_size = tf.cast(tf.shape(on)[0], tf.float32)
-        mean = tf.reduce_mean(on, axis=0) / positions
+        total = tf.reduce_sum(weights, axis=0)[:, None]
+        mean = tf.matmul(weights, on, transpose_a=True) / tf.maximum(total, 1e-6) / positions
         momentum = tf.where(call == 1, 0.0, _COMMON_MOMENTUM)
         self._common.assign(momentum * self._common + (1 - momentum) * mean)
         if_begun = call > _BANKS_FROM
-        bank = tf.one_hot(self._cheapest(on, positions), self._num_banks)
+        bank = tf.one_hot(self._cheapest(on, positions, weights), self._num_banks)
         keep = tf.maximum(1 - batch_size / _BANK_HORIZON, 0.0)
         # Until banks begin, counts are those of the last examples, one for each bank.
         last = tf.concat([_COMMON_ROWS_AT_FIRST * on, self._on_count], axis=0)[: self._num_banks]
@@ -194,21 +208,24 @@ class _Banks(tf.Module):
         self._position_count.assign(
             tf.where(
                 if_begun,
-                keep * self._position_count + positions * tf.reduce_sum(bank, axis=0),
-                tf.fill(self._position_count.shape, _COMMON_ROWS_AT_FIRST * positions),
+                keep * self._position_count + positions * tf.matmul(bank, weights, transpose_a=True),
+                tf.concat([_COMMON_ROWS_AT_FIRST * positions * weights, self._position_count], 0)[: self._num_banks],
             )
         )
         rows = positions * tf.where(call > _BANKS_FROM + _FIRST_CALLS, _COMMON_ROWS, _COMMON_ROWS_AT_FIRST)
         common = _within(self._common)
-        p = _within((self._on_count + rows * common) / (self._position_count[:, None] + rows))
-        tilt = tf.where(call >= _BANKS_FROM, _log_odds(p) - _log_odds(common), 0.0)
+        count = tf.reduce_sum(self._position_count, axis=1, keepdims=True)
+        # What would be on in a bank's examples if they were like all others at their anchors.
+        expected = _within(tf.matmul(tf.math.divide_no_nan(self._position_count, count), common))
+        p = _within((self._on_count + rows * expected) / (count + rows))
+        tilt = tf.where(call >= _BANKS_FROM, _log_odds(p) - _log_odds(expected), 0.0)
         self._tilt.assign(tilt)
-        self._log_norm.assign(tf.reduce_sum(tf.math.log1p(common * tf.math.expm1(tilt)), axis=1))
+        self._log_norm.assign(tf.reduce_sum(tf.math.log1p(common[:, None] * tf.math.expm1(tilt)), axis=2))
 
-    def _cheapest(self, on: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    def _cheapest(self, on: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Return the bank with the shortest code for each example, given at how many positions a channel is on."""
         saved = tf.matmul(tf.stop_gradient(on), self._tilt, transpose_b=True)
-        return tf.argmax(saved - positions * self._log_norm, axis=1)
+        return tf.argmax(saved - positions * tf.matmul(weights, self._log_norm), axis=1)
 
 
 def _sum_positions(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

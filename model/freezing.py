@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import operator
 import os
 import zlib
@@ -19,6 +20,7 @@ import threadpoolctl
 from vidpress.model import networks, range_coder
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.many_rates import ManyRatesBottleneck
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
@@ -34,6 +36,10 @@ _CHUNK = 2048
 # Banks of tables are fitted to so many videos at most: 800 MB with 2000 dimensions.
 _BANK_VIDEOS = 100_000
 
+# A search for a rate ends within this share below the bytes that are wanted, or after so many trials.
+_BYTES_TOLERANCE = 0.01
+_MAX_TRIALS = 12
+
 
 def fold_batch_norm(
     network: tf.keras.Model,
@@ -41,34 +47,39 @@ def fold_batch_norm(
     """Return the weights of a network of `networks.build_network`, batch normalisation folded into the kernels.
 
     `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
-    with `scale = gamma / sqrt(variance + epsilon)`. The product is in float64, and rounded once.
+    with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, scales and shifts by lmbda are folded
+    in as well, as they are at the selected one. Products are in float64, and rounded once.
 
     Returns:
       `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
     """
     hidden = []
-    for dense, batch_norm in networks.hidden_layers(network):
+    for index, (dense, batch_norm) in enumerate(networks.hidden_layers(network)):
         gamma, beta, mean, variance = (weight.numpy().astype(np.float64) for weight in batch_norm.weights)
-        scale = gamma / np.sqrt(variance + batch_norm.epsilon)
-        hidden.append(
-            (
-                (dense.kernel.numpy().astype(np.float64) * scale).astype(np.float32),
-                (beta - mean * scale).astype(np.float32),
-            )
-        )
+        outer_scale, shift = networks.rate_affine(network, index)
+        scale = outer_scale * gamma / np.sqrt(variance + batch_norm.epsilon)
+        kernel, bias = dense.kernel.numpy() * scale, outer_scale * beta - mean * scale + shift
+        hidden.append((kernel.astype(np.float32), bias.astype(np.float32)))
     logits = network.get_layer(networks.LOGITS)
-    return tuple(hidden), (logits.kernel.numpy(), logits.bias.numpy())
+    kernel, bias = (weight.numpy().astype(np.float64) for weight in (logits.kernel, logits.bias))
+    input_scale, input_shift = networks.rate_affine(network, networks.BOTTLENECK)
+    output_scale, output_shift = networks.rate_affine(network, networks.LOGITS)
+    bias = (bias + np.sum(kernel.T * input_shift, axis=1)) * output_scale + output_shift
+    kernel = (kernel.T * input_scale).T * output_scale
+    return tuple(hidden), (kernel.astype(np.float32), bias.astype(np.float32))
 
 
 def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
     """Return range coding tables of the trained prior, as tensorflow-compression builds them.
 
     Raises:
-      ValueError: If the network was trained without a rate, so that it has no prior.
+      ValueError: If the network was trained without a rate, so that it has no prior, or for many.
     """
     bottleneck = networks.bottleneck_of(network)
     if bottleneck is None:
         raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
+    if isinstance(bottleneck, ManyRatesBottleneck):
+        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
     entropy_model = tfc.ContinuousBatchedEntropyModel(
         bottleneck.prior,
         coding_rank=1,
@@ -124,6 +135,40 @@ def freeze(
             fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
         model = dataclasses.replace(model, tables=fitted)
     return model
+
+
+def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, float], num_bytes: float) -> float:
+    """Return the least lmbda, nearly, at which no more than so many bytes are taken.
+
+    The logarithm of the bytes is nearly linear in that of lmbda, so that few have to be tried.
+
+    Args:
+      bytes_at: Gives the bytes at an lmbda. They fall as it rises.
+      lmbda_range: The least and the greatest lmbda.
+      num_bytes: As many are wanted; at most 1 % fewer are taken.
+
+    Raises:
+      ValueError: If no lmbda in the range gives so many; the message says which can be had.
+    """
+    low, high = lmbda_range
+    most, least = bytes_at(low), bytes_at(high)
+    if not least <= num_bytes <= most:
+        raise ValueError(
+            f"{num_bytes:g} bytes a video cannot be had: lmbda from {low:g} to {high:g} gives {most:.1f} down to "
+            f"{least:.1f}."
+        )
+    for _ in range(_MAX_TRIALS):
+        if least >= (1 - _BYTES_TOLERANCE) * num_bytes:
+            break
+        wanted = math.log((1 - _BYTES_TOLERANCE / 2) * num_bytes)
+        share = (math.log(most) - wanted) / (math.log(most) - math.log(max(least, 1e-3)))
+        middle = low * (high / low) ** min(max(share, 0.1), 0.9)
+        found = bytes_at(middle)
+        if found > num_bytes:
+            low, most = middle, found
+        else:
+            high, least = middle, found
+    return high
 
 
 def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:

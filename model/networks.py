@@ -8,9 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from vidpress.model.bottleneck import Bottleneck
+from vidpress.model.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
 
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
+
+# Of a network for many rates: the layer that says at which a video is, and those that depend on it (before each ReLU,
+# behind the bottleneck, and behind the logits).
+RATES = "rates"
+RATE_AFFINE = "rate_affine"
 
 # The paper's, in its experiments on YouTube-8M.
 WEIGHT_DECAY = 1e-6
@@ -31,6 +37,7 @@ def build_network(
     num_classes: int,
     *,
     lmbda: float,
+    lmbda_range: tuple[float, float] | None = None,
     weight_decay: float = WEIGHT_DECAY,
     class_frequencies: np.ndarray | None = None,
     prior_banks: int = 1,
@@ -49,6 +56,8 @@ def build_network(
       num_classes: How many classes there are.
       lmbda: What a bit costs (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which
         neither rounds nor pays for bits.
+      lmbda_range: Of a network for many rates, the least and the greatest lmbda. In training every video has one of its
+        own; otherwise it is `lmbda`, until `select_lmbda`.
       weight_decay: Of the dense kernels.
       class_frequencies: float64[num_classes], the share of videos that have each class, within (0, 1). The biases of
         the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
@@ -63,7 +72,7 @@ def build_network(
       rate included, are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
 
     Raises:
-      ValueError: If a size is not positive, or lmbda is negative.
+      ValueError: If a size is not positive, lmbda is negative or not in its range, or that is none.
     """
     sizes = (input_size, *hidden, num_classes)
     if not hidden or min(sizes) < 1:
@@ -75,6 +84,15 @@ def build_network(
     penalty = tf.keras.regularizers.L2(weight_decay / 2)
     precision = "mixed_bfloat16" if mixed_precision else "float32"
     x = activations = tf.keras.Input((input_size,), name="x")
+    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name=RATES)
+    position = None if rates is None else rates(x)
+
+    def affine(inputs: tf.Tensor, name: int | str, exponent: float = 0.0) -> tf.Tensor:
+        if rates is None:
+            return inputs
+        layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"{RATE_AFFINE}_{name}")
+        return layer([inputs, position])
+
     for index, units in enumerate(hidden):
         activations = tf.keras.layers.Dense(
             units,
@@ -84,15 +102,20 @@ def build_network(
             dtype=precision,
             name=f"hidden_{index}",
         )(activations)
-        scale = BOTTLENECK_SCALE if lmbda and index == len(hidden) - 1 else 1.0
+        last = index == len(hidden) - 1
+        scale = BOTTLENECK_SCALE if lmbda and last else 1.0
         activations = tf.keras.layers.BatchNormalization(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
             gamma_initializer=tf.keras.initializers.Constant(scale),
             name=f"batch_norm_{index}",
         )(activations)
+        activations = affine(activations, index, FIRST_EXPONENT if last else 0.0)
         activations = tf.keras.layers.ReLU(name=f"relu_{index}")(activations)
-    if lmbda:
+    if rates is not None:
+        bottleneck = ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed, name=BOTTLENECK)
+        activations = affine(bottleneck([activations, position]), BOTTLENECK, -FIRST_EXPONENT)
+    elif lmbda:
         activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
     logits = tf.keras.layers.Dense(
         num_classes,
@@ -102,7 +125,10 @@ def build_network(
         dtype=precision,
         name=LOGITS,
     )(activations)
-    return tf.keras.Model(x, logits)
+    network = tf.keras.Model(x, affine(logits, LOGITS))
+    if rates is not None:
+        rates.select(lmbda)
+    return network
 
 
 def _log_odds(p: np.ndarray) -> tf.keras.initializers.Initializer:
@@ -120,6 +146,31 @@ def hidden_layers(
     """Return the dense and the batch normalisation layer of each hidden layer, the first one first."""
     count = sum(layer.name.startswith("hidden_") for layer in network.layers)
     return [(network.get_layer(f"hidden_{index}"), network.get_layer(f"batch_norm_{index}")) for index in range(count)]
+
+
+def select_lmbda(network: tf.keras.Model, lmbda: float) -> None:
+    """Let a network for many rates be the network at `lmbda`, outside of training.
+
+    Raises:
+      ValueError: If lmbda is not in the network's range.
+    """
+    network.get_layer(RATES).select(lmbda)
+
+
+def rate_affine(network: tf.keras.Model, name: int | str) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Return scale and shift float64[channels] of a `RateAffine` at the selected lmbda.
+
+    Args:
+      network: A network of `build_network`.
+      name: A hidden layer's index, `BOTTLENECK` or `LOGITS`.
+
+    Returns:
+      `(1, 0)` if the network is not for many rates.
+    """
+    if not any(layer.name == RATES for layer in network.layers):
+        return 1.0, 0.0
+    scale, shift = network.get_layer(f"{RATE_AFFINE}_{name}").at(network.get_layer(RATES).selected)
+    return scale.numpy().astype(np.float64), shift.numpy().astype(np.float64)
 
 
 def activations_model(network: tf.keras.Model) -> tf.keras.Model:

@@ -30,6 +30,7 @@ _EVALUATION_BATCH = 1024
 _MAX_VALIDATION_VIDEOS = 10_000
 
 _OPTIONS_FILE = "options.json"
+_CHECKPOINTS = "checkpoints"
 # What may change between a run and its continuation without changing the result up to there.
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
 
@@ -45,6 +46,8 @@ class TrainingOptions:
     Attributes:
       hidden: Units of the hidden layers; the paper's are (2000,) and (6000, 2000).
       lmbda: What a bit costs in nats of the task's loss; 0 trains the baseline without rate and rounding.
+      lmbda_range: The least and the greatest lmbda of a network for many rates (`networks.build_network`). What is
+        trained does not depend on `lmbda` then, which is that of validation and of the network at the end.
       steps: Training steps (paper).
       num_classes: Classes of the task; 3862 are those of YouTube-8M's version of May 2018.
       batch_size: Videos a step (paper).
@@ -67,6 +70,7 @@ class TrainingOptions:
 
     hidden: tuple[int, ...]
     lmbda: float
+    lmbda_range: tuple[float, float] | None = None
     steps: int = 300_000
     num_classes: int = 3862
     batch_size: int = 100
@@ -104,14 +108,32 @@ class TrainingOptions:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must not be negative.")
+        if self.lmbda_range is not None:
+            low, high = self.lmbda_range
+            object.__setattr__(self, "lmbda_range", (low, high))  # which an option gives as a list
+            if not (0 < low < high and math.isfinite(high)):
+                raise ValueError(f"lmbda_range={low} {high} must be two values above 0, the lower one first.")
+            if not low <= self.lmbda <= high:
+                raise ValueError(f"lmbda={self.lmbda} must lie in lmbda_range={low} {high}.")
         if not 0 <= self.input_dropout < 1:
             raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainingOptions:
+        """Return what `to_json` gave; other values are left alone."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: _as_tuple(value) for name, value in values.items() if name in names})
+
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""
-        return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def train(
@@ -151,21 +173,13 @@ def train(
     if teachers:
         teacher = Teacher(teachers, spec, options.num_classes, mixed_precision=options.mixed_precision)
     _check_work_dir(options, spec, videos, teachers, work_dir)
-    network = networks.build_network(
-        spec.input_size,
-        options.hidden,
-        options.num_classes,
-        lmbda=options.lmbda,
-        weight_decay=options.weight_decay,
-        class_frequencies=videos.class_frequencies(options.num_classes),
-        prior_banks=options.prior_banks,
-        mixed_precision=options.mixed_precision,
-        seed=options.seed,
-    )
+    network = _build_network(options, spec, videos.class_frequencies(options.num_classes))
     training_step, state = _training_step(network, options, teacher)
-    manager = tf.train.CheckpointManager(state, os.path.join(work_dir, "checkpoints"), _KEEP_CHECKPOINTS)
+    manager = tf.train.CheckpointManager(state, os.path.join(work_dir, _CHECKPOINTS), _KEEP_CHECKPOINTS)
     if manager.latest_checkpoint:
         state.restore(manager.latest_checkpoint)
+        if options.lmbda_range is not None:
+            networks.select_lmbda(network, options.lmbda)
         print(f"Going on from step {int(state.step):,} in {work_dir}.", file=sys.stderr)
     first_step = int(state.step)
     if first_step > options.steps:
@@ -206,6 +220,69 @@ def train(
     return network
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training's folder holds.
+
+    Attributes:
+      network: As it was at the last checkpoint.
+      options: How it was trained; `steps` are those of the checkpoint. Of a network for many rates, `lmbda` is the
+        geometric mean of the range, which the network is at.
+      spec: What `x` is made of.
+      training_data: The SHA-256 of the training data's fingerprint.
+      teachers: The teachers' model ids.
+    """
+
+    network: tf.keras.Model
+    options: TrainingOptions
+    spec: FeatureSpec
+    training_data: str
+    teachers: list[str]
+
+
+def load_trained(work_dir: str) -> Trained:
+    """Load the network of a training's last checkpoint.
+
+    Args:
+      work_dir: As `train` takes it.
+
+    Raises:
+      TrainingError: If that folder does not hold a training, or one without a checkpoint.
+    """
+    path = os.path.join(work_dir, _OPTIONS_FILE)
+    if not tf.io.gfile.exists(path):
+        raise TrainingError(f"{work_dir} holds no training: there is no {_OPTIONS_FILE}. Give the folder of one.")
+    with tf.io.gfile.GFile(path) as file:
+        values = json.loads(file.read())
+    checkpoint = tf.train.latest_checkpoint(os.path.join(work_dir, _CHECKPOINTS))
+    if checkpoint is None:
+        raise TrainingError(f"{work_dir} holds a training without a checkpoint: go on with it first.")
+    values["steps"] = int(tf.train.load_variable(checkpoint, "step/.ATTRIBUTES/VARIABLE_VALUE"))
+    if values.get("lmbda_range"):
+        values["lmbda"] = math.sqrt(math.prod(values["lmbda_range"]))
+    options, spec = TrainingOptions.from_json(values), FeatureSpec.parse(values["features"])
+    network = _build_network(options, spec, None)
+    tf.train.Checkpoint(network=network).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    if options.lmbda_range is not None:
+        networks.select_lmbda(network, options.lmbda)
+    return Trained(network, options, spec, values["training_data"], values["teachers"])
+
+
+def _build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies: np.ndarray | None) -> tf.keras.Model:
+    return networks.build_network(
+        spec.input_size,
+        options.hidden,
+        options.num_classes,
+        lmbda=options.lmbda,
+        lmbda_range=options.lmbda_range,
+        weight_decay=options.weight_decay,
+        class_frequencies=class_frequencies,
+        prior_banks=options.prior_banks,
+        mixed_precision=options.mixed_precision,
+        seed=options.seed,
+    )
+
+
 def _check_work_dir(
     options: TrainingOptions,
     spec: FeatureSpec,
@@ -214,7 +291,8 @@ def _check_work_dir(
     work_dir: str,
 ) -> None:
     """Write down what is trained in `work_dir`, or compare it with what was begun there."""
-    wanted = {name: value for name, value in options.to_json().items() if name not in _FREE_OPTIONS}
+    free = _FREE_OPTIONS if options.lmbda_range is None else (*_FREE_OPTIONS, "lmbda")
+    wanted = {name: value for name, value in options.to_json().items() if name not in free}
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
     wanted["teachers"] = [model.model_id for model in teachers]
     path = os.path.join(work_dir, _OPTIONS_FILE)

@@ -63,7 +63,10 @@ class LabelledVideos:
         """Return so many of the videos at most, at even distances; the fingerprint stays that of all."""
         if len(self) <= max_videos:
             return self
-        rows = np.linspace(0, len(self) - 1, max_videos).astype(np.int64)
+        return self.take(np.linspace(0, len(self) - 1, max_videos).astype(np.int64))
+
+    def take(self, rows: np.ndarray) -> LabelledVideos:
+        """Return the videos of some rows; the fingerprint stays that of all."""
         counts = (self.label_start[1:] - self.label_start[:-1])[rows]
         return dataclasses.replace(
             self,

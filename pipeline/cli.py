@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",
+    "freeze": "take another rate or other tables from a training (needs the extra vidpress[train])",
     "encode": "encode TFRecords to a data set of Parquet shards, with Beam",
     "evaluate": "train over a sweep of rates, and measure against everything else (needs vidpress[train,report])",
     "decode": "decode a data set to TFRecords or Parquet, with Beam",

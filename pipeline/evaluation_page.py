@@ -109,8 +109,9 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
         seconds = dict(record["seconds"])
         if "lmbda" in record:
             part = f"{record['method']}, {len(record['hidden']) + 1}-layer"
-            # Models that differ in their tables alone share a training.
-            training = (tuple(record["hidden"]), record["lmbda"], record["seed"], seconds.get("train"))
+            # Models that differ in their tables alone share a training, and with a range of lmbda in that, too.
+            lmbda = (record.get("options") or {}).get("lmbda_range") or record["lmbda"]
+            training = (str(record["hidden"]), str(lmbda), record["seed"], seconds.get("train"))
             if training in seen:
                 seconds["train"] = 0
             seen.add(training)
@@ -130,7 +131,8 @@ def method_options(results: Results) -> Iterator[str]:
     lines: dict[str, None] = {}
     for record in results.records:
         if "options" in record:
-            options = {name: value for name, value in record["options"].items() if name not in ("lmbda", "seed")}
+            swept = ("lmbda", "seed")
+            options = {name: v for name, v in record["options"].items() if name not in swept and v is not None}
             texts = [f"--{name} {','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in options.items()]
             lines[f"{record['method']}: {' '.join(texts)}"] = None
     yield from lines

@@ -55,8 +55,14 @@ class Plan:
         yield from self.tasks()
 
     def tasks(self) -> Iterator[tuple[Point, ...]]:
-        """Yield what is done after the baselines, in the order to begin it in."""
-        yield from ((point,) for point in self.models)
+        """Yield what is done after the baselines, in the order to begin it in.
+
+        Points that share a training are one task: it must not go on twice at a time.
+        """
+        by_training: dict[str, list[Point]] = {}
+        for point in self.models:
+            by_training.setdefault(repr((point.network_options(), point.teachers)), []).append(point)
+        yield from map(tuple, by_training.values())
         yield from self.codecs
 
 
@@ -78,6 +84,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     given = _given_baselines(args.baseline or [])
     own = {
         "teacher": [],
+        "lmbda_range": None,
         "tables": "empirical",
         "banks": 1,
         # What says nothing without a rate.

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from vidpress.model.features import FeatureSpec
@@ -120,9 +121,13 @@ class ModelPoint:
 
     def network_name(self, context: Context) -> str:
         """Return the name of the training, which points share that are only frozen otherwise."""
-        options = self._options_but((*_WATCHING, *_FREEZING))
-        key = context.key({"kind": "network", "options": options, "teachers": self._teacher_names(context)})
-        return f"{self._label()}-{key}"
+        values = {"kind": "network", "options": self.network_options(), "teachers": self._teacher_names(context)}
+        return f"{self._label(dict(self.options)['lmbda_range'])}-{context.key(values)}"
+
+    def network_options(self) -> dict[str, Any]:
+        """Return the options that say what is trained; with a range of lmbda, it is the same for all in it."""
+        swept = ("lmbda",) if dict(self.options)["lmbda_range"] else ()
+        return self._options_but((*_WATCHING, *_FREEZING, *swept))
 
     def resolved_options(self, context: Context) -> dict[str, Any]:
         """Return the options with files for the placeholders."""
@@ -145,9 +150,10 @@ class ModelPoint:
     def _teacher_names(self, context: Context) -> list[str]:
         return [teacher.name(context) for teacher in self.teachers]
 
-    def _label(self) -> str:
+    def _label(self, lmbda_range: Sequence[float] | None = None) -> str:
         options = dict(self.options)
-        return f"{'-'.join(map(str, options['hidden']))}-lmbda{options['lmbda']:g}-seed{options['seed']}"
+        lmbda = "to".join(f"{value:g}" for value in lmbda_range or (options["lmbda"],))
+        return f"{'-'.join(map(str, options['hidden']))}-lmbda{lmbda}-seed{options['seed']}"
 
     def model_path(self, context: Context) -> str:
         """Return where the frozen model is, once it is."""
@@ -189,7 +195,7 @@ class CodecPoint:
             "head": self.head,
         }
         if self.options:
-            values["options"] = {k: v for k, v in self.options if k not in _WATCHING}
+            values["options"] = {k: v for k, v in self.options if k not in _WATCHING and v is not None}
         of = "features" if self.source is None else "-".join(map(str, dict(self.source.options)["hidden"]))
         size = "" if self.size is None else f"-{self.size}"
         return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"

@@ -21,6 +21,8 @@ from vidpress.model.frozen_model import FrozenModel, ModelError
 from vidpress.pipeline import launch
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from vidpress.model.training import TrainingOptions
     from vidpress.model.training_data import LabelledVideos
 
@@ -47,20 +49,25 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
-    files.add_argument(
-        "--validation", nargs="+", metavar="GLOB", help="data for GAP along the way and for the model's metrics"
-    )
-    files.add_argument("--output", required=True, metavar="MODEL.safetensors", help="the model; must not exist yet")
+    add_file_options(files)
     files.add_argument(
         "--work_dir", help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)"
     )
     files.add_argument(
         "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
     )
-    files.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
     add_model_options(parser)
     return parser
+
+
+def add_file_options(files: argparse._ArgumentGroup) -> None:
+    """Add the options that say what a model is made of, and where it goes."""
+    files.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
+    files.add_argument(
+        "--validation", nargs="+", metavar="GLOB", help="data for GAP along the way and for the model's metrics"
+    )
+    files.add_argument("--output", required=True, metavar="MODEL.safetensors", help="the model; must not exist yet")
+    files.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -77,23 +84,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="what a bit costs; more gives fewer bytes; 0 trains without rate and rounding",
     )
     network.add_argument(
-        "--tables",
-        choices=["empirical", "prior"],
-        default="empirical",
-        help="range coding tables: fitted to the training data, or the trained prior's",
-    )
-    network.add_argument(
-        "--banks",
-        type=int,
-        default=16,
-        help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
-    )
-    network.add_argument(
-        "--rounding_lmbda",
+        "--lmbda_range",
         type=float,
-        default=0.03,
-        help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="train one network for all rates from LOW to HIGH, of which `vidpress freeze` takes others than --lmbda",
     )
+    add_freezing_options(network)
     training = parser.add_argument_group("training")
     training.add_argument(
         "--teacher",
@@ -128,6 +125,28 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--validate_every", type=int, default=1000, metavar="STEPS", help="between validations")
 
 
+def add_freezing_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say how a trained network is frozen."""
+    group.add_argument(
+        "--tables",
+        choices=["empirical", "prior"],
+        default="empirical",
+        help="range coding tables: fitted to the training data, or the trained prior's",
+    )
+    group.add_argument(
+        "--banks",
+        type=int,
+        default=16,
+        help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
+    )
+    group.add_argument(
+        "--rounding_lmbda",
+        type=float,
+        default=0.03,
+        help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
+    )
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """Parse an option such as 6000,2000."""
     try:
@@ -152,13 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser().error(str(error))
     try:
-        _check_output(args.output)
+        check_output(args.output)
         work_dir = args.work_dir or args.output.removesuffix(_SUFFIX) + ".training"
         videos = load_videos(args.input, args)
-        if len(videos) < args.banks:
-            raise training.TrainingError(
-                f"{len(videos)} videos are too few for --banks={args.banks}: take fewer banks."
-            )
+        check_num_videos(args, len(videos))
         validation = None
         if args.validation:
             validation = load_videos(args.validation, args)
@@ -198,9 +214,19 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
       ValueError: If not; the message names the option.
     """
-    if args.tables == "prior" and not args.lmbda:
+    check_freezing_options(args, training_options(args))
+
+
+def check_freezing_options(args: argparse.Namespace, options: TrainingOptions) -> None:
+    """See that a network trained with `options` can be frozen with the options of `add_freezing_options`.
+
+    Raises:
+      ValueError: If not; the message names the option.
+    """
+    if args.tables == "prior" and not options.lmbda:
         raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
-    training_options(args)
+    if args.tables == "prior" and options.lmbda_range is not None:
+        raise ValueError("--tables prior cannot be had with --lmbda_range: take empirical tables.")
     table_banks.check_num_banks(args.banks)
     if not 0 <= args.rounding_lmbda < math.inf:
         raise ValueError(f"--rounding_lmbda {args.rounding_lmbda} must not be negative.")
@@ -220,13 +246,40 @@ def train_model(
     Returns:
       The model, with its task head and with metadata; and how many seconds the training took.
     """
-    from vidpress.model import freezing, training
+    from vidpress.model import training
 
     options = training_options(args)
     start = time.monotonic()
     teachers = [FrozenModel.load(path) for path in args.teacher]
     network = training.train(options, args.features, videos, work_dir, validation=validation, teachers=teachers)
     seconds = time.monotonic() - start
+    teacher_ids = [teacher.model_id for teacher in teachers]
+    return freeze_network(network, options, teacher_ids, args, videos, validation), seconds
+
+
+def freeze_network(
+    network: tf.keras.Model,
+    options: TrainingOptions,
+    teachers: Sequence[str],
+    args: argparse.Namespace,
+    videos: LabelledVideos,
+    validation: LabelledVideos | None,
+) -> FrozenModel:
+    """Freeze a network, and write down where it comes from.
+
+    Args:
+      network: The trained network.
+      options: How it was trained; it is frozen at their `lmbda`.
+      teachers: The model ids of those that it learnt from.
+      args: With the options of `add_freezing_options`, and `features`.
+      videos: The training data.
+      validation: Videos for the metrics in the model's metadata, if given.
+
+    Returns:
+      The model, with its task head and with metadata.
+    """
+    from vidpress.model import freezing
+
     metadata: dict[str, Any] = {
         "vidpress": importlib.metadata.version("vidpress"),
         "training": options.to_json(),
@@ -236,7 +289,7 @@ def train_model(
         "tables": args.tables,
         "banks": args.banks,
         "rounding_lmbda": args.rounding_lmbda,
-        "teachers": [teacher.model_id for teacher in teachers],
+        "teachers": list(teachers),
         "training_data": videos.fingerprint,
     }
     model = freezing.freeze(
@@ -252,7 +305,17 @@ def train_model(
         metadata["metrics"] = freezing.measure(model, validation)
         if not options.lmbda:
             metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
-    return dataclasses.replace(model, metadata=metadata), seconds
+    return dataclasses.replace(model, metadata=metadata)
+
+
+def check_num_videos(args: argparse.Namespace, num_videos: int) -> None:
+    """See that so many videos are enough to fit the banks to.
+
+    Raises:
+      JobError: If not.
+    """
+    if num_videos < args.banks:
+        raise launch.JobError(f"{num_videos} videos are too few for --banks={args.banks}: take fewer banks.")
 
 
 def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVideos:
@@ -264,7 +327,7 @@ def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVi
         return training_data.load_videos(files, args.features, args.classes, progress=bar.update)
 
 
-def _check_output(output: str) -> None:
+def check_output(output: str) -> None:
     """See that the model can be written at the end, before hours of training.
 
     Raises:
@@ -292,8 +355,17 @@ def summary(
     """Return what a person wants to know of a finished training."""
     lines = [
         f"Trained to step {model.metadata['steps']:,} in {seconds:.1f} s, on {len(videos):,} videos"
-        f" ({videos.num_unlabelled:,} without labels left out)."
+        f" ({videos.num_unlabelled:,} without labels left out).",
+        *describe_metrics(model, validation),
+        f"Model {model.model_id} in {output}",
+        f"Curves: tensorboard --logdir {work_dir}/tensorboard",
     ]
+    return "\n".join(lines)
+
+
+def describe_metrics(model: FrozenModel, validation: LabelledVideos | None) -> list[str]:
+    """Return lines about a model's metrics, if it was measured."""
+    lines = []
     if validation is not None:
         metrics = model.metadata["metrics"]
         lines += [
@@ -307,8 +379,7 @@ def summary(
                 f"  not rounded: GAP {baseline['gap']:.4f} at {baseline['bytes_per_video']:.0f} bytes a video "
                 "(float32, zlib)"
             )
-    lines += [f"Model {model.model_id} in {output}", f"Curves: tensorboard --logdir {work_dir}/tensorboard"]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

@@ -195,11 +195,11 @@ def test_positions_share_a_bank(z):
     banks = layer._banks
     rng = np.random.default_rng(0)
     banks._tilt.assign(rng.normal(size=(4, 6)))
-    banks._log_norm.assign(rng.normal(size=4))
+    banks._log_norm.assign(rng.normal(size=(1, 4)))
     on = np.rint(image) != 0
     bits = [
         (10 * norm - (on * tilt).sum((1, 2, 3))) / np.log(2)
-        for norm, tilt in zip(banks._log_norm.numpy(), banks._tilt.numpy(), strict=True)
+        for norm, tilt in zip(banks._log_norm.numpy()[0], banks._tilt.numpy(), strict=True)
     ]
     np.testing.assert_allclose(banks.information(tf.round(image), tf.round(image)), np.min(bits, axis=0), rtol=1e-4)
 

@@ -138,3 +138,48 @@ def test_there_is_nothing_to_measure_without_a_head(model, videos):
 def test_unknown_tables_are_refused(network, videos):
     with pytest.raises(ValueError, match="tables='best'"):
         freezing.freeze(network, SPEC, videos[0], tables="best")
+
+
+@pytest.fixture(scope="module")
+def many_rates(videos, tmp_path_factory):
+    """A network trained over a range of lmbda."""
+    options = dataclasses.replace(OPTIONS, lmbda=0.01, lmbda_range=(0.003, 0.03))
+    return training.train(options, SPEC, videos[0], str(tmp_path_factory.mktemp("many_rates")))
+
+
+def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, videos):
+    x, num_bytes, models = videos[1].x, [], {}
+    for lmbda in (0.003, 0.004, 0.01, 0.03):
+        networks.select_lmbda(many_rates, lmbda)
+        model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0])
+        z = networks.activations_model(many_rates)(x).numpy()
+        np.testing.assert_allclose(model.bottleneck(x), z, rtol=1e-4, atol=1e-4)
+        assert (model.quantize(x) != np.rint(z)).mean() <= 1e-5
+        np.testing.assert_allclose(model.logits(np.rint(z)), many_rates(x), rtol=1e-4, atol=1e-4)
+        measures = freezing.measure(model, videos[1])
+        assert measures["gap"] == pytest.approx(training.evaluate_network(many_rates, videos[1]).gap, abs=5e-5)
+        assert measures["gap"] > 0.5
+        num_bytes.append(measures["bytes_per_video"])
+    assert num_bytes == sorted(num_bytes, reverse=True)
+    assert num_bytes[-1] < 0.9 * num_bytes[0]
+    assert (models[0.003].quantize(x) != models[0.03].quantize(x)).any()
+    with pytest.raises(ValueError, match="no tables for its prior"):
+        freezing.freeze(many_rates, SPEC, videos[0], tables="prior")
+
+
+def test_the_lmbda_for_so_many_bytes_is_found():
+    tried = []
+
+    def bytes_at(lmbda):
+        tried.append(lmbda)
+        return 5 + 3 * lmbda**-0.6
+
+    for num_bytes in (90, 150, 190):
+        tried.clear()
+        lmbda = freezing.find_lmbda(bytes_at, (0.001, 0.006), num_bytes)
+        assert 0.99 * num_bytes <= 5 + 3 * lmbda**-0.6 <= num_bytes
+        assert len(tried) <= 6
+    assert freezing.find_lmbda(bytes_at, (0.001, 0.006), 5 + 3 * 0.006**-0.6) == 0.006
+    for num_bytes in (60, 200):
+        with pytest.raises(ValueError, match=rf"{num_bytes} bytes a video cannot be had: .* gives 194.3 down to 69.6"):
+            freezing.find_lmbda(bytes_at, (0.001, 0.006), num_bytes)

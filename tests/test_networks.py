@@ -5,7 +5,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from vidpress.model import networks  # noqa: E402
+from vidpress.model import bottleneck, networks  # noqa: E402
+from vidpress.model.many_rates import ManyRatesBottleneck  # noqa: E402
 
 
 @pytest.mark.parametrize(("hidden", "lmbda"), [((5,), 0.01), ((9, 5), 0.01), ((9, 5), 0.0)])
@@ -91,3 +92,89 @@ def test_mixed_precision_rounds_the_products_alone():
     exact, mixed = (networks.activations_model(network)(x).numpy() for network in (exact, mixed))
     assert (exact != mixed).any()
     np.testing.assert_allclose(mixed, exact, atol=2**-6)
+
+
+def many_rates(**kwargs):
+    """A network for many rates in which everything depends on lmbda, and its input."""
+    network = networks.build_network(7, (9, 5), 4, lmbda=0.002, lmbda_range=(0.001, 0.006), **kwargs)
+    rng = np.random.default_rng(0)
+    for layer in (layer for layer in network.layers if layer.name.startswith("rate_affine")):
+        layer.set_weights([weight + rng.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
+    return network, rng.normal(size=(20, 7)).astype(np.float32)
+
+
+def test_a_network_for_many_rates_is_another_at_each():
+    network, x = many_rates()
+    at = {}
+    for lmbda in (0.001, 0.002, 0.0035, 0.006):
+        networks.select_lmbda(network, lmbda)
+        at[lmbda] = networks.activations_model(network)(x).numpy().tobytes(), network(x).numpy().tobytes()
+    assert len({z for z, _ in at.values()}) == len({logits for _, logits in at.values()}) == 4
+    again, _ = many_rates()
+    assert again(x).numpy().tobytes() == at[0.002][1]
+    for lmbda in (0.0009, 0.007):
+        with pytest.raises(ValueError, match=r"must lie in the range from 0\.001 to 0\.006"):
+            networks.select_lmbda(network, lmbda)
+
+
+def test_each_video_of_a_batch_is_charged_an_lmbda_of_its_own():
+    network, x = many_rates(weight_decay=0.0)
+    rates, bottleneck = network.get_layer("rates"), networks.bottleneck_of(network)
+    positions = [rates(x, training=True).numpy()[:, 0] for _ in range(2)]
+    for drawn in positions:
+        np.testing.assert_array_equal(np.floor(drawn * len(x)), np.arange(len(x)))
+    assert (positions[0] != positions[1]).any()
+    # The loss of several videos is the mean of theirs: each depends on its own lmbda alone.
+    z = np.random.default_rng(1).exponential(2, (20, 5)).astype(np.float32)
+    alone = []
+    for video, position in zip(z, positions[0], strict=True):
+        bottleneck([video[None], tf.constant([[position]])])
+        alone.append(float(bottleneck.losses[0]))
+    bottleneck([z, tf.constant(positions[0][:, None])])
+    assert float(bottleneck.losses[0]) == pytest.approx(np.mean(alone), rel=1e-5)
+    bits = []
+    for position, lmbda in ((0.0, 0.001), (1.0, 0.006)):
+        bottleneck.bits.reset_state()
+        bottleneck([z, tf.fill((20, 1), position)])
+        bits.append(float(bottleneck.bits.result()))
+        assert float(bottleneck.losses[0]) == pytest.approx(lmbda * bits[-1], rel=1e-5)
+    assert bits[0] == pytest.approx(bits[1])  # the prior is the same everywhere at first
+
+
+def test_the_prior_of_many_rates_begins_as_that_of_one():
+    z = np.random.default_rng(1).exponential(2, (20, 5)).astype(np.float32)
+    network, _ = many_rates()
+    bottleneck = networks.bottleneck_of(network)
+    bottleneck.bits.reset_state()
+    bottleneck([z, tf.fill((20, 1), 0.3)])
+    assert float(bottleneck.bits.result()) == pytest.approx(np.mean(bottleneck.information(tf.round(z))), rel=1e-5)
+
+
+def test_an_lmbda_outside_of_its_range_is_refused():
+    for lmbda, lmbda_range in ((0.1, (0.001, 0.006)), (0.002, (0.006, 0.001)), (0.002, (0.0, 0.006))):
+        with pytest.raises(ValueError, match="range"):
+            networks.build_network(7, (5,), 4, lmbda=lmbda, lmbda_range=lmbda_range)
+
+
+def test_banks_do_not_charge_again_for_what_lmbda_says(monkeypatch):
+    monkeypatch.setattr(bottleneck, "_BANKS_FROM", 20)
+    layer = ManyRatesBottleneck(0.001, 0.004, num_banks=2)
+    rng = np.random.default_rng(0)
+    position = rng.random((400, 1)).astype(np.float32)
+    kind = rng.integers(2, size=400)
+
+    def saved(z):
+        layer.build([z.shape, position.shape])
+        for _ in range(200):
+            layer([z, position], training=True)
+        z = tf.constant(z)
+        weights = layer._affine.anchor_weights(position)
+        return -layer._banks.information(z, tf.round(z), weights).numpy().mean()
+
+    # The dearer bits are, the fewer of the channels are on, and on that alone it depends.
+    on = rng.random((400, 40)) < 0.6 - 0.5 * position
+    by_lmbda = saved(on.astype(np.float32))
+    # Each kind of video has channels of its own.
+    of_kind = on & ((np.arange(40) < 20) == kind[:, None])
+    by_kind = saved(of_kind.astype(np.float32))
+    assert by_lmbda < by_kind / 3

@@ -163,6 +163,35 @@ def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys
     assert unchanged == {name: time for name, time in points.items() if name != lost}
 
 
+def test_points_of_a_network_for_many_rates_share_its_training(data, tmp_path):
+    output = tmp_path / "out"
+    argv = [*data, "--output", str(output), *NETWORK, "--steps", "60", "--no_rivals", "--hidden", "12"]
+    argv += ["--lmbda", "0.001", "0.01", "--method", "one model: --lmbda_range 0.001 0.01", "--jobs", "2"]
+    evaluate.main([*argv, "--method", "few banks: --lmbda_range 0.001 0.01 --lmbda 0.002 --banks 2"])
+    trainings = [path.name for path in (tmp_path / "out.work" / "trainings").iterdir()]
+    assert sorted(name.rpartition("-")[0] for name in trainings) == ["12-lmbda0-seed0", "12-lmbda0.001to0.01-seed0"]
+    first, second = sorted(records_of(output, method="one model"), key=lambda record: record["lmbda"])
+    assert (first["lmbda"], second["lmbda"]) == (0.001, 0.01)
+    assert first["bytes_per_video"] > second["bytes_per_video"]
+    (third,) = records_of(output, method="few banks")
+    assert third["seconds"]["train"] == first["seconds"]["train"] == second["seconds"]["train"]
+
+
+def test_points_that_share_a_training_are_one_task():
+    plan = parse(
+        *("--no_rivals", "--hidden", "20", "--lmbda", "0.002", "0.004", "--seeds", "2"),
+        *("--method", "one: --lmbda_range 0.001 0.006", "--method", "banks: --lmbda 0.002 --banks 2", "--method", "a:"),
+    )
+    tasks = [[(p.method, dict(p.options)["lmbda"], dict(p.options)["seed"]) for p in task] for task in plan.tasks()]
+    assert tasks[:4] == [
+        *([("one", 0.002, seed), ("one", 0.004, seed)] for seed in (0, 1)),
+        *([("banks", 0.002, seed), ("a", 0.002, seed)] for seed in (0, 1)),
+    ]
+    assert dict(plan.baselines[0].options)["lmbda_range"] is None
+    with pytest.raises(ValueError, match=r"lmbda=0\.002 must lie in lmbda_range"):
+        parse("--hidden", "20", "--lmbda", "0.002", "--lmbda_range", "0.003", "0.006")
+
+
 def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_path, monkeypatch, capsys):
     argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
     argv += ["--method", "one:", "--method", "two: --banks 2"]

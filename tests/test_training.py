@@ -50,9 +50,12 @@ def teacher_model(seed=0):
     return random_model(SPEC, num_classes=OPTIONS.num_classes, seed=seed)
 
 
-@pytest.mark.parametrize(("lmbda", "teachers"), [(0.01, []), (0.0, []), (0.01, [teacher_model()])])
-def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, lmbda, teachers):
-    options = dataclasses.replace(OPTIONS, lmbda=lmbda)
+@pytest.mark.parametrize(
+    ("changes", "teachers"),
+    [({}, []), ({"lmbda": 0.0}, []), ({"lmbda_range": (0.001, 0.02), "prior_banks": 4}, []), ({}, [teacher_model()])],
+)
+def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, changes, teachers):
+    options = dataclasses.replace(OPTIONS, **changes)
     through = training.train(
         options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1], teachers=teachers
     )
@@ -91,6 +94,35 @@ def test_a_finished_training_goes_on_to_more_steps(videos, tmp_path):
     by_default = dataclasses.replace(longer, decay_steps=0)
     with pytest.raises(training.TrainingError, match="decay_steps=1000, not 1: give the same to go on"):
         training.train(by_default, SPEC, videos[0], str(tmp_path / "in_two"))
+
+
+def test_a_training_for_many_rates_can_be_had_at_each(videos, tmp_path):
+    options = dataclasses.replace(OPTIONS, lmbda_range=(0.001, 0.02))
+    network = training.train(options, SPEC, videos[0], str(tmp_path))
+    other = training.train(dataclasses.replace(options, lmbda=0.001), SPEC, videos[0], str(tmp_path))
+    x = np.asarray(videos[1].x)
+    z, other_z = (networks.activations_model(each)(x).numpy() for each in (network, other))
+    assert (z != other_z).any()
+    networks.select_lmbda(other, options.lmbda)
+    assert weights(other) == weights(network)
+    changed = dataclasses.replace(options, lmbda_range=(0.002, 0.02))
+    with pytest.raises(training.TrainingError, match=r"lmbda_range=\[0.001, 0.02\], not \[0.002, 0.02\]"):
+        training.train(changed, SPEC, videos[0], str(tmp_path))
+
+
+def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path):
+    network, options, work_dir = trained
+    loaded = training.load_trained(str(work_dir))
+    assert weights(loaded.network) == weights(network)
+    defaults = {"checkpoint_every": OPTIONS.checkpoint_every, "validate_every": options.validate_every}
+    assert dataclasses.replace(loaded.options, **defaults) == options
+    assert (loaded.spec, loaded.teachers) == (SPEC, [])
+    assert loaded.training_data == videos[0].fingerprint["sha256"]
+    with pytest.raises(training.TrainingError, match=r"holds no training: there is no options\.json"):
+        training.load_trained(str(tmp_path))
+    (tmp_path / "options.json").write_bytes((work_dir / "options.json").read_bytes())
+    with pytest.raises(training.TrainingError, match="without a checkpoint"):
+        training.load_trained(str(tmp_path))
 
 
 def test_a_training_does_not_go_back(trained, videos):
@@ -201,7 +233,10 @@ def test_a_diverged_training_stops(videos, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,)), ("input_dropout", 1)],
+    [
+        *(("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,))),
+        *(("input_dropout", 1), ("lmbda_range", (0.02, 0.001)), ("lmbda_range", (0, 0.02)), ("lmbda_range", (0.1, 1))),
+    ],
 )
 def test_unusable_options_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}="):

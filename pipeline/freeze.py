@@ -1,0 +1,159 @@
+"""The freezing job: the folder of a training in, a frozen model out, at another rate or with other tables."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vidpress.pipeline import launch, train
+
+if TYPE_CHECKING:
+    from vidpress.model.training import Trained
+    from vidpress.model.training_data import LabelledVideos
+
+_PROG = "vidpress freeze"
+
+# The search for a rate looks at so many training videos at most. It counts the bytes of one in four, and fits the
+# tables to the others: tables make the codes of the very videos that they were fitted to too short.
+_SEARCH_SAMPLE = 64_000
+_MEASURED_EVERY = 4
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the job's options."""
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="Freeze the network of a training anew: with other tables, or, if it was trained with "
+        "--lmbda_range, at another rate.",
+        formatter_class=train.HelpFormatter,
+        allow_abbrev=False,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--training", required=True, metavar="FOLDER", help="what `vidpress train` had as --work_dir: MODEL.training"
+    )
+    train.add_file_options(files)
+    rate = parser.add_argument_group("rate, of a training with --lmbda_range")
+    rates = rate.add_mutually_exclusive_group()
+    rates.add_argument("--lmbda", type=float, help="what a bit costs")
+    rates.add_argument(
+        "--bytes",
+        type=float,
+        metavar="BYTES",
+        help="take the least lmbda at which a video's code has so many bytes at most, on average",
+    )
+    train.add_freezing_options(parser.add_argument_group("tables"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the job with command-line options."""
+    args = parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if importlib.util.find_spec("tensorflow") is None:
+        print(f"{_PROG}: error: freezing needs tensorflow: install vidpress[train].", file=sys.stderr)
+        raise SystemExit(1)
+    from vidpress.model import training, training_data
+
+    with launch.explained_errors(_PROG):
+        try:
+            print(run(args))
+        except (training.TrainingError, training_data.TrainingDataError) as error:
+            raise launch.JobError(str(error)) from error
+
+
+def run(args: argparse.Namespace) -> str:
+    """Freeze, and return what to print.
+
+    Raises:
+      JobError: If an option does not fit the training, or the rate cannot be had.
+    """
+    from vidpress.model import networks, training
+
+    train.check_output(args.output)
+    trained = training.load_trained(args.training)
+    options = trained.options
+    if options.lmbda_range is None and (args.lmbda is not None or args.bytes is not None):
+        raise launch.JobError(
+            f"{args.training} was trained at lmbda={options.lmbda:g} alone: leave --lmbda and --bytes out, or train "
+            "with --lmbda_range."
+        )
+    if options.lmbda_range is not None and args.lmbda is None and args.bytes is None:
+        raise launch.JobError(
+            f"{args.training} was trained for lmbda from {options.lmbda_range[0]:g} to {options.lmbda_range[1]:g}: "
+            "give --lmbda or --bytes."
+        )
+    args.features, args.classes = trained.spec, options.num_classes
+    try:
+        if args.lmbda is not None:
+            options = dataclasses.replace(options, lmbda=args.lmbda)
+        train.check_freezing_options(args, options)
+    except ValueError as error:
+        raise launch.JobError(str(error)) from error
+    videos = train.load_videos(args.input, args)
+    if videos.fingerprint["sha256"] != trained.training_data:
+        raise launch.JobError(f"--input {' '.join(args.input)} is not what {args.training} was trained on: give that.")
+    train.check_num_videos(args, len(videos))
+    validation = train.load_videos(args.validation, args) if args.validation else None
+    lines = []
+    if args.bytes is not None and options.lmbda_range is not None:
+        lmbda, num_bytes = _find_lmbda(args, trained, options.lmbda_range, videos)
+        options = dataclasses.replace(options, lmbda=lmbda)
+        lines.append(
+            f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on training videos that no table was fitted to."
+        )
+    if options.lmbda_range is not None:
+        networks.select_lmbda(trained.network, options.lmbda)
+    model = train.freeze_network(trained.network, options, trained.teachers, args, videos, validation)
+    if args.no_head:
+        model = dataclasses.replace(model, head=None)
+    model.save(args.output)
+    lines += [
+        f"Frozen at lmbda {options.lmbda:.4g} and step {options.steps:,}, with tables of {len(videos):,} videos.",
+        *train.describe_metrics(model, validation),
+        f"Model {model.model_id} in {args.output}",
+    ]
+    return "\n".join(lines)
+
+
+def _find_lmbda(
+    args: argparse.Namespace, trained: Trained, lmbda_range: tuple[float, float], videos: LabelledVideos
+) -> tuple[float, float]:
+    """Return the least lmbda at which codes have --bytes at most, and how many they have.
+
+    Raises:
+      JobError: If there is none.
+    """
+    from vidpress.model import freezing, networks
+
+    sample = videos.sample(_SEARCH_SAMPLE)
+    measured = np.arange(len(sample)) % _MEASURED_EVERY == 0
+    fitted, others = sample.take(np.flatnonzero(~measured)), sample.take(np.flatnonzero(measured))
+    train.check_num_videos(args, len(fitted))
+    found = {}
+
+    def bytes_at(lmbda: float) -> float:
+        networks.select_lmbda(trained.network, lmbda)
+        model = freezing.freeze(
+            trained.network, trained.spec, fitted, num_banks=args.banks, rounding_lmbda=args.rounding_lmbda
+        )
+        found[lmbda] = freezing.measure(model, others)["bytes_per_video"]
+        print(f"lmbda {lmbda:.4g}: {found[lmbda]:.1f} bytes a video", file=sys.stderr)
+        return found[lmbda]
+
+    try:
+        lmbda = freezing.find_lmbda(bytes_at, lmbda_range, args.bytes)
+    except ValueError as error:
+        raise launch.JobError(f"--bytes: {error}") from error
+    return lmbda, found[lmbda]
+
+
+if __name__ == "__main__":
+    main()

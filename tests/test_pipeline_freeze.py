@@ -1,0 +1,142 @@
+"""The freezing job: another rate, a number of bytes, or other tables of one training."""
+
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+from conftest import SPEC  # noqa: E402
+
+from vidpress.model import freezing, training_data  # noqa: E402
+from vidpress.model.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.synthetic import write_shards  # noqa: E402
+from vidpress.pipeline import cli, freeze, train  # noqa: E402
+
+NETWORK = [
+    *("--features", str(SPEC), "--classes", "6", "--hidden", "60", "--lmbda", "0.001", "--steps", "150"),
+    *("--batch_size", "32", "--learning_rate", "0.01"),
+]
+TABLES = ["--banks", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Globs of training and validation data."""
+    folder = tmp_path_factory.mktemp("videos")
+    files = write_shards(folder, 3, 600, spec=SPEC, num_classes=6, frames=(2, 4))
+    files[2].rename(folder / "validation.tfrecord")
+    return f"{folder}/synthetic*", f"{folder}/validation*"
+
+
+@pytest.fixture(scope="module")
+def many_rates(data, tmp_path_factory):
+    """A model at one rate of a training for many; the training's folder is beside it."""
+    output = tmp_path_factory.mktemp("many") / "model.safetensors"
+    argv = ["--input", data[0], "--output", str(output), "--lmbda_range", "0.0005", "0.01"]
+    train.main([*argv, *NETWORK, *TABLES])
+    return output
+
+
+@pytest.fixture(scope="module")
+def one_rate(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one") / "model.safetensors"
+    train.main(["--input", data[0], "--output", str(output), *NETWORK, *TABLES])
+    return output
+
+
+def options(model, data, output):
+    return ["--training", str(model.with_suffix(".training")), "--input", data[0], "--output", str(output)]
+
+
+def test_the_same_rate_and_tables_give_the_same_model(many_rates, one_rate, data, tmp_path):
+    for index, (model, rate) in enumerate(((many_rates, ["--lmbda", "0.001"]), (one_rate, []))):
+        output = tmp_path / f"{index}.safetensors"
+        cli.main(["freeze", *options(model, data, output), *rate, *TABLES])
+        expected, found = FrozenModel.load(model), FrozenModel.load(output)
+        watching = {"checkpoint_every": None, "validate_every": None}
+        for each in (expected, found):
+            each.metadata["training"] |= watching
+        assert found.to_bytes() == expected.to_bytes()
+
+
+def test_another_rate_gives_other_bytes(many_rates, data, tmp_path, capsys):
+    output = tmp_path / "model.safetensors"
+    freeze.main([*options(many_rates, data, output), "--validation", data[1], "--lmbda", "0.01", *TABLES, "--no_head"])
+    found = FrozenModel.load(output)
+    assert found.head is None
+    assert found.metadata["lmbda"] == found.metadata["training"]["lmbda"] == 0.01
+    assert found.metadata["training"]["lmbda_range"] == [0.0005, 0.01]
+    assert (found.metadata["steps"], found.metadata["banks"]) == (150, 4)
+    validation = training_data.load_videos(training_data.match_files([data[1]]), SPEC, 6)
+    dearer = freezing.measure(FrozenModel.load(many_rates), validation)["bytes_per_video"]
+    assert found.metadata["metrics"]["bytes_per_video"] < 0.9 * dearer
+    printed = capsys.readouterr().out
+    assert "Frozen at lmbda 0.01 and step 150, with tables of 1,200 videos." in printed
+    assert f"Model {found.model_id} in {output}" in printed
+    assert "GAP" in printed
+
+
+def test_so_many_bytes_are_had(many_rates, data, tmp_path, capsys):
+    validation = training_data.load_videos(training_data.match_files([data[1]]), SPEC, 6)
+    ends = []
+    for lmbda in ("0.0005", "0.01"):
+        output = tmp_path / f"{lmbda}.safetensors"
+        freeze.main([*options(many_rates, data, output), "--lmbda", lmbda, *TABLES])
+        ends.append(freezing.measure(FrozenModel.load(output), validation)["bytes_per_video"])
+    wanted = sum(ends) / 2
+    output = tmp_path / "wanted.safetensors"
+    freeze.main([*options(many_rates, data, output), "--bytes", str(wanted), *TABLES])
+    found = FrozenModel.load(output)
+    assert 0.0005 < found.metadata["lmbda"] < 0.01
+    assert freezing.measure(found, validation)["bytes_per_video"] == pytest.approx(wanted, rel=0.05)
+    assert f"bytes a video at lmbda {found.metadata['lmbda']:.4g}" in capsys.readouterr().out
+
+
+def test_other_tables_of_a_training_at_one_rate(one_rate, data, tmp_path):
+    output = tmp_path / "model.safetensors"
+    freeze.main([*options(one_rate, data, output), "--banks", "1", "--rounding_lmbda", "0", "--tables", "prior"])
+    expected, found = FrozenModel.load(one_rate), FrozenModel.load(output)
+    assert found.hidden[0][0].tobytes() == expected.hidden[0][0].tobytes()
+    assert (found.tables.num_banks, found.metadata["tables"], found.rounding_lmbda) == (1, "prior", 0)
+
+
+def refusal(argv, capsys):
+    with pytest.raises(SystemExit) as info:
+        freeze.main(argv)
+    assert info.value.code in (1, 2)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("vidpress freeze: error: ")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "was trained for lmbda from 0.0005 to 0.01: give --lmbda or --bytes"),
+        (["--lmbda", "0.03"], "lmbda=0.03 must lie in lmbda_range=0.0005 0.01"),
+        (["--lmbda", "0.003", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
+        (["--lmbda", "0.003", "--banks", "3"], "3 banks"),
+        (["--lmbda", "0.003", "--bytes", "9"], "not allowed with argument"),
+        (["--bytes", "1000"], "--bytes: 1000 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),
+        (["--bytes", "0.5"], "--bytes: 0.5 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),
+    ],
+)
+def test_unusable_options_are_refused(argv, message, many_rates, data, tmp_path, capsys):
+    output = tmp_path / "model.safetensors"
+    assert message in refusal([*options(many_rates, data, output), *TABLES, *argv], capsys)
+    assert not output.exists()
+
+
+def test_a_training_at_one_rate_has_no_other(one_rate, data, tmp_path, capsys):
+    for rate in (["--lmbda", "0.01"], ["--bytes", "10"]):
+        argv = [*options(one_rate, data, tmp_path / "m.safetensors"), *rate]
+        assert "was trained at lmbda=0.001 alone: leave --lmbda and --bytes out" in refusal(argv, capsys)
+
+
+def test_what_is_not_there_is_refused(one_rate, data, tmp_path, capsys):
+    output = str(tmp_path / "m.safetensors")
+    argv = ["--training", str(tmp_path), "--input", data[0], "--output", output]
+    assert "holds no training" in refusal(argv, capsys)
+    argv = ["--training", str(one_rate.with_suffix(".training")), "--output", output, "--input"]
+    assert "none* matches no file" in refusal([*argv, str(tmp_path / "none*")], capsys)
+    assert "is not what" in refusal([*argv, data[1]], capsys)
+    assert "exists already" in refusal(options(one_rate, data, one_rate), capsys)
