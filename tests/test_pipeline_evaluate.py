@@ -22,7 +22,7 @@ from vidpress.pipeline import evaluation_measures
 NUM_CLASSES = 6
 NETWORK = [
     *("--features", str(SPEC), "--classes", str(NUM_CLASSES), "--batch_size", "32", "--learning_rate", "0.01"),
-    *("--steps", "20", "--banks", "4"),
+    *("--steps", "20", "--banks", "4", "--prior_banks", "1", "--rounding_lmbda", "0"),
 ]
 SWEEP = [
     *("--hidden", "12", "--lmbda", "0.001", "0.01", "--seeds", "2", "--headline_lmbda", "0.001"),
@@ -127,7 +127,7 @@ def test_the_papers_method_is_there_unless_others_are_asked_for():
     plan = parse("--lmbda", "0.1")
     ours, paper = (dict(model.options) for model in plan.models)
     assert [model.method for model in plan.models] == ["vidpress", "paper"]
-    assert paper == {**ours, "tables": "prior", "banks": 1}
+    assert paper == {**ours, "prior_banks": 1, "tables": "prior", "banks": 1, "rounding_lmbda": 0}
 
 
 def test_a_codecs_record_is_what_is_read_back(evaluated, data, baseline):
