@@ -133,6 +133,39 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, top_k: int = TOP_K) -> Metr
     return accumulator.result()
 
 
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How often examples with one class each are put into it.
+
+    Attributes:
+      accuracy: The share of examples whose best-scored class is theirs.
+      top_5_accuracy: The share of examples whose class is among the five best-scored.
+      num_images: Over how many examples.
+    """
+
+    accuracy: float
+    top_5_accuracy: float
+    num_images: int
+
+
+def measure_accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Return the accuracy of scores; equal ones rank by class.
+
+    Args:
+      scores: float[num_images, num_classes]; logits or probabilities.
+      labels: Integers [num_images], classes.
+
+    Raises:
+      ValueError: If the shapes do not fit, there are no images, or a score is NaN.
+    """
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be [n, num_classes] and [n], n >= 1.")
+    if np.isnan(scores).any():
+        raise ValueError("A score is NaN: the model that gave it is broken, and nothing can be ranked by it.")
+    hits = top_classes(scores, min(5, scores.shape[1])) == labels[:, None]
+    return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(labels))
+
+
 def multi_hot(labels: Sequence[np.ndarray] | Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
     """Turn lists of class indices into bool[num_videos, num_classes].
 

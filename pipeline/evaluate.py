@@ -16,76 +16,141 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidpress.model.features import FeatureSpec
-from vidpress.pipeline import launch, machine, train
-from vidpress.pipeline.evaluation_plan import METHODS, Plan, add_sweep_options, make_plan
+from vidpress.model.image_experiments import EXPERIMENTS, Experiment
+from vidpress.model.images import ImageDataError
+from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, train
+from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
+from vidpress.pipeline.evaluation_task import task_of
 
 _PROG = "vidpress evaluate"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the job's options."""
+def parser(experiment: Experiment | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the job's options: of an experiment on images, or on videos."""
     parser = argparse.ArgumentParser(
         prog=_PROG,
         description="Train networks over a sweep of lmbda, measure them and everything that they compete with on the "
         "validation data, and write results.json, results.csv, figures and index.html.",
         epilog="Run again with the same options, an evaluation that was stopped goes on: what is finished is neither "
-        "trained nor measured again. Every option of `vidpress train` that says what is trained and how holds for all "
-        "networks.",
+        "trained nor measured again. Every option that says what is trained and how holds for all networks. With "
+        "--experiment, `--help` lists the experiment's options instead of those for videos.",
         formatter_class=train.HelpFormatter,
         conflict_handler="resolve",
         allow_abbrev=False,
     )
-    train.add_model_options(parser)
+    if experiment is None:
+        train.add_model_options(parser)
+    else:
+        evaluation_images.add_model_options(parser, experiment)
+    parser.add_argument(
+        "--experiment", choices=EXPERIMENTS, help="take images, and networks for them, instead of videos"
+    )
     files = parser.add_argument_group("files")
-    files.add_argument("--input", nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
-    files.add_argument("--validation", nargs="+", metavar="GLOB", help="the data that everything is measured on")
+    if experiment is None:
+        files.add_argument("--input", nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
+        files.add_argument("--validation", nargs="+", metavar="GLOB", help="the data that everything is measured on")
+    else:
+        files.add_argument(
+            "--input", metavar="FOLDER", help=f"holds {experiment.data_set} as published: {experiment.files}"
+        )
+        files.add_argument(
+            "--hold_out",
+            type=launch.positive_int,
+            default=0,
+            metavar="IMAGES",
+            help="measure on so many of the training images, which are not trained on, instead of the test images: to "
+            "choose options by",
+        )
     files.add_argument("--output", required=True, metavar="FOLDER", help="for the results and the finished points")
     files.add_argument("--work_dir", metavar="FOLDER", help="for checkpoints and models (default: FOLDER.work)")
-    files.add_argument(
-        "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
-    )
+    if experiment is None:
+        files.add_argument(
+            "--features",
+            type=FeatureSpec.parse,
+            default="rgb:1024,audio:128",
+            help="names and sizes of the input features",
+        )
     files.add_argument(
         "--report_only", action="store_true", help="write figures and page anew from the results.json in the output"
     )
+    methods = METHODS if experiment is None else evaluation_images.METHODS
     sweep = parser.add_argument_group("sweep")
-    add_sweep_options(sweep)
+    add_sweep_options(sweep, hidden=experiment is None)
+    if experiment is not None:
+        sweep.add_argument("--spatial", action="store_true", help="code the feature map before global pooling")
     sweep.add_argument(
         "--method",
         action="append",
         metavar="NAME: OPTIONS",
-        help="a curve of its own: a name, a colon, and what it has otherwise than the options of all; also --hidden, "
-        f"--lmbda, --headline_lmbda. {BASELINE_PLACEHOLDER} stands for the frozen baseline of the same architecture "
-        f"and seed. Can be given many times; the first is the one that the page tells of, one called 'paper' is what "
-        f"it is compared with (default: {' and '.join(map(repr, METHODS))})",
+        help="a curve of its own: a name, a colon, and what it has otherwise than the options of all; also --lmbda, "
+        f"--headline_lmbda and, on videos, --hidden, and {BASELINE_PLACEHOLDER}, which stands for the frozen baseline "
+        "of the same architecture and seed. Can be given many times; the first is the one that the page tells of, one "
+        "called 'paper' is what "
+        f"it is compared with (default: {' and '.join(map(repr, methods))})",
     )
     sweep.add_argument(
         "--baseline_options", default="", metavar="OPTIONS", help="what the baselines have otherwise, as for --method"
     )
-    sweep.add_argument(
-        "--baseline",
-        action="append",
-        metavar="MODEL.safetensors",
-        help="a frozen model, trained with --lmbda 0, to take for its architecture's baseline instead of training one",
-    )
+    if experiment is None:
+        sweep.add_argument(
+            "--baseline",
+            action="append",
+            metavar="MODEL.safetensors",
+            help="a frozen model, trained with --lmbda 0, to take for its architecture's baseline instead of training "
+            "one",
+        )
     sweep.add_argument("--seeds", type=launch.positive_int, default=1, help="trainings of a point, from --seed upwards")
     rivals = parser.add_argument_group("rivals")
     rivals.add_argument("--no_rivals", action="store_true", help="measure the methods and the baselines alone")
-    rivals.add_argument(
-        "--no_network_heads",
-        action="store_true",
-        help="train logistic heads alone on codes of the input features, not the first --hidden network as well",
-    )
+    if experiment is None:
+        rivals.add_argument(
+            "--no_network_heads",
+            action="store_true",
+            help="train logistic heads alone on codes of the input features, not the first --hidden network as well",
+        )
     parser.add_argument(
         "--jobs", type=launch.positive_int, default=1, help="points at a time, each in a process with its part of cores"
     )
+    if experiment is not None:
+        parser.set_defaults(baseline=None, hidden=None)
     return parser
+
+
+def _parser_for(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, Experiment | None]:
+    """Return the parser of what options ask for, and the experiment that they name."""
+    first = argparse.ArgumentParser(prog=_PROG, add_help=False, allow_abbrev=False)
+    first.add_argument("--experiment", choices=EXPERIMENTS)
+    experiment = EXPERIMENTS.get(first.parse_known_args(argv)[0].experiment)
+    return parser(experiment), experiment
+
+
+def _networks(experiment: Experiment | None, args: argparse.Namespace) -> Networks | None:
+    """Return the kind of networks of an experiment, or None for those on videos."""
+    if experiment is None:
+        return None
+    return Networks(
+        add_options=lambda parser: evaluation_images.add_model_options(parser, experiment),
+        check_options=evaluation_images.check_options,
+        baseline_options={
+            "tables": "empirical",
+            "banks": 1,
+            # What says nothing without a rate.
+            "prior_banks": 1,
+            "prior_learning_rate": experiment.options.prior_learning_rate,
+        },
+        methods=evaluation_images.METHODS,
+        codecs=evaluation_images.codecs,
+        fixed={"experiment": experiment.name, "spatial": args.spatial},
+        architectures=(experiment.feature_shape(args.spatial),),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(argv)
+    own_parser, experiment = _parser_for(argv)
+    args = own_parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -96,19 +161,60 @@ def main(argv: Sequence[str] | None = None) -> None:
         with launch.explained_errors(_PROG):
             print(_write_report(args.output))
         return
-    if not (args.input and args.validation):
-        parser().error("--input and --validation are needed, but for --report_only.")
+    if not (args.input and (experiment or args.validation)):
+        needed_options = "--input is" if experiment else "--input and --validation are"
+        own_parser.error(f"{needed_options} needed, but for --report_only.")
     from vidpress.model import teacher, training, training_data
 
     with launch.explained_errors(_PROG):
         try:
-            plan = make_plan(args)
+            plan = make_plan(args, _networks(experiment, args))
         except ValueError as error:
-            parser().error(str(error))
+            own_parser.error(str(error))
         try:
             run(args, plan, f"{_PROG} {shlex.join(argv)}")
-        except (training.TrainingError, training_data.TrainingDataError, teacher.TeacherError) as error:
+        except (
+            training.TrainingError,
+            training_data.TrainingDataError,
+            teacher.TeacherError,
+            ImageDataError,
+        ) as error:
             raise launch.JobError(str(error)) from error
+
+
+def _measures(context: Context) -> Any:
+    """Return the module that loads the data and measures the points."""
+    return evaluation_images if context.experiment else evaluation_measures
+
+
+def _context(args: argparse.Namespace, work_dir: str) -> Context:
+    """Return what all points share, but for the data's fingerprints."""
+    if not args.experiment:
+        return Context(tuple(args.input), tuple(args.validation), args.features, args.classes, args.output, work_dir)
+    experiment = EXPERIMENTS[args.experiment]
+    kind = f"images:{'x'.join(map(str, experiment.image_shape))}"
+    return Context(
+        input=(args.input,),
+        validation=(args.input,),
+        features=kind,
+        classes=experiment.num_classes,
+        output=args.output,
+        work_dir=work_dir,
+        experiment=experiment.name,
+        held_out=args.hold_out,
+    )
+
+
+def _about_experiment(name: str) -> dict[str, Any]:
+    if not name:
+        return {}
+    experiment = EXPERIMENTS[name]
+    return {
+        "task": "images of many classes" if experiment.num_classes >= 1000 else "images",
+        "experiment": experiment.name,
+        "network": experiment.network,
+        "data_set": experiment.data_set,
+    }
 
 
 def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
@@ -117,18 +223,17 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
     Raises:
       JobError: If the output cannot be written.
     """
-    from vidpress.pipeline import evaluation_measures as measures
     from vidpress.pipeline import evaluation_results
 
     output = pathlib.Path(args.output)
     launch.check_writable(args.output, str(output / ".write-test"))
     work_dir = args.work_dir or f"{output}.work"
-    context = Context(tuple(args.input), tuple(args.validation), args.features, args.classes, str(output), work_dir)
-    videos, validation = measures.load_data(context)
-    fingerprints = {"training": videos.fingerprint, "validation": validation.fingerprint}
+    context = _context(args, work_dir)
+    training, validation = _measures(context).load_data(context)
+    fingerprints = {"training": training.fingerprint, "validation": validation.fingerprint}
     context = dataclasses.replace(
         context,
-        training_sha256=videos.fingerprint["sha256"],
+        training_sha256=training.fingerprint["sha256"],
         validation_sha256=validation.fingerprint["sha256"],
     )
     about = {
@@ -137,6 +242,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
         "jobs": args.jobs,
         "data": fingerprints,
         "methods": list(dict.fromkeys(point.method for point in plan.models)),
+        **_about_experiment(context.experiment),
     }
     names = [point.name(context) for task in plan.all_tasks() for point in task]
 
@@ -189,23 +295,24 @@ def _limit_threads(num_threads: int) -> None:
     threadpoolctl.threadpool_limits(num_threads)
 
 
-def run_task(task: Sequence[Point], context: Context) -> None:
-    """Measure the points of a task that are not finished, and write their records."""
-    from vidpress.pipeline import evaluation_measures as measures
-
+def run_task(points: Sequence[Point], context: Context) -> None:
+    """Measure those of some points that are not finished, and write their records."""
+    measures = _measures(context)
+    task = task_of(_about_experiment(context.experiment))
     start = time.monotonic()
 
     def finish(point: Point, record: dict[str, Any]) -> None:
         nonlocal start
         context.save_record(point.name(context), record)
+        metric, num_bytes = record["validation"][task.metric], record[task.bytes_key]
         print(
-            f"{time.strftime('%H:%M:%S')} {point.describe()}: GAP {record['validation']['gap']:.4f}, "
-            f"{record['bytes_per_video']:.1f} bytes a video ({time.monotonic() - start:.0f} s)",
+            f"{time.strftime('%H:%M:%S')} {point.describe()}: {task.metric_name} {metric:.4f}, {num_bytes:.1f} bytes "
+            f"{task.a_example} ({time.monotonic() - start:.0f} s)",
             flush=True,
         )
         start = time.monotonic()
 
-    unfinished = [point for point in task if not context.record_path(point.name(context)).exists()]
+    unfinished = [point for point in points if not context.record_path(point.name(context)).exists()]
     for point in unfinished:
         if isinstance(point, ModelPoint):
             finish(point, measures.measure_model(point, context))

@@ -17,12 +17,11 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation_points import PAPER
 from vidpress.pipeline.evaluation_results import Results, Summary
+from vidpress.pipeline.evaluation_task import Error
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the page's own methods get the strongest.
 _METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00")
 _GREEN, _SKY, _GREY, _PINK = "#009E73", "#3A9BD1", "#6E6E6E", "#B0578D"
-
-_ERRORS = {"gap": "Error, 1 - GAP", "hit_at_1": "Error, 1 - Hit@1"}
 
 # What lies so far above the baseline's error is left out: nobody would use it.
 _HIGHEST_ABOVE_BASELINE = 0.1
@@ -57,12 +56,13 @@ def rate_accuracy(results: Results) -> Figure:
     """Return the figure of errors over relative size on a logarithmic axis: a column for each architecture."""
     architectures = results.architectures
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6 * len(architectures), 11), layout="constrained")
+        errors = results.task.errors
+        figure = Figure(figsize=(7.6 * len(architectures), 5.5 * len(errors)), layout="constrained")
         FigureCanvasAgg(figure)  # draws, so that the sizes of texts are known
-        axes = figure.subplots(len(_ERRORS), len(architectures), squeeze=False)
+        axes = figure.subplots(len(errors), len(architectures), squeeze=False)
         for column, hidden in enumerate(architectures):
-            for row, metric in enumerate(_ERRORS):
-                _draw_panel(axes[row, column], results, hidden, metric)
+            for row, error in enumerate(errors):
+                _draw_panel(axes[row, column], results, hidden, error)
         figure.canvas.draw()
         figure.set_layout_engine("none")
         for axis in axes.flat:
@@ -95,7 +95,8 @@ def _curves(results: Results, hidden: tuple[int, ...]) -> list[_Curve]:
     return [curve for curve in [*own, *curves] if curve.points]
 
 
-def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], metric: str) -> None:
+def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_error: Error) -> None:
+    metric = shown_error.metric
     baseline = results.baseline(hidden)
     curves = _curves(results, hidden)
     error = 1 - baseline.validation[metric]
@@ -121,9 +122,9 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], metric: s
     axis.set_axisbelow(True)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if height > 0.08 else 1, symbol=" %"))
-    axis.set_xlabel(f"Size, of the baseline's activations in float32 and zlib ({baseline.bytes_per_video:,.0f} bytes)")
-    axis.set_ylabel(_ERRORS[metric])
-    axis.set_title(f"{len(hidden) + 1}-layer network, {' → '.join(map(str, hidden))}")
+    axis.set_xlabel(f"Size, of the baseline's activations in float32 and zlib ({baseline.num_bytes:,.0f} bytes)")
+    axis.set_ylabel(f"Error, 1 - {shown_error.name}")
+    axis.set_title(results.title(hidden))
 
 
 def _draw_curve(axis: Axes, curve: _Curve, metric: str, *, own: bool) -> None:
@@ -232,12 +233,13 @@ def bits_by_dimension(results: Results) -> Figure:
                 color=colour,
                 linestyle="-" if len(hidden) == 1 else (0, (4, 2)),
                 linewidth=2,
-                label=f"{method}, {len(hidden) + 1}-layer, {point.setting}: {point.bytes_per_video:.0f} bytes a video",
+                label=f"{method}, {results.network_name(hidden).removesuffix(' network')}, {point.setting}: "
+                f"{point.num_bytes:.{0 if point.num_bytes >= 10 else 1}f} bytes {results.task.a_example}",
             )
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_xlabel("Dimension of the bottleneck, the most expensive first")
-        axis.set_ylabel("Bits a video")
+        axis.set_ylabel(f"Bits {results.task.a_example}")
         axis.set_ylim(bottom=0)
         axis.grid(True, color="#E4E4E4", linewidth=0.8)
         if lines:

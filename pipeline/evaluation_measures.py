@@ -62,7 +62,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     else:
         model, seconds = train.train_model(args, videos, validation, network_dir)
         model = dataclasses.replace(
-            model, metadata={**model.metadata, "seconds": _training_seconds(network_dir, seconds)}
+            model, metadata={**model.metadata, "seconds": training_seconds(network_dir, seconds)}
         )
         model.save(path)
     start = time.monotonic()
@@ -91,7 +91,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     return record
 
 
-def _training_seconds(network_dir: str, seconds: float) -> float:
+def training_seconds(network_dir: str, seconds: float) -> float:
     """Return how long a training took, which is known to whoever finished it."""
     path = pathlib.Path(network_dir, "seconds.json")
     if not path.exists():
@@ -146,11 +146,11 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
         "stored_bytes_per_video": (stored["code"] + stored["bank"]) / num_videos,
         "tables_bytes": len(opened.header.tables.to_bytes()),
         "bits_per_video": float(bits.sum() / num_videos),
-        "bits_by_rank": _by_rank(np.sort(bits / num_videos)[::-1]),
+        "bits_by_rank": by_rank(np.sort(bits / num_videos)[::-1]),
     }
 
 
-def _by_rank(values: np.ndarray) -> list[list[float]]:
+def by_rank(values: np.ndarray) -> list[list[float]]:
     """Return enough `[rank, value]` of many for a curve over the logarithm of the rank."""
     ranks = np.unique(np.rint(np.geomspace(1, len(values), _RANKS)).astype(int))
     return [[int(rank), float(f"{values[rank - 1]:.4g}")] for rank in ranks]
@@ -170,21 +170,41 @@ def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[t
     source = points[0].source
     baseline = None if source is None else FrozenModel.load(source.model_path(context))
     z, z_validation = (_features(baseline, part) for part in (videos, validation))
+
+    def measure_head(point: CodecPoint, restored: np.ndarray, restored_validation: np.ndarray) -> dict[str, Any]:
+        return _measure_head(point, baseline, (videos, restored), (validation, restored_validation), context)
+
+    yield from codec_records(points, z, z_validation, measure_head)
+
+
+def codec_records(
+    points: Sequence[CodecPoint],
+    z: np.ndarray,
+    z_validation: np.ndarray,
+    measure_head: Callable[[CodecPoint, np.ndarray, np.ndarray], dict[str, Any]],
+) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
+    """Yield the record of each codec's points.
+
+    Args:
+      points: Of one source.
+      z: float32[num_examples, num_dims], what codecs are fitted to.
+      z_validation: float32[num_others, num_dims], what they are measured on.
+      measure_head: Takes a point and what was restored of both, and returns the metrics and more of its record.
+    """
+    source = points[0].source
     components = functools.lru_cache(maxsize=1)(lambda: baselines.fit_principal_components(z))
     for method, size in dict.fromkeys((point.method, point.size) for point in points):
         start = time.monotonic()
         codec = fit_codec(method, size, z, components)
         codes = codec.encode(z_validation)
-        num_bytes = codec.num_bytes(codes) / len(validation)
+        num_bytes = codec.num_bytes(codes) / len(z_validation)
         restored, restored_validation = codec.decode(codec.encode(z)), codec.decode(codes)
         error = float(np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2))
         fitted = round(time.monotonic() - start, 1)
         for point in points:
             if (point.method, point.size) == (method, size):
                 start = time.monotonic()
-                measured = _measure_head(
-                    point, baseline, (videos, restored), (validation, restored_validation), context
-                )
+                measured = measure_head(point, restored, restored_validation)
                 yield (
                     point,
                     {
@@ -238,7 +258,7 @@ def _measure_head(
         args = argparse.Namespace(**dict(point.options), features=context.features)
         network_dir = os.path.join(context.work_dir, "trainings", point.name(context))
         model, seconds = train.train_model(args, stored, None, network_dir)
-        about["train_seconds"] = _training_seconds(network_dir, seconds)
+        about["train_seconds"] = training_seconds(network_dir, seconds)
         logits = _network_logits(model)
     elif point.head == "logistic":
         from vidpress.model import task_heads

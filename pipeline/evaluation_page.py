@@ -41,8 +41,8 @@ class Row(NamedTuple):
       name: Of the method.
       kind: "baseline", "paper", "rival" or "own": of what part of the table it is.
       point: What it got.
-      holds: Whether that is no worse than the baseline in GAP.
-      at_baseline: At how many bytes its curve reaches the baseline's GAP, if it does.
+      holds: Whether that is no worse than the baseline.
+      at_baseline: At how many bytes its curve reaches the baseline's metric, if it does.
       head: Which classifier reads it.
     """
 
@@ -67,37 +67,38 @@ def table(results: Results, hidden: tuple[int, ...]) -> Iterator[Row]:
     for name, kind, points in candidates:
         if points:
             smallest = results.no_worse(points, hidden)
-            point = smallest or max(points, key=lambda point: point.validation["gap"])
+            point = smallest or max(points, key=lambda point: point.validation[results.task.metric])
             at_baseline = results.bytes_at_baseline(points, hidden)
             yield Row(name, kind, point, smallest is not None, at_baseline, point.records[0]["head"])
 
 
 def findings(results: Results) -> Iterator[str]:
     """Yield what the first method reaches, a sentence for each architecture."""
-    method = results.about["methods"][0]
+    method, task = results.about["methods"][0], results.task
     for hidden in results.architectures:
         baseline = results.baseline(hidden)
-        layers = f"{len(hidden) + 1}-layer network"
+        network, name = results.network_name(hidden), task.metric_name
+        goal = baseline.validation[task.metric]
         curve = results.curve(method, hidden)
         point = results.no_worse(curve, hidden)
         if point is None:
             if curve:
-                best = max(curve, key=lambda point: point.validation["gap"])
+                best = max(curve, key=lambda point: point.validation[task.metric])
                 yield (
-                    f"{layers}: {method} is nowhere as good as the baseline (GAP {baseline.validation['gap']:.4f}); "
-                    f"its best is GAP {best.validation['gap']:.4f} at {best.bytes_per_video:.1f} bytes a video."
+                    f"{network}: {method} is nowhere as good as the baseline ({name} {goal:.4f}); its best is {name} "
+                    f"{best.validation[task.metric]:.4f} at {best.num_bytes:.1f} bytes {task.a_example}."
                 )
             continue
         text = (
-            f"{layers}: no worse than the baseline (GAP {point.validation['gap']:.4f} against "
-            f"{baseline.validation['gap']:.4f}), {method} takes {point.bytes_per_video:.1f} bytes a video, "
-            f"{100 * point.relative_size:.2f} % of the {baseline.bytes_per_video:,.0f} that float32 and zlib take"
+            f"{network}: no worse than the baseline ({name} {point.validation[task.metric]:.4f} against {goal:.4f}), "
+            f"{method} takes {point.num_bytes:.1f} bytes {task.a_example}, {100 * point.relative_size:.2f} % of the "
+            f"{baseline.num_bytes:,.0f} that float32 and zlib take"
         )
         if PAPER in results.about["methods"] and method != PAPER:
             paper = results.bytes_at_baseline(results.curve(PAPER, hidden), hidden)
             own = results.bytes_at_baseline(curve, hidden)
             if paper and own:
-                text += f"; at the baseline's GAP, {100 * own / paper:.0f} % of the bytes of the paper's method"
+                text += f"; at the baseline's {name}, {100 * own / paper:.0f} % of the bytes of the paper's method"
         yield text + "."
 
 
@@ -108,7 +109,8 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
     for record in results.records:
         seconds = dict(record["seconds"])
         if "lmbda" in record:
-            part = f"{record['method']}, {len(record['hidden']) + 1}-layer"
+            network = results.network_name(tuple(record["hidden"])).removesuffix(" network")
+            part = f"{record['method']}, {network}"
             # Models that differ in their tables alone share a training, and with a range of lmbda in that, too.
             lmbda = (record.get("options") or {}).get("lmbda_range") or record["lmbda"]
             training = (str(record["hidden"]), str(lmbda), record["seed"], seconds.get("train"))
@@ -167,6 +169,9 @@ def render(results: Results, images: dict[str, str]) -> str:
     environment.filters["error"] = lambda value: f"{100 * (1 - value):.2f}"
     return environment.from_string(TEMPLATE).render(
         about=results.about,
+        task=results.task,
+        num_examples=lambda data: f"{data[f'labelled_{results.task.example}s']:,}",
+        title=results.title,
         records=results.records,
         tables=[(hidden, list(table(results, hidden))) for hidden in results.architectures],
         findings=list(findings(results)) if results.architectures else [],

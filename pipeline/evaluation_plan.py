@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vidpress.model.frozen_model import FrozenModel
@@ -66,40 +66,57 @@ class Plan:
         yield from self.codecs
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Return the points that options ask for.
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """What kind of networks a plan is of.
+
+    Attributes:
+      add_options: Adds the options that say how one is trained.
+      check_options: Raises ValueError where they are out of range.
+      baseline_options: What baselines have otherwise than the options of all.
+      methods: The methods if `--method` names none.
+      codecs: Gives the rivals of the first baseline of each architecture.
+      fixed: Options of every point that no method can choose.
+      architectures: What is coded of each architecture: the hidden layers' units. Empty where --hidden says so.
+    """
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+    check_options: Callable[[argparse.Namespace], None]
+    baseline_options: dict[str, Any]
+    methods: tuple[str, ...]
+    codecs: Callable[[argparse.Namespace, Sequence[ModelPoint]], Iterator[tuple[CodecPoint, ...]]]
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    architectures: tuple[tuple[int, ...], ...] = ()
+
+
+def make_plan(args: argparse.Namespace, networks: Networks | None = None) -> Plan:
+    """Return the points that options ask for, of networks on videos if no others are given.
 
     Raises:
       ValueError: If an option of a network is out of range, or a method or baseline is not to be used.
     """
-    architectures = args.hidden or [(2000,)]
+    networks = networks or VIDEOS
+    architectures = networks.architectures or args.hidden or [(2000,)]
     seeds = range(args.seed, args.seed + args.seeds)
-    common = {name: getattr(args, name) for name in vars(_model_parser().parse_args([])) if name not in _SWEPT}
+    names = vars(_model_parser(networks).parse_args([]))
+    common = {name: getattr(args, name) for name in names if name not in _SWEPT} | networks.fixed
 
     def point(method: str, own: dict[str, Any], hidden: tuple[int, ...], lmbda: float, seed: int) -> ModelPoint:
         options = {**common, **own, "hidden": hidden, "lmbda": lmbda, "seed": seed}
-        train.check_options(argparse.Namespace(**options))
+        networks.check_options(argparse.Namespace(**options))
         return ModelPoint(method, tuple(sorted(options.items())))
 
     given = _given_baselines(args.baseline or [])
-    own = {
-        "teacher": [],
-        "lmbda_range": None,
-        "tables": "empirical",
-        "banks": 1,
-        # What says nothing without a rate.
-        **{name: default_options()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
-        **_parse_own("--baseline_options", args.baseline_options),
-    }
+    own = {**networks.baseline_options, **_parse_own("--baseline_options", args.baseline_options, networks)}
     if not own.keys() <= common.keys():
         raise ValueError(f"--baseline_options cannot have {' '.join(own.keys() - common.keys())}.")
     baselines: dict[tuple[tuple[int, ...], int], ModelPoint] = {}
     models = []
-    for text in args.method or METHODS:
+    for text in args.method or networks.methods:
         name, colon, options = text.partition(":")
         if not colon or not name.strip() or name.strip() == BASELINE:
             raise ValueError(f"--method {text!r} must be a name, not {BASELINE!r}, a colon, and options.")
-        method = _parse_own(f"--method {name}", options)
+        method = _parse_own(f"--method {name}", options, networks)
         sweep = {key: method.pop(key, getattr(args, key)) for key in ("lmbda", "headline_lmbda")}
         for hidden in method.pop("hidden", architectures):
             for lmbda in sweep["lmbda"]:
@@ -120,7 +137,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if unused:
         raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name.")
     models = [_with_teachers(model, baselines) for model in models]
-    codecs = [] if args.no_rivals else list(_codecs(args, baselines))
+    first = [point for (_, seed), point in baselines.items() if seed == args.seed]
+    codecs = [] if args.no_rivals else list(networks.codecs(args, first))
     return Plan(list(baselines.values()), models, codecs)
 
 
@@ -146,12 +164,9 @@ def _with_teachers(model: ModelPoint, baselines: dict[tuple[tuple[int, ...], int
     return dataclasses.replace(model, teachers=(own, *(point for point in teachers.values() if point != own)))
 
 
-def _codecs(
-    args: argparse.Namespace, baselines: dict[tuple[tuple[int, ...], int], ModelPoint]
-) -> Iterator[tuple[CodecPoint, ...]]:
+def _codecs(args: argparse.Namespace, first: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
     """Yield the rivals: on the first baseline of each architecture, and on the input features."""
-    first = {hidden: point for (hidden, seed), point in baselines.items() if seed == args.seed}
-    sources: list[tuple[ModelPoint | None, int]] = [(point, hidden[-1]) for hidden, point in first.items()]
+    sources: list[tuple[ModelPoint | None, int]] = [(point, dict(point.options)["hidden"][-1]) for point in first]
     for source, num_dims in [*sources, (None, args.features.input_size)]:
         plain = ["float16 parquet", "int8"]
         if source is None:
@@ -166,26 +181,42 @@ def _codecs(
         for method in ("pq", "pca+pq"):
             yield tuple(CodecPoint(m, size, source, head) for m, size in quantizers if m == method for head in heads)
         if source is None and not args.no_network_heads:
-            options = next(iter(first.values())).options
+            options = first[0].options
             yield from ((CodecPoint(method, size, None, "network", options),) for method, size in quantizers)
 
 
-def _model_parser() -> argparse.ArgumentParser:
+VIDEOS = Networks(
+    add_options=train.add_model_options,
+    check_options=train.check_options,
+    baseline_options={
+        "teacher": [],
+        "lmbda_range": None,
+        "tables": "empirical",
+        "banks": 1,
+        # What says nothing without a rate.
+        **{name: default_options()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
+    },
+    methods=METHODS,
+    codecs=_codecs,
+)
+
+
+def _model_parser(networks: Networks) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         conflict_handler="resolve", allow_abbrev=False, add_help=False, exit_on_error=False
     )
-    train.add_model_options(parser)
+    networks.add_options(parser)
     return parser
 
 
-def _parse_own(option: str, text: str) -> dict[str, Any]:
+def _parse_own(option: str, text: str, networks: Networks) -> dict[str, Any]:
     """Return the options in a method's text, and no defaults.
 
     Raises:
       ValueError: If there are others.
     """
-    parser = _model_parser()
-    add_sweep_options(parser)
+    parser = _model_parser(networks)
+    add_sweep_options(parser, hidden=not networks.architectures)
     nothing = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
     try:
         namespace, unknown = parser.parse_known_args(shlex.split(text), nothing)
@@ -213,14 +244,15 @@ def _given_baselines(paths: Sequence[str]) -> dict[tuple[int, ...], str]:
     return given
 
 
-def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add the options of a curve, which a method can have of its own."""
-    group.add_argument(
-        "--hidden",
-        type=train.sizes,
-        action="append",
-        help="units of the hidden layers; once for each architecture (default: 2000)",
-    )
+def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser, *, hidden: bool = True) -> None:
+    """Add the options of a curve, which a method can have of its own; with or without `--hidden`."""
+    if hidden:
+        group.add_argument(
+            "--hidden",
+            type=train.sizes,
+            action="append",
+            help="units of the hidden layers; once for each architecture (default: 2000)",
+        )
     group.add_argument("--lmbda", type=float, nargs="+", default=list(LMBDAS), help="what a bit costs, point by point")
     group.add_argument(
         "--headline_lmbda",

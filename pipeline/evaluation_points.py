@@ -48,22 +48,26 @@ class Context:
     Attributes:
       input: Globs of the training data.
       validation: Globs of the validation data.
-      features: What `x` is made of.
+      features: What `x` is made of; of images, what they are.
       classes: How many there are.
       output: Folder of the records.
       work_dir: Folder of the trainings and models.
       training_sha256: Of the training data's fingerprint.
       validation_sha256: Of the validation data's.
+      experiment: The name of the experiment on images whose data these are, or "" for videos.
+      held_out: How many of the experiment's training images are measured instead of its test images.
     """
 
     input: tuple[str, ...]
     validation: tuple[str, ...]
-    features: FeatureSpec
+    features: FeatureSpec | str
     classes: int
     output: str
     work_dir: str
     training_sha256: str = ""
     validation_sha256: str = ""
+    experiment: str = ""
+    held_out: int = 0
 
     def key(self, values: dict[str, Any]) -> str:
         """Return a hash of all that determines a record."""
@@ -122,11 +126,11 @@ class ModelPoint:
     def network_name(self, context: Context) -> str:
         """Return the name of the training, which points share that are only frozen otherwise."""
         values = {"kind": "network", "options": self.network_options(), "teachers": self._teacher_names(context)}
-        return f"{self._label(dict(self.options)['lmbda_range'])}-{context.key(values)}"
+        return f"{self._label(dict(self.options).get('lmbda_range'))}-{context.key(values)}"
 
     def network_options(self) -> dict[str, Any]:
         """Return the options that say what is trained; with a range of lmbda, it is the same for all in it."""
-        swept = ("lmbda",) if dict(self.options)["lmbda_range"] else ()
+        swept = ("lmbda",) if dict(self.options).get("lmbda_range") else ()
         return self._options_but((*_WATCHING, *_FREEZING, *swept))
 
     def resolved_options(self, context: Context) -> dict[str, Any]:
@@ -145,7 +149,11 @@ class ModelPoint:
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
         defaults = default_options()
-        return {name: value for name, value in self.options if name not in names and value != defaults[name]}
+        return {
+            name: value
+            for name, value in self.options
+            if name not in names and (name not in defaults or value != defaults[name])
+        }
 
     def _teacher_names(self, context: Context) -> list[str]:
         return [teacher.name(context) for teacher in self.teachers]
@@ -162,7 +170,8 @@ class ModelPoint:
     def describe(self) -> str:
         """Return what a person wants to read in the progress."""
         options = dict(self.options)
-        return f"{self.method}, {len(options['hidden']) + 1}-layer, lmbda {options['lmbda']:g}, seed {options['seed']}"
+        network = options.get("experiment") or f"{len(options['hidden']) + 1}-layer"
+        return f"{self.method}, {network}, lmbda {options['lmbda']:g}, seed {options['seed']}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +214,8 @@ class CodecPoint:
         if self.source is None:
             of = "the input features"
         else:
-            of = f"{len(dict(self.source.options)['hidden']) + 1}-layer activations"
+            options = dict(self.source.options)
+            of = f"{options.get('experiment') or str(len(options['hidden']) + 1) + '-layer'} activations"
         return f"{self.method}{'' if self.size is None else f' {self.size}'} of {of}, {self.head} head"
 
 

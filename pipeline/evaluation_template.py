@@ -31,9 +31,10 @@ TEMPLATE = """\
 </head>
 <body>
 <h1>How small, how accurate</h1>
-<p class="soft">{{ "{:,}".format(about.data.training.labelled_videos) }} training videos
+<p class="soft">{{ about.data_set + ": " if "data_set" in about -}}
+{{ num_examples(about.data.training) }} training {{ task.example }}s
 ({{ about.data.training.first_file }} to {{ about.data.training.last_file }}),
-measured on {{ "{:,}".format(about.data.validation.labelled_videos) }} others
+measured on {{ num_examples(about.data.validation) }} others
 ({{ about.data.validation.first_file }} to {{ about.data.validation.last_file }}).
 {{ records | length }} of {{ about.points }} points are finished.</p>
 {% if findings %}
@@ -49,37 +50,39 @@ measured on {{ "{:,}".format(about.data.validation.labelled_videos) }} others
 <img alt="Error over relative size on a logarithmic axis, a curve for each method" src="{{ images.rate_accuracy }}">
 <figcaption>Left and down is better. The dashed line is the baseline: the same network, trained without a rate, its
 activations stored without loss. Bars and band: least and largest of the seeds. Codecs are drawn with whichever head
-got the better GAP on the validation videos, in their favour. Points far above the baseline's error are left out; all
-are in the table below.</figcaption>
+got the better {{ task.metric_name }} on the validation {{ task.example }}s, in their favour. Points far above the
+baseline's error are left out; all are in the table below.</figcaption>
 </figure>
 {% endif %}
 {% for hidden, rows in tables %}
-<h2>{{ hidden | length + 1 }}-layer network, {{ hidden | join(" → ") }}</h2>
+<h2>{{ title(hidden) }}</h2>
 <div class="scroll">
 <table>
 <thead>
 <tr><th class="text" rowspan="2">Method</th><th class="text" rowspan="2">Setting</th>
 <th class="text" rowspan="2">Head</th>
-<th class="group" colspan="2">Error, 1 - GAP, %</th><th class="group" colspan="2">Error, 1 - Hit@1, %</th>
-<th rowspan="2">Bytes<br>a video</th><th rowspan="2">Relative<br>size</th>
+{% for error in task.errors %}<th class="group" colspan="2">Error, 1 - {{ error.name }}, %</th>{% endfor %}
+<th rowspan="2">Bytes<br>{{ task.a_example }}</th><th rowspan="2">Relative<br>size</th>
 <th rowspan="2">No worse<br>than the<br>baseline</th>
-<th rowspan="2">Bytes at<br>the base-<br>line's GAP</th><th rowspan="2">Seeds</th></tr>
-<tr><th>training</th><th>validation</th><th>training</th><th>validation</th></tr>
+<th rowspan="2">Bytes at<br>the base-<br>line's<br>{{ task.metric_name }}</th><th rowspan="2">Seeds</th></tr>
+<tr>{% for error in task.errors %}<th>training</th><th>validation</th>{% endfor %}</tr>
 </thead>
 <tbody>
 {% for row in rows %}
 <tr class="{{ row.kind }}{% if not loop.first and row.kind != loop.previtem.kind %} first{% endif %}">
 <td class="text">{{ row.name }}</td><td class="text">{{ row.point.setting }}</td><td class="text">{{ row.head }}</td>
-<td>{{ row.point.training.gap | error }}</td><td>{{ row.point.validation.gap | error }}</td>
-<td>{{ row.point.training.hit_at_1 | error }}</td><td>{{ row.point.validation.hit_at_1 | error }}</td>
-<td>{{ row.point.bytes_per_video | size }}</td><td>{{ row.point.relative_size | share }}</td>
+{% for error in task.errors %}
+<td>{{ row.point.training[error.metric] | error }}</td><td>{{ row.point.validation[error.metric] | error }}</td>
+{% endfor %}
+<td>{{ row.point.num_bytes | size }}</td><td>{{ row.point.relative_size | share }}</td>
 <td>{{ "" if row.kind == "baseline" else "yes" if row.holds else "no" }}</td>
 <td>{% if row.at_baseline %}{{ row.at_baseline | size }}{% endif %}</td>
 <td>{{ row.point.records | length }}</td></tr>
 {% endfor %}
 </tbody>
-<caption>Of each method, the smallest setting whose GAP is no worse than the baseline's; where none is, the one with
-the best GAP. Bytes at the baseline's GAP lie between the settings, where the curve crosses the baseline's.</caption>
+<caption>Of each method, the smallest setting whose {{ task.metric_name }} is no worse than the baseline's; where none
+is, the one with the best {{ task.metric_name }}. Bytes at the baseline's {{ task.metric_name }} lie between the
+settings, where the curve crosses the baseline's.</caption>
 </table>
 </div>
 {% endfor %}
@@ -90,22 +93,36 @@ the best GAP. Bytes at the baseline's GAP lie between the settings, where the cu
 {% endif %}
 <h2>What the methods are</h2>
 <ul>
-<li><b>{{ about.methods | join(", ") }}</b>: networks trained with a rate. The validation videos are encoded to a
-Parquet shard, which is read back: bytes are the codes and the bits that tell the bank, accuracy is that of the decoded
-features.
+<li><b>{{ about.methods | join(", ") }}</b>: networks trained with a rate. The validation {{ task.example }}s are
+{% if task.example == "video" %}
+encoded to a Parquet shard, which is read back:
+{% else %}
+encoded and decoded by the range coder:
+{% endif %}
+bytes are the codes and the bits that tell the bank, accuracy is that of the decoded features.
 {% if "paper" in about.methods %}
 <b>paper</b> is the paper's method as it stands.
 {% endif %}
 </li>
 <li><b>16 bit, quantized, PCA</b> (the paper's baselines): the baseline's activations as float16; scaled to the unit
-range and rounded to 2^16, 2^8, 2^4 or 2^2 bins, a byte an entry up to 256; both with zlib at level 9 on each video.
-Principal components of the full covariance, 4 bytes each, the basis not counted. The baseline's head reads them.</li>
-<li><b>float16 and int8 in Parquet, PQ, PCA + PQ</b>: what users would pick, on the same activations and on the input
-features. Product quantization by faiss, 256 centroids a byte; after PCA, components are dealt to the bytes so that all
-carry as much. The better of two heads reads the activations: the baseline's, or it trained further on the
-reconstructions; the better of two the input: a linear one, or the first network without a rate, trained on them.</li>
-<li>GAP, Hit@1, PERR and mAP are those of YouTube-8M's starter code. The training error is that of at most 10,000
-training videos at even distances.</li>
+range and rounded to 2^16, 2^8, 2^4 or 2^2 bins, a byte an entry up to 256; both with zlib at level 9 on each
+{{ task.example }}. Principal components of the full covariance, 4 bytes each, the basis not counted. The baseline's
+head reads them.</li>
+<li><b>float16 and int8 in Parquet, PQ, PCA + PQ</b>: what users would pick, on the same
+activations{{ " and on the input features" if task.example == "video" }}. Product quantization by faiss, 256 centroids
+a byte; after PCA, components are dealt to the bytes so that all carry as much.
+{% if task.example == "video" %}
+The better of two heads reads the activations: the baseline's, or it trained further on the reconstructions; the better
+of two the input: a linear one, or the first network without a rate, trained on them.
+{% else %}
+The baseline's head reads them.
+{% endif %}
+</li>
+<li>
+{% if task.example == "video" %}
+GAP, Hit@1, PERR and mAP are those of YouTube-8M's starter code.
+{% endif %}
+The training error is that of at most 10,000 training {{ task.example }}s at even distances.</li>
 </ul>
 <h2>How it was made</h2>
 <pre>{{ about.command }}</pre>

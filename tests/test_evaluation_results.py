@@ -96,13 +96,13 @@ TWO, THREE = (20,), (30, 20)
 
 def test_points_are_means_over_seeds_and_sizes_are_shares_of_the_baseline():
     baseline = results().baseline(TWO)
-    assert baseline.bytes_per_video == 1020
+    assert baseline.num_bytes == 1020
     assert baseline.relative_size == 1
     assert baseline.validation["gap"] == pytest.approx(0.71)
     assert baseline.spread("gap") == (0.70, 0.72)
     curve = results().curve("ours <x>", TWO)
     assert [point.setting for point in curve] == ["λ 0.002", "λ 0.001", "λ 0.0005"]
-    assert curve[1].bytes_per_video == 42
+    assert curve[1].num_bytes == 42
     assert curve[1].relative_size == pytest.approx(42 / 1020)
     assert curve[1].validation["gap"] == pytest.approx(0.72)
     assert [len(point.records) for point in curve] == [1, 2, 1]

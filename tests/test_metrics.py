@@ -136,3 +136,16 @@ def test_unusable_input_is_refused(scores, labels, message):
 def test_top_k_must_be_positive():
     with pytest.raises(ValueError, match="top_k=0"):
         metrics.MetricsAccumulator(3, top_k=0)
+
+
+def test_accuracy_counts_the_best_and_the_five_best():
+    scores = np.array([[9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 9]])
+    found = metrics.measure_accuracy(scores, np.array([0, 1, 4, 5]))
+    # Equal scores rank by class: the last image's 5 comes after 6 and 0 to 3.
+    assert found == metrics.Accuracy(accuracy=1 / 4, top_5_accuracy=2 / 4, num_images=4)
+    few = metrics.measure_accuracy(np.array([[0.5, 0.1]]), np.array([1]))
+    assert (few.accuracy, few.top_5_accuracy) == (0, 1)
+    with pytest.raises(ValueError, match="score is NaN"):
+        metrics.measure_accuracy(np.array([[np.nan, 1]]), np.array([0]))
+    with pytest.raises(ValueError, match="must be"):
+        metrics.measure_accuracy(scores, np.array([1, 2]))

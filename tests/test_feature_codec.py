@@ -1,0 +1,58 @@
+"""Features to strings and back."""
+
+import numpy as np
+import pytest
+
+from vidpress.model import range_coder
+from vidpress.model.feature_codec import FeatureCodec
+from vidpress.model.range_coding_tables import RangeCodingTables
+
+
+def features(shape, n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 2, (n, *[1] * len(shape)))
+    scale = np.where(kind, np.linspace(0.1, 3, shape[-1]), np.linspace(3, 0.1, shape[-1]))
+    return np.rint(rng.normal(0, scale, (n, *shape))).astype(np.int32)
+
+
+@pytest.mark.parametrize("num_banks", [1, 4])
+@pytest.mark.parametrize("shape", [(6,), (3, 2, 6)])
+def test_what_is_decoded_is_what_was_encoded(shape, num_banks):
+    codec = FeatureCodec.fit(features(shape), num_banks=num_banks)
+    assert codec.tables.num_dims == 6
+    assert codec.shape == shape
+    z_hat = features(shape, seed=1)
+    z_hat[0] = 1000  # escapes
+    codes = codec.compress(z_hat.astype(np.float32))
+    decoded = codec.decompress(codes)
+    np.testing.assert_array_equal(decoded, z_hat)
+    assert decoded.dtype == np.int32
+    # An example's string depends on nothing else.
+    assert codec.compress(z_hat[7:8]) == [codes[7]]
+    plain = sum(map(len, range_coder.compress(codec.tables, z_hat, codec.banks(codes))))
+    assert codec.num_bytes(codes) == plain + len(z_hat) * np.log2(num_banks) / 8
+
+
+def test_banks_make_strings_shorter():
+    z_hat = features((60,), n=2000)
+    one, two = (FeatureCodec.fit(z_hat, num_banks=num_banks) for num_banks in (1, 2))
+    assert two.num_bytes(two.compress(z_hat)) < 0.96 * one.num_bytes(one.compress(z_hat))
+
+
+def test_tables_are_all_there_is_to_keep():
+    codec = FeatureCodec.fit(features((6,)), num_banks=4)
+    again = FeatureCodec(RangeCodingTables.from_bytes(codec.tables.to_bytes()), (6,))
+    z_hat = features((6,), seed=1)
+    np.testing.assert_array_equal(again.decompress(codec.compress(z_hat)), z_hat)
+
+
+def test_unusable_values_are_refused():
+    codec = FeatureCodec.fit(features((2, 3)), num_banks=2)
+    with pytest.raises(ValueError, match=r"z_hat has shape \(5, 3\); this codec takes \('n', 2, 3\)"):
+        codec.compress(np.zeros((5, 3), np.int32))
+    with pytest.raises(ValueError, match="must be positive and end with 3"):
+        FeatureCodec(codec.tables, (3, 2))
+    good = codec.compress(features((2, 3)))
+    with pytest.raises(range_coder.DamagedCodeError) as info:
+        codec.decompress([good[0], b"", b"\x02" + good[2][1:]])
+    assert info.value.rows == (1, 2)

@@ -1,0 +1,95 @@
+"""ResNetV2-20 and ResNetV2-50: layers, sizes, and where the bottleneck is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+import tensorflow as tf
+
+from vidpress.model.bottleneck import Bottleneck
+from vidpress.model.image_experiments import EXPERIMENTS
+from vidpress.model.image_networks import build_image_network
+
+FASHION, CIFAR, CIFAR_100, IMAGENET = (
+    EXPERIMENTS[name]
+    for name in ("fashion-mnist-resnetv2-20", "cifar10-resnetv2-20", "cifar100-resnetv2-20", "imagenet-resnetv2-50")
+)
+
+
+def kernels(model):
+    return [w for w in model.trainable_weights if "kernel" in w.name]
+
+
+def test_resnet_v2_20_has_the_parameters_of_he_et_al():
+    model = build_image_network(CIFAR, lmbda=0)
+    # 19 convolutions of 3 x 3 and the logits, and two shortcuts.
+    widths = [(3, 16), *[(16, 16)] * 6, (16, 32), *[(32, 32)] * 5, (32, 64), *[(64, 64)] * 5]
+    assert len(kernels(model)) == 20 + 2
+    convolutions = sum(9 * a * b for a, b in widths)
+    shortcuts = 16 * 32 + 32 * 64
+    assert sum(int(np.prod(w.shape)) for w in kernels(model)) == convolutions + shortcuts + 64 * 10
+    # Batch normalisation before every convolution but the first, and at the end; beta and gamma.
+    batch_norms = 2 * sum(a for a, _ in [*widths[1:], (64, 10)])
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == (
+        convolutions + shortcuts + batch_norms + 64 * 10 + 10
+    )
+    assert 0.27e6 < model.count_params() < 0.28e6
+    assert model.get_layer("features").output_shape == (None, 64)
+    assert model.output_shape == (None, 10)
+    assert build_image_network(CIFAR_100, lmbda=0).output_shape == (None, 100)
+
+
+def test_resnet_v2_50_has_the_parameters_of_keras():
+    model = build_image_network(IMAGENET, lmbda=0)
+    # What tf.keras.applications.ResNet50V2 has with its own logits.
+    assert model.count_params() == 25_613_800
+    assert model.get_layer("features").output_shape == (None, 2048)
+    assert model.output_shape == (None, 1000)
+
+
+@pytest.mark.parametrize("experiment", [FASHION, CIFAR])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_the_bottleneck_rounds_the_penultimate_activations(experiment, spatial):
+    model = build_image_network(experiment, lmbda=0.1, spatial=spatial, mixed_precision=True)
+    (bottleneck,) = [layer for layer in model.layers if isinstance(layer, Bottleneck)]
+    shape = experiment.feature_shape(spatial)
+    assert model.get_layer("features").output_shape == bottleneck.output_shape == (None, *shape)
+    assert all(v.shape[0] == 64 for v in bottleneck.trainable_variables)
+    x = np.random.default_rng(0).uniform(-1, 1, (3, *experiment.image_shape)).astype(np.float32)
+    z_hat = tf.keras.Model(model.input, bottleneck.output)(x).numpy()
+    assert z_hat.dtype == np.float32
+    np.testing.assert_array_equal(z_hat, np.rint(z_hat))
+    pooled = z_hat.mean(axis=(1, 2)) if spatial else z_hat
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(model(x), pooled @ kernel + bias, atol=1e-5)
+    assert len(model.losses) == 1
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_the_same_seed_gives_the_same_network():
+    first, second, other = (
+        np.concatenate([w.ravel() for w in build_image_network(FASHION, lmbda=0.1, seed=seed).get_weights()])
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    with pytest.raises(ValueError, match="lmbda=-1 must not be negative"):
+        build_image_network(FASHION, lmbda=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"lmbda": -1.0}, "lmbda=-1.0"),
+        ({"optimizer": "lion"}, "optimizer='lion' must be one of sgd, adam"),
+        ({"decays": (0.5, 1.0)}, "decays="),
+    ],
+)
+def test_options_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(FASHION.options, **change)

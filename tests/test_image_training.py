@@ -1,0 +1,126 @@
+"""Batches of images, and training on them."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from test_images import write_imagenet, write_mnist
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+
+import tensorflow as tf
+
+from vidpress.model import image_batches, image_training, images
+from vidpress.model.image_experiments import EXPERIMENTS
+from vidpress.model.image_training import train_on_images
+from vidpress.model.training import TrainingError
+
+FASHION = dataclasses.replace(EXPERIMENTS["fashion-mnist-resnetv2-20"], width=4, map_shape=(4, 4, 16))
+OPTIONS = dataclasses.replace(FASHION.options, epochs=4, batch_size=60, lmbda=0.01, mixed_precision=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return images.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist")))
+
+
+def taken(data, experiment=FASHION, **options):
+    options = {"batch_size": 50, "seed": 3, "first_step": 0, "num_steps": 6, **options}
+    return list(image_batches.training_batches(data, experiment, **options).as_numpy_iterator())
+
+
+def test_every_image_comes_once_an_epoch_and_a_step_depends_on_its_number_alone(data):
+    training, _ = data
+    plain = dataclasses.replace(FASHION, flip=False)
+    batches = taken(training, plain, batch_size=40)
+    for epoch in (batches[:3], batches[3:]):
+        found = np.concatenate([pixels for pixels, _ in epoch])
+        expected = training.images.astype(np.float32) / 127.5 - 1
+        assert {image.tobytes() for image in found} == {image.tobytes() for image in expected}
+        assert np.bincount(np.concatenate([labels for _, labels in epoch])).tolist() == [12] * 10
+    assert (batches[0][0] != batches[3][0]).any()
+    augmented = dataclasses.replace(FASHION, max_shift=4)
+    later = taken(training, augmented, first_step=4, num_steps=2)
+    for expected, found in zip(taken(training, augmented)[4:], later, strict=True):
+        np.testing.assert_array_equal(expected[0], found[0])
+        np.testing.assert_array_equal(expected[1], found[1])
+    assert (taken(training, augmented, seed=4)[4][0] != later[0][0]).any()
+
+
+def test_images_are_shifted_and_mirrored():
+    image = np.arange(1, 13, dtype=np.uint8).reshape(1, 3, 4, 1)
+    found = {
+        image_batches.shifted(image, np.random.default_rng(seed), 1, True)[0, ..., 0].tobytes() for seed in range(300)
+    }
+    padded = np.pad(image[0, ..., 0], 1)
+    windows = [padded[top : top + 3, left : left + 4] for top in range(3) for left in range(3)]
+    assert found == {part.tobytes() for window in windows for part in (window, window[:, ::-1])}
+    np.testing.assert_array_equal(image_batches.shifted(image, np.random.default_rng(0), 0, False), image)
+
+
+def test_imagenets_images_are_cropped(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENTS["imagenet-resnetv2-50"], image_shape=(56, 56, 3))
+    # Red grows downwards and green to the right, so that a pixel says where it is from.
+    rows, columns = np.mgrid[:96, :128]
+    pixels = np.stack([rows * 2, columns * 2 - (columns > 127), np.full_like(rows, 100)], axis=-1).astype(np.uint8)
+    jpeg = tf.io.encode_jpeg(pixels, quality=100).numpy()
+    write_imagenet(tmp_path, [jpeg] * 6, range(1, 7))
+    write_imagenet(tmp_path, [jpeg] * 3, range(1, 4), "validation", shards=1)
+    training, validation = images.load_imagenet(tmp_path)
+    (batch,) = image_batches.measuring_batches(validation, experiment)
+    assert batch[1].numpy().tolist() == [0, 1, 2]
+    middle = (batch[0][0].numpy() + 1) * 127.5
+    # 84 of 96 rows, and as many of 128 columns: 7/8 of the shorter side.
+    assert middle[0, 0, 0] == pytest.approx(2 * 6, abs=4)
+    assert middle[-1, 0, 0] == pytest.approx(2 * 89, abs=4)
+    assert middle[0, 0, 1] == pytest.approx(2 * 22, abs=4)
+    assert middle[0, -1, 1] == pytest.approx(2 * 105, abs=4)
+    batches = taken(training, experiment, batch_size=4, num_steps=3)
+    again = taken(training, experiment, batch_size=4, first_step=2, num_steps=1)
+    np.testing.assert_array_equal(batches[2][0], again[0][0])
+    assert sorted(np.concatenate([labels for _, labels in batches])) == sorted([*range(6)] * 2)
+    crops = np.concatenate([pixels for pixels, _ in batches])
+    assert crops.shape == (12, 56, 56, 3)
+    starts = {(round(float(crop[0, 0, 0]), 2), round(float(crop[0, 0, 1]), 2)) for crop in crops}
+    assert len(starts) > 8
+    directions = {np.sign(crop[20, -1, 1] - crop[20, 0, 1]) for crop in crops}
+    assert directions == {-1, 1}
+    assert all(crop[-1, 20, 0] > crop[0, 20, 0] for crop in crops)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(data, tmp_path, monkeypatch, capsys):
+    training, _ = data
+    network = train_on_images(FASHION, OPTIONS, training, tmp_path / "whole")
+    assert re.search(r"step 8 of 8: task \d\.\d+, bits \d+", capsys.readouterr().err)
+    real, calls = tf.train.CheckpointManager.save, []
+
+    def save_and_stop(manager, step):
+        real(manager, step)
+        calls.append(step)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_on_images(FASHION, OPTIONS, training, tmp_path / "stopped")
+    monkeypatch.undo()
+    resumed = train_on_images(FASHION, OPTIONS, training, tmp_path / "stopped")
+    for expected, found in zip(network.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+    before = network.get_weights()
+    finished = train_on_images(FASHION, OPTIONS, training, tmp_path / "whole")
+    for expected, found in zip(before, finished.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+    with pytest.raises(TrainingError, match=r"holds a training with lmbda=0.01, not 0.02"):
+        train_on_images(FASHION, dataclasses.replace(OPTIONS, lmbda=0.02), training, tmp_path / "whole")
+
+
+def test_a_training_that_diverges_says_so():
+    task, bits = tf.keras.metrics.Mean(), tf.keras.metrics.Mean()
+    task.update_state(2.0)
+    bits.update_state(30.0)
+    assert image_training._report(OPTIONS, 50, task, bits) == {"task": "2.000", "bits": "30.0"}
+    task.update_state(np.nan)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 100: lower --learning_rate=0.002 or"):
+        image_training._report(OPTIONS, 100, task, bits)

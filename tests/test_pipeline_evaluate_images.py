@@ -1,0 +1,171 @@
+"""Evaluations of image experiments, through the same command."""
+
+import argparse
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from test_images import write_mnist
+
+from vidpress.pipeline import evaluate, evaluation_plan, evaluation_results
+
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
+
+from vidpress.model import image_experiments, metrics, plug_in
+from vidpress.model.images import load_mnist
+from vidpress.pipeline import evaluation_images
+
+NAME = "fashion-mnist-resnetv2-20"
+OPTIONS = [
+    *("--experiment", NAME, "--epochs", "12", "--batch_size", "50", "--learning_rate", "0.01", "--mixed_precision"),
+    *("--banks", "4", "--lmbda", "0.003"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _narrow():
+    """A network that learns in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        narrow = dataclasses.replace(image_experiments.EXPERIMENTS[NAME], width=4, map_shape=(4, 4, 16))
+        patch.setitem(image_experiments.EXPERIMENTS, NAME, narrow)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_mnist(tmp_path_factory.mktemp("mnist"), 300, 100)
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("evaluated") / "out"
+    evaluate.main([*OPTIONS, "--input", str(folder), "--output", str(output)])
+    return output
+
+
+def records_of(output, **wanted):
+    records = json.loads((output / "results.json").read_text())["records"]
+    return [r for r in records if all(r.get(name) == value for name, value in wanted.items())]
+
+
+def test_every_method_is_measured(evaluated):
+    results = evaluation_results.load(evaluated)
+    assert results.about["points"] == len(results.records)
+    assert (results.about["experiment"], results.about["network"]) == (NAME, "ResNetV2-20")
+    found = {(r["method"], r["source"], r["head"]) for r in results.records}
+    plain = ("float16", "quantized", "pca", "float16 parquet", "int8", "pq", "pca+pq")
+    assert found == {
+        *(((name, None, "own")) for name in ("baseline", "vidpress", "paper")),
+        *((name, "activations", "baseline") for name in plain),
+    }
+    assert results.architectures == [(16,)]
+    assert [point.num_bytes for point in results.codecs("pca", "activations", (16,))] == [4.0, 8.0, 16.0, 32.0, 64.0]
+    assert results.baseline((16,)).validation["accuracy"] > 0.5
+    with (evaluated / "results.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["method"] == "vidpress"]
+    (record,) = records_of(evaluated, method="vidpress")
+    assert float(row["bytes_per_image"]) == pytest.approx(record["bytes_per_image"], rel=1e-5)
+    assert float(row["validation_error"]) == pytest.approx(1 - record["validation"]["accuracy"], abs=1e-5)
+    page = (evaluated / "index.html").read_text()
+    assert "Fashion-MNIST: 300 training images" in page
+    assert "Error, 1 - accuracy, %" in page
+    assert "bytes an image" in page
+    assert "<h2>ResNetV2-20, 16 activations</h2>" in page
+    for word in ("GAP", "video", "Hit@1"):
+        assert word not in page.split("<pre>")[0].replace("vidpress", "")
+
+
+def test_a_models_record_is_what_its_codes_give(evaluated, folder):
+    (record,) = records_of(evaluated, method="vidpress")
+    training, test = load_mnist(folder)
+    plan = parse("--lmbda", "0.003", "--epochs", "12", "--batch_size", "50", "--learning_rate", "0.01", "--banks", "4")
+    point = next(model for model in plan.models if model.method == "vidpress")
+    options = evaluation_images.training_options(argparse.Namespace(**{**dict(point.options), "mixed_precision": True}))
+    from vidpress.model.image_training import train_on_images
+
+    (work,) = {
+        path.parent
+        for path in evaluated.with_name("out.work").glob("trainings/*-lmbda0.003-*/options.json")
+        if json.loads(path.read_text())["prior_banks"] == 16
+    }
+    network = train_on_images(image_experiments.EXPERIMENTS[NAME], options, training, work)  # finished
+    x, x_test = (part.images.astype(np.float32) / 127.5 - 1 for part in (training, test))
+    codec = plug_in.freeze(network, x, num_banks=4)
+    codes = codec.compress(plug_in.quantize(network, x_test))
+    assert record["bytes_per_image"] == pytest.approx(np.mean([len(code) - 1 + 2 / 8 for code in codes]))
+    logits = plug_in.head_of(network).predict(codec.decompress(codes).astype(np.float32), verbose=0)
+    expected = metrics.measure_accuracy(logits, test.labels)
+    assert record["validation"] == dataclasses.asdict(expected)
+    assert record["bits_per_image"] <= 8 * record["bytes_per_image"]
+
+
+def test_the_papers_method_has_one_bank_and_the_trained_tables(evaluated):
+    (ours,), (paper,) = (records_of(evaluated, method=method) for method in ("vidpress", "paper"))
+    names = ("tables", "banks", "prior_banks")
+    assert [paper["options"][name] for name in names] == ["prior", 1, 1]
+    assert [ours["options"][name] for name in names] == ["empirical", 4, 16]
+    assert ours["bytes_per_image"] < paper["bytes_per_image"]
+
+
+def test_what_is_finished_is_not_done_again(evaluated, folder, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation_images, "measure_model", None)
+    monkeypatch.setattr(evaluation_images, "_train", None)
+    evaluate.main([*OPTIONS, "--input", str(folder), "--output", str(evaluated)])
+    printed = capsys.readouterr().out
+    assert "ResNetV2-20, baseline: accuracy" in printed
+    assert "seed 0: accuracy" not in printed
+    evaluate.main(["--output", str(evaluated), "--report_only"])
+    assert "ResNetV2-20, baseline: accuracy" in capsys.readouterr().out
+
+
+def parse(*argv):
+    argv = ["--experiment", NAME, "--output", "out", *argv]
+    parser, experiment = evaluate._parser_for(argv)
+    args = parser.parse_args(argv)
+    return evaluation_plan.make_plan(args, evaluate._networks(experiment, args))
+
+
+def test_options_are_the_experiments():
+    own = image_experiments.EXPERIMENTS[NAME].options
+    options = dict(parse().models[0].options)
+    assert (options["epochs"], options["optimizer"], options["decays"]) == (
+        own.epochs,
+        own.optimizer,
+        list(own.decays),
+    )
+    assert (options["experiment"], options["hidden"]) == (NAME, (16,))
+    plan = parse("--spatial", "--lmbda", "0.1", "--seeds", "2", "--method", "a: --epochs 9")
+    assert [dict(model.options)["seed"] for model in plan.models] == [0, 1]
+    assert dict(plan.models[0].options)["epochs"] == 9
+    assert dict(plan.models[0].options)["hidden"] == dict(plan.baselines[0].options)["hidden"] == (4, 4, 16)
+
+
+def test_held_out_images_are_not_trained_on(folder):
+    context = evaluate.Context((str(folder),), (), "", 10, "", "", experiment=NAME, held_out=60)
+    training, held_out = evaluation_images.load_data(context)
+    whole, _ = load_mnist(folder)
+    np.testing.assert_array_equal(np.concatenate([training.labels, held_out.labels]), whole.labels)
+    assert len(held_out) == 60
+    assert len({part.fingerprint["sha256"] for part in (training, held_out, whole)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--experiment", "mnist"], "invalid choice: 'mnist'"),
+        (["--experiment", NAME], "--input is needed"),
+        (["--experiment", NAME, "--input", "x", "--hidden", "3"], "unrecognized arguments: --hidden"),
+        (["--experiment", NAME, "--input", "x", "--epochs", "0"], "epochs=0"),
+        (["--experiment", NAME, "--input", "x", "--method", "a: --hidden 3"], "cannot have --hidden 3"),
+        (["--experiment", NAME, "--input", "x", "--method", "a: --spatial"], "cannot have --spatial"),
+        (["--experiment", NAME, "--input", "x", "--banks", "3"], "3 banks"),
+        (["--experiment", NAME, "--input", "x"], "x has no file train-images-idx3-ubyte"),
+    ],
+)
+def test_unusable_options_are_refused(argv, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main([*argv, "--output", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
