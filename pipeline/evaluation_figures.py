@@ -20,7 +20,7 @@ from vidpress.pipeline.evaluation_results import Results, Summary
 from vidpress.pipeline.evaluation_task import Error
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the page's own methods get the strongest.
-_METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00")
+_METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00", "#7B4FA3", "#8C6D31")
 _GREEN, _SKY, _GREY, _PINK = "#009E73", "#3A9BD1", "#6E6E6E", "#B0578D"
 
 # What lies so far above the baseline's error is left out: nobody would use it.
