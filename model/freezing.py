@@ -128,9 +128,10 @@ def freeze(
     model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {})
     if tables not in ("empirical", "prior"):
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
+    of_prior = prior_tables(network) if tables == "prior" else None
     for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)
-        fitted = prior_tables(network) if tables == "prior" else RangeCodingTables.fit(count_z_hat(model, videos))
+        fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))
         if num_banks != 1:
             fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
         model = dataclasses.replace(model, tables=fitted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
@@ -12,11 +11,11 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from vidpress.model.bottleneck import Bottleneck
 from vidpress.model.image_batches import training_batches
 from vidpress.model.image_experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.image_networks import build_image_network
-from vidpress.model.training import TrainingError
+from vidpress.model.networks import bottleneck_of
+from vidpress.model.training import TrainingError, build_training_step, check_work_dir
 
 _REPORT_EVERY = 50
 _MOMENTUM = 0.9  # He et al.
@@ -42,7 +41,8 @@ def train_on_images(
       TrainingError: If `work_dir` holds a training with other options or data, or the loss is not finite.
     """
     folder = pathlib.Path(work_dir)
-    _check_work_dir(experiment, options, data, folder)
+    fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"]}
+    check_work_dir(str(folder), {**fixed, **options.to_json()})
     network = build_image_network(
         experiment,
         lmbda=options.lmbda,
@@ -69,7 +69,8 @@ def train_on_images(
         num_steps=last_step - first_step,
     )
     epoch_steps = max(1, last_step // options.epochs)
-    task, bits = tf.keras.metrics.Mean(), _bits_of(network)
+    bottleneck = bottleneck_of(network)
+    task, bits = tf.keras.metrics.Mean(), None if bottleneck is None else bottleneck.bits
     numbers: dict[str, str] = {}
     with tqdm(total=last_step, initial=first_step, unit="step", desc="train", disable=None) as bar:
         for step, (pixels, labels) in enumerate(batches, first_step + 1):
@@ -91,22 +92,6 @@ def num_steps(options: ImageTrainingOptions, data: Images) -> int:
     return max(1, options.epochs * len(data) // options.batch_size)
 
 
-def _check_work_dir(experiment: Experiment, options: ImageTrainingOptions, data: Images, folder: pathlib.Path) -> None:
-    """Write down what is trained in a folder, or compare it with what was begun there."""
-    wanted = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"], **options.to_json()}
-    path = folder / "options.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1))
-    found = json.loads(path.read_text())
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise TrainingError(
-                f"{folder} holds a training with {name}={found.get(name)}, not {value}: give the same to go on, or "
-                "name another folder, or remove this one."
-            )
-
-
 def _training_step(
     network: tf.keras.Model, options: ImageTrainingOptions, last_step: int
 ) -> tuple[Any, tf.train.Checkpoint]:
@@ -124,35 +109,15 @@ def _training_step(
     else:
         optimizer = adam(schedule(options.learning_rate))
     prior_optimizer = adam(schedule(options.prior_learning_rate))
-    prior = [v for layer in network.layers if isinstance(layer, Bottleneck) for v in layer.trainable_variables]
-    prior_refs = {variable.ref() for variable in prior}
-    weights = [variable for variable in network.trainable_variables if variable.ref() not in prior_refs]
-    kernels = [variable for variable in weights if "kernel" in variable.name]
+    kernels = [variable for variable in network.trainable_variables if "kernel" in variable.name]
 
-    @tf.function
-    def training_step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = network(pixels, training=True)
-            task = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-            decay = options.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-            loss = tf.add_n([task, decay, *network.losses])
-        gradients = tape.gradient(loss, weights + prior)
-        optimizer.apply_gradients(zip(gradients[: len(weights)], weights, strict=True))
-        if prior:
-            prior_optimizer.apply_gradients(zip(gradients[len(weights) :], prior, strict=True))
-        return task
+    def losses(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = network(pixels, training=True)
+        task = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        decay = options.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+        return task, tf.add_n([task, decay, *network.losses])
 
-    state = tf.train.Checkpoint(
-        network=network,
-        optimizer=optimizer,
-        prior_optimizer=prior_optimizer,
-        step=tf.Variable(0, dtype=tf.int64, trainable=False),
-    )
-    return training_step, state
-
-
-def _bits_of(network: tf.keras.Model) -> tf.keras.metrics.Mean | None:
-    return next((layer.bits for layer in network.layers if isinstance(layer, Bottleneck)), None)
+    return build_training_step(network, losses, optimizer, prior_optimizer)
 
 
 def _report(

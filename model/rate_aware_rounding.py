@@ -13,9 +13,7 @@ import numpy as np
 
 from vidpress.model.compiled import jit
 from vidpress.model.range_coding_tables import RangeCodingTables
-
-# Bits are compared in integers, so that every machine rounds alike.
-_UNITS_PER_BIT = 1024
+from vidpress.model.table_widths import UNITS_PER_BIT, code_lengths
 
 
 def round_to_cheaper(
@@ -43,17 +41,16 @@ def round_to_cheaper(
       float64: the neighbour in the direction is the better one if `direction * (z - z_hat)` is above the threshold.
     """
     cdf, start, _, escape, cdf_offset = tables.coder_arrays
-    cost = float(rounding_lmbda) / _UNITS_PER_BIT
-    bits = _bits_of_width(tables.precision)
+    cost = float(rounding_lmbda) / UNITS_PER_BIT
+    bits = _lengths_of_widths(tables.precision)
     arrays = cdf, start, escape, cdf_offset, tables.likeliest_value
     return _round_to_cheaper(z, z_hat, bank, arrays, bits, cost, *margin)
 
 
 @functools.cache
-def _bits_of_width(precision: int) -> np.ndarray:
-    # A logarithm's last bit may differ between machines. None of these comes near enough to a half to matter.
-    widths = np.arange(1, (1 << precision) + 1)
-    return np.append(0, np.rint((precision - np.log2(widths)) * _UNITS_PER_BIT)).astype(np.int32)
+def _lengths_of_widths(precision: int) -> np.ndarray:
+    """Return the code length of every width, int32[2^precision + 1]; no interval has width 0."""
+    return np.append(0, code_lengths(np.arange(1, (1 << precision) + 1), precision)).astype(np.int32)
 
 
 @jit

@@ -15,7 +15,7 @@ import numpy as np
 
 from vidpress.model.compiled import jit
 from vidpress.model.range_coding_tables import MAX_BANKS, RangeCodingTables
-from vidpress.model.table_widths import MAX_TILT, TILT_STEPS_PER_BIT
+from vidpress.model.table_widths import MAX_TILT, TILT_STEPS_PER_BIT, UNITS_PER_BIT, code_lengths
 
 # A bank's counts are joined by so many rows of the shared tables'. Of 5 to 80, the best on held-out YouTube-8M videos
 # with 64 banks, by a little.
@@ -25,9 +25,7 @@ _SHARED_ROWS_AT_FIRST = 2.0
 _MAX_ITERATIONS = 30
 _FEW_CHANGES = 1e-3
 
-# Code lengths are compared in integers, so that every machine takes the same bank.
-_UNITS_PER_BIT = 1024
-_UNITS_PER_TILT = _UNITS_PER_BIT // TILT_STEPS_PER_BIT
+_UNITS_PER_TILT = UNITS_PER_BIT // TILT_STEPS_PER_BIT
 
 
 def choose_banks(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:
@@ -110,9 +108,7 @@ def _maximise(
 @functools.lru_cache(maxsize=1)
 def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
     """Return `likeliest_cost` and `tilt` as `_choose` takes them, computed once for all batches of a model."""
-    # A logarithm's last bit may differ between machines. None of the 65,536 comes near enough to a half to matter.
-    likeliest_bits = tables.precision - np.log2(_likeliest_widths(tables))
-    likeliest_cost = np.rint(likeliest_bits * _UNITS_PER_BIT).astype(np.int64)
+    likeliest_cost = code_lengths(_likeliest_widths(tables), tables.precision)
     # A bank that was left out must not be chosen.
     likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
     return likeliest_cost, np.ascontiguousarray(tables.bank_tilt.T.astype(np.int32))

@@ -17,6 +17,15 @@ MAX_TILT = 12 * TILT_STEPS_PER_BIT
 _TILT_FACTOR_BITS = 15
 _HALF_BIT = 46341  # 2^(15 + 1/2)
 
+# Code lengths are compared in integers, so that every machine decides alike.
+UNITS_PER_BIT = 1024
+
+
+def code_lengths(widths: np.ndarray, precision: int) -> np.ndarray:
+    """Return what intervals of some widths, of 2^precision in all, take in units of 1/`UNITS_PER_BIT` bit, int64."""
+    # A logarithm's last bit may differ between machines. None of the 65,536 comes near enough to a half to matter.
+    return np.rint((precision - np.log2(widths)) * UNITS_PER_BIT).astype(np.int64)
+
 
 def check_dims(fine: np.ndarray, values: np.ndarray, what: str) -> None:
     """Raise a ValueError that names the first dimension that is not fine and says `what` of its value."""

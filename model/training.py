@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,7 +172,7 @@ def train(
     teacher = None
     if teachers:
         teacher = Teacher(teachers, spec, options.num_classes, mixed_precision=options.mixed_precision)
-    _check_work_dir(options, spec, videos, teachers, work_dir)
+    _check_training(options, spec, videos, teachers, work_dir)
     network = _build_network(options, spec, videos.class_frequencies(options.num_classes))
     training_step, state = _training_step(network, options, teacher)
     manager = tf.train.CheckpointManager(state, os.path.join(work_dir, _CHECKPOINTS), _KEEP_CHECKPOINTS)
@@ -283,18 +283,30 @@ def _build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencie
     )
 
 
-def _check_work_dir(
+def _check_training(
     options: TrainingOptions,
     spec: FeatureSpec,
     videos: LabelledVideos,
     teachers: Sequence[FrozenModel],
     work_dir: str,
 ) -> None:
-    """Write down what is trained in `work_dir`, or compare it with what was begun there."""
     free = _FREE_OPTIONS if options.lmbda_range is None else (*_FREE_OPTIONS, "lmbda")
     wanted = {name: value for name, value in options.to_json().items() if name not in free}
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
     wanted["teachers"] = [model.model_id for model in teachers]
+    check_work_dir(work_dir, wanted)
+
+
+def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
+    """Write down what is trained in a folder, or compare it with what was begun there.
+
+    Args:
+      work_dir: The folder, local or a URI that `tf.io.gfile` takes.
+      wanted: JSON values of all that a training must not change when it goes on.
+
+    Raises:
+      TrainingError: If the folder holds another training.
+    """
     path = os.path.join(work_dir, _OPTIONS_FILE)
     if not tf.io.gfile.exists(path):
         tf.io.gfile.makedirs(work_dir)
@@ -324,19 +336,38 @@ def _training_step(
         # step of the 1152-2000-3862 network on two cores.
         return tf.keras.optimizers.legacy.Adam(schedule)
 
+    def losses(x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if teacher is not None:
+            labels = teacher(x)
+        task = networks.task_loss(labels, network(x, training=True))
+        return task, task + tf.add_n(network.losses)
+
+    return build_training_step(network, losses, adam(options.learning_rate), adam(options.prior_learning_rate))
+
+
+def build_training_step(
+    network: tf.keras.Model,
+    losses: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    optimizer: tf.keras.optimizers.Optimizer,
+    prior_optimizer: tf.keras.optimizers.Optimizer,
+) -> tuple[Any, tf.train.Checkpoint]:
+    """Return the function that makes one step and returns the task's loss, and everything that it changes.
+
+    Args:
+      network: The network.
+      losses: Takes a batch and its labels, and returns the task's loss and all that is to be made less.
+      optimizer: Of the weights.
+      prior_optimizer: Of the bottleneck's prior, if there is one.
+    """
     bottleneck = networks.bottleneck_of(network)
     prior = [] if bottleneck is None else bottleneck.trainable_variables
     prior_refs = {variable.ref() for variable in prior}
     weights = [variable for variable in network.trainable_variables if variable.ref() not in prior_refs]
-    optimizer, prior_optimizer = adam(options.learning_rate), adam(options.prior_learning_rate)
 
     @tf.function
     def training_step(x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        if teacher is not None:
-            labels = teacher(x)
         with tf.GradientTape() as tape:
-            task = networks.task_loss(labels, network(x, training=True))
-            loss = task + tf.add_n(network.losses)
+            task, loss = losses(x, labels)
         gradients = tape.gradient(loss, weights + prior)
         optimizer.apply_gradients(zip(gradients[: len(weights)], weights, strict=True))
         if prior:

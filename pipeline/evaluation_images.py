@@ -203,9 +203,8 @@ def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[t
             "training": task_metrics(head, restored[sample].reshape(-1, *shape), data.subset(sample)),
         }
 
-    for point, record in codec_records(points, z.reshape(len(z), -1), z_test.reshape(len(z_test), -1), measure_head):
-        record["bytes_per_image"] = record.pop("bytes_per_video")
-        yield point, record
+    rows, test_rows = (part.reshape(len(part), -1) for part in (z, z_test))
+    yield from codec_records(points, rows, test_rows, measure_head, bytes_key="bytes_per_image")
 
 
 def _parts(network: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:

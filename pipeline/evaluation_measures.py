@@ -182,6 +182,7 @@ def codec_records(
     z: np.ndarray,
     z_validation: np.ndarray,
     measure_head: Callable[[CodecPoint, np.ndarray, np.ndarray], dict[str, Any]],
+    bytes_key: str = "bytes_per_video",
 ) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
     """Yield the record of each codec's points.
 
@@ -190,6 +191,7 @@ def codec_records(
       z: float32[num_examples, num_dims], what codecs are fitted to.
       z_validation: float32[num_others, num_dims], what they are measured on.
       measure_head: Takes a point and what was restored of both, and returns the metrics and more of its record.
+      bytes_key: What an example's bytes are called in a record.
     """
     source = points[0].source
     components = functools.lru_cache(maxsize=1)(lambda: baselines.fit_principal_components(z))
@@ -213,7 +215,7 @@ def codec_records(
                         "hidden": None if source is None else list(dict(source.options)["hidden"]),
                         "source": "features" if source is None else "activations",
                         "head": point.head,
-                        "bytes_per_video": num_bytes,
+                        bytes_key: num_bytes,
                         "unexplained_variance": float(f"{error:.4g}"),
                         **measured,
                         "seconds": {"fit": fitted, "measure": round(time.monotonic() - start, 1)},

@@ -280,6 +280,7 @@ def freeze_network(
     """
     from vidpress.model import freezing
 
+    rounding_lmbda = args.rounding_lmbda if options.lmbda else 0.0  # a baseline's activations are not coded
     metadata: dict[str, Any] = {
         "vidpress": importlib.metadata.version("vidpress"),
         "training": options.to_json(),
@@ -288,7 +289,7 @@ def freeze_network(
         "seed": options.seed,
         "tables": args.tables,
         "banks": args.banks,
-        "rounding_lmbda": args.rounding_lmbda,
+        "rounding_lmbda": rounding_lmbda,
         "teachers": list(teachers),
         "training_data": videos.fingerprint,
     }
@@ -298,7 +299,7 @@ def freeze_network(
         videos,
         tables=args.tables,
         num_banks=args.banks,
-        rounding_lmbda=args.rounding_lmbda if options.lmbda else 0.0,
+        rounding_lmbda=rounding_lmbda,
     )
     if validation is not None:
         metadata["validation_data"] = validation.fingerprint
