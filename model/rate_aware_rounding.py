@@ -13,6 +13,7 @@ import numpy as np
 
 from vidpress.model.compiled import jit
 from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.table_banks import list_switched_on
 from vidpress.model.table_widths import UNITS_PER_BIT, code_lengths
 
 
@@ -40,39 +41,44 @@ def round_to_cheaper(
       What is too near for float32 `z` to decide, and was left: rows, columns, directions (1 or -1), and thresholds
       float64: the neighbour in the direction is the better one if `direction * (z - z_hat)` is above the threshold.
     """
+    _, start, _, escape, cdf_offset = tables.coder_arrays
+    arrays = start, escape, cdf_offset, tables.likeliest_value, _saved_bits(tables)
+    return _round_to_cheaper(z, z_hat, bank, arrays, float(rounding_lmbda) / UNITS_PER_BIT, *margin)
+
+
+@functools.lru_cache(maxsize=1)
+def _saved_bits(tables: RangeCodingTables) -> np.ndarray:
+    """Return how much shorter the neighbour's code is, int32, for each interval of the banks' distributions."""
     cdf, start, _, escape, cdf_offset = tables.coder_arrays
-    cost = float(rounding_lmbda) / UNITS_PER_BIT
-    bits = _lengths_of_widths(tables.precision)
-    arrays = cdf, start, escape, cdf_offset, tables.likeliest_value
-    return _round_to_cheaper(z, z_hat, bank, arrays, bits, cost, *margin)
-
-
-@functools.cache
-def _lengths_of_widths(precision: int) -> np.ndarray:
-    """Return the code length of every width, int32[2^precision + 1]; no interval has width 0."""
-    return np.append(0, code_lengths(np.arange(1, (1 << precision) + 1), precision)).astype(np.int32)
+    first, index = np.unique(start, return_index=True)
+    dim = index % tables.num_dims
+    sizes = escape[dim] + 2  # with the escape, and the end
+    dim = np.repeat(dim, sizes)
+    place = np.arange(len(dim)) - np.repeat(first, sizes)
+    # What is no interval has no positive width.
+    bits = code_lengths(np.maximum(np.diff(cdf.astype(np.int64)), 1), tables.precision)
+    direction = np.sign((tables.likeliest_value - cdf_offset)[dim] - place)
+    return (bits - bits[np.arange(len(dim)) + direction]).astype(np.int32)
 
 
 @jit
-def _round_to_cheaper(z, z_hat, bank, arrays, bits, cost, row_margin, column_margin):
-    cdf, start, escape, cdf_offset, likeliest_value = arrays
+def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_margin, column_margin):
+    start, escape, cdf_offset, likeliest_value, saved_bits = arrays
     rows, columns, directions = [0 for _ in range(0)], [0 for _ in range(0)], [0 for _ in range(0)]
     thresholds = [0.0 for _ in range(0)]
+    is_on, on = np.empty(z.shape[1], np.uint8), np.empty(z.shape[1], np.uint32)
     for row in range(len(z)):
-        for column in range(z.shape[1]):
+        num_on = list_switched_on(z_hat[row], likeliest_value, is_on, on)
+        for column in on[:num_on]:
             value = z_hat[row, column]
-            if value == likeliest_value[column]:
-                continue
             interval = value - cdf_offset[column]
             if interval < 0 or interval >= escape[column]:
                 continue
-            direction = 1 if value < likeliest_value[column] else -1
-            first = start[bank[row], column] + interval
-            other = first + direction
-            saved = bits[cdf[first + 1] - cdf[first]] - bits[cdf[other + 1] - cdf[other]]
+            saved = saved_bits[start[bank[row], column] + interval]
             if saved <= 0:
                 continue
             # (value + direction - z)^2 - (value - z)^2 is 1 - 2 * direction * (z - value).
+            direction = 1 if value < likeliest_value[column] else -1
             threshold = 0.5 * (1.0 - cost * saved)
             beyond = direction * (np.float64(z[row, column]) - value) - threshold
             if abs(beyond) < row_margin[row] * column_margin[column]:

@@ -111,7 +111,7 @@ def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
     likeliest_cost = code_lengths(_likeliest_widths(tables), tables.precision)
     # A bank that was left out must not be chosen.
     likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
-    return likeliest_cost, np.ascontiguousarray(tables.bank_tilt.T.astype(np.int32))
+    return likeliest_cost, np.ascontiguousarray(tables.bank_tilt.T)
 
 
 def _likeliest_widths(tables: RangeCodingTables) -> np.ndarray:
@@ -123,20 +123,43 @@ def _likeliest_widths(tables: RangeCodingTables) -> np.ndarray:
 
 @jit
 def _choose(rows, likeliest_value, likeliest_cost, tilt):
-    """Choose by the cost of a position of likeliest values, int64[num_banks], and tilts, int32[num_dims, num_banks]."""
+    """Choose by the cost of a position of likeliest values, int64[num_banks], and tilts, int8[num_dims, num_banks]."""
     num_dims, num_banks = tilt.shape
     positions = rows.shape[1] // num_dims
-    chosen = np.empty(len(rows), np.uint8)
+    chosen = np.zeros(len(rows), np.uint8)
+    is_on = np.empty(num_dims, np.uint8)
+    on = np.empty(num_dims, np.uint32)
     tilts = np.empty(num_banks, np.int32)
     for row in range(len(rows)):
         tilts[:] = 0
         for first in range(0, rows.shape[1], num_dims):
-            for dim in range(num_dims):
-                if rows[row, first + dim] != likeliest_value[dim]:
-                    for bank in range(num_banks):
-                        tilts[bank] += tilt[dim, bank]
-        chosen[row] = np.argmin(likeliest_cost * positions - _UNITS_PER_TILT * tilts)
+            num_on = list_switched_on(rows[row, first : first + num_dims], likeliest_value, is_on, on)
+            for dim in on[:num_on]:
+                for bank in range(num_banks):
+                    tilts[bank] += tilt[dim, bank]
+        lowest_cost = likeliest_cost[0] * positions - _UNITS_PER_TILT * tilts[0]
+        for bank in range(1, num_banks):
+            cost = likeliest_cost[bank] * positions - _UNITS_PER_TILT * tilts[bank]
+            if cost < lowest_cost:
+                lowest_cost = cost
+                chosen[row] = bank
     return chosen
+
+
+@jit
+def list_switched_on(z_hat, likeliest_value, is_on, on):
+    """List the dimensions of int32[num_dims] that differ from their likeliest values in `on`; return how many.
+
+    Which ones do is anyone's guess, the processor's too: there is no branch. `is_on` uint8[num_dims] and `on`
+    uint32[num_dims] are working space.
+    """
+    for dim in range(len(z_hat)):
+        is_on[dim] = z_hat[dim] != likeliest_value[dim]
+    num_on = np.uint64(0)
+    for dim in range(np.uint64(len(z_hat))):
+        on[num_on] = dim
+        num_on += np.uint64(is_on[dim])
+    return num_on
 
 
 @jit
