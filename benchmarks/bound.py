@@ -27,6 +27,7 @@ from results import Report, parser
 
 from vidpress.model import range_coder
 from vidpress.model.compiled import jit
+from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.table_banks import choose_banks
 from vidpress.model.videos import sum_frames
 from vidpress.pipeline import machine
@@ -63,7 +64,7 @@ def seconds_a_video(stage: Stage, executor: concurrent.futures.Executor) -> floa
     return (time.perf_counter() - start) / (CORES * stage.videos)
 
 
-def stages(records: workload.Records, hidden: Sequence[int], videos: Sequence[workload.PooledVideo]) -> list[Stage]:
+def stages(records: workload.Records, model: FrozenModel, videos: Sequence[workload.PooledVideo]) -> list[Stage]:
     """Return the stages of the encode job for frame-level records."""
     path = sorted(glob.glob(records.pattern))[0]
     size = records.num_bytes // records.num_videos
@@ -76,7 +77,6 @@ def stages(records: workload.Records, hidden: Sequence[int], videos: Sequence[wo
 
     frames = np.random.default_rng(0).integers(0, 256, (size // workload.SPEC.input_size, 1152), np.uint8)
     x = np.stack([video.x for video in videos])
-    model = workload.random_model(hidden, x)
     batch = np.ascontiguousarray(x[:BATCH_SIZE])
 
     def multiply() -> None:
@@ -102,14 +102,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the stages and the job in turns."""
     command_line = parser(__doc__, repeats=5)
     command_line.add_argument("--records", type=int, default=4000, help="how many (default: %(default)s)")
-    command_line.add_argument("--hidden", default="6000,2000", help="layer sizes (default: %(default)s)")
+    command_line.add_argument(
+        "--hidden", default="6000,2000", help="layer sizes of random weights (default: %(default)s)"
+    )
+    command_line.add_argument("--model", help="a frozen model, instead of random weights")
     command_line.add_argument("--scratch", help="where the records go (default: the temporary folder)")
     args = command_line.parse_args(argv)
     print(machine.describe(), flush=True)
-    hidden = [int(size) for size in args.hidden.split(",")]
-    job = argparse.Namespace(
-        **vars(args) | {"level": "frames", "model": None, "input": None, "files": 8, "workers": 1, "json": None}
-    )
+    job = argparse.Namespace(**vars(args) | {"level": "frames", "input": None, "files": 8, "workers": 1, "json": None})
     with (
         tempfile.TemporaryDirectory(prefix="vidpress-benchmark-", dir=args.scratch) as folder,
         concurrent.futures.ThreadPoolExecutor(CORES) as executor,
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sum(map(os.path.getsize, glob.glob(f"{folder}/all/*"))),
         )
         _, videos = workload.real_videos(None, max(BATCH_SIZE, 2))
-        todo = stages(records, hidden, videos)
+        todo = stages(records, FrozenModel.load(f"{folder}/model.safetensors"), videos)
         times: dict[str, list[float]] = {stage.name: [] for stage in todo}
         steady = []
         for turn in range(args.repeats + 1):

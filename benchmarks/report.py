@@ -12,14 +12,15 @@ import pathlib
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from results import Report
 
 from vidpress.pipeline import machine
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-LMBDAS = ("0.0005", "0.0015", "0.005")
+# Of the networks that are trained for the benchmarks, by `--hidden`.
+LMBDAS = {"2000": ("0.0005", "0.0015", "0.005"), "6000,2000": ("0.002",)}
 
 INTRODUCTION = """# Benchmarks
 
@@ -30,43 +31,56 @@ where there were several. Compare the columns of a table, not tables of differen
 """
 
 
-def jobs(folder: pathlib.Path, light_python: str | None, models: Sequence[str]) -> dict[str, list[str]]:
-    """Return the command line of each benchmark, by the name of its results."""
+def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the command line of each benchmark, by the name of its results.
+
+    Args:
+      light_python: The interpreter of a light install, if there is one.
+      models: By `--hidden`, what `train_models` trained; empty for random weights and made-up values.
+    """
+
+    def network(hidden: str) -> list[str]:
+        trained = models.get(hidden)
+        return ["--model", trained[len(trained) // 2]] if trained else ["--hidden", hidden]
+
+    coder_models = models.get("2000", [])
     return {
-        "encode-3-layer": ["encode.py", "--hidden", "6000,2000"],
-        "encode-2-layer": ["encode.py", "--hidden", "2000"],
-        "encode-gzip": ["encode.py", "--hidden", "6000,2000", "--level", "frames-gz"],
-        "encode-video-level": ["encode.py", "--hidden", "6000,2000", "--level", "means", "--records", "30000"],
-        "bound": ["bound.py"],
-        "range-coder": ["range_coder.py", *(["--model", *models] if models else [])],
-        "reading": ["reading.py", *(["--model", models[len(models) // 2]] if models else [])],
+        "encode-3-layer": ["encode.py", *network("6000,2000")],
+        "encode-2-layer": ["encode.py", *network("2000")],
+        "encode-gzip": ["encode.py", *network("6000,2000"), "--level", "frames-gz"],
+        "encode-video-level": ["encode.py", *network("6000,2000"), "--level", "means", "--records", "30000"],
+        "bound": ["bound.py", *network("6000,2000")],
+        "range-coder": ["range_coder.py", *(["--model", *coder_models] if coder_models else [])],
+        "reading": ["reading.py", *(network("2000") if coder_models else [])],
         "start-up": ["start_up.py", *(["--python", light_python] if light_python else [])],
         "growth": ["growth.py"],
     }
 
 
-def train_models(folder: pathlib.Path, steps: int) -> list[str]:
-    """Train a 2-layer model for each of three rates, with banks, or return those that are there already."""
+def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
+    """Train the networks of `LMBDAS`, or return those that are there already, by `--hidden`."""
     shared = REPO.parent / "shared" / "data"
     data = os.environ.get("VIDPRESS_DATA", str(shared))
     if not glob.glob(f"{data}/yt8m_v2_video/*.tfrecord"):
-        print("There are no YouTube-8M videos to train on: the coders get made-up values.")
-        return []
-    models = []
-    for lmbda in LMBDAS:
-        model = folder / f"lmbda-{lmbda}.safetensors"
-        if not model.exists():
-            command = ["train", "--input", f"{data}/yt8m_v2_video/validate00[0-9]*.tfrecord", "--hidden", "2000"]
-            command += ["--lmbda", lmbda, "--weight_decay", "1e-4", "--steps", str(steps), "--output", str(model)]
-            subprocess.run([sys.executable, "-m", "vidpress.pipeline.cli", *command], check=True)
-        models.append(str(model))
+        print("There are no YouTube-8M videos to train on: random weights, and made-up values for the coders.")
+        return {}
+    models: dict[str, list[str]] = {}
+    for hidden, lmbdas in LMBDAS.items():
+        for lmbda in lmbdas:
+            model = folder / f"hidden-{hidden.replace(',', '-')}-lmbda-{lmbda}.safetensors"
+            if not model.exists():
+                command = ["train", "--input", f"{data}/yt8m_v2_video/validate00[0-9]*.tfrecord", "--hidden", hidden]
+                command += ["--lmbda", lmbda, "--weight_decay", "3e-4", "--input_dropout", "0.2", "--mixed_precision"]
+                command += ["--steps", str(steps), "--output", str(model)]
+                subprocess.run([sys.executable, "-m", "vidpress.pipeline.cli", *command], check=True)
+            models.setdefault(hidden, []).append(str(model))
     return models
 
 
 def run(folder: pathlib.Path, args: argparse.Namespace) -> None:
     """Run the benchmarks one after the other."""
     models = train_models(folder, args.steps)
-    for name, (script, *options) in jobs(folder, args.light_python, models).items():
+    for name, (script, *options) in jobs(args.light_python, models).items():
         command = [sys.executable, f"{REPO}/benchmarks/{script}", *options, "--json", str(folder / f"{name}.json")]
         print(f"\n$ {script} {' '.join(options)}", flush=True)
         subprocess.run(command, check=True)
@@ -75,7 +89,7 @@ def run(folder: pathlib.Path, args: argparse.Namespace) -> None:
 def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
     """Write the page of the results, and its figure."""
     reports = {}
-    for name in jobs(folder, None, []):
+    for name in jobs(None, {}):
         path = folder / f"{name}.json"
         if path.exists():
             reports[name], last_machine = Report.load(path)
@@ -133,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", default="build/bench", help="the results' folder (default: %(default)s)")
     parser.add_argument("--page", default="docs/benchmarks.md", help="(default: %(default)s)")
     parser.add_argument("--light_python", help="the interpreter of a light install, for the start-up")
-    parser.add_argument("--steps", type=int, default=3000, help="of training the models (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="of training the models (default: %(default)s)")
     parser.add_argument("--only_page", action="store_true", help="run nothing; make the page of what is there")
     args = parser.parse_args(argv)
     folder = pathlib.Path(args.results).resolve()

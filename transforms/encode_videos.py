@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -23,6 +24,8 @@ from vidpress.transforms import metrics
 # A matrix product reads all weights once a batch: for 1152-6000-2000 it takes 232 us a video with 1024, 256 with 512
 # and 343 with 256. One batch and what it becomes take some 40 MB.
 BATCH_SIZE = 1024
+# Enough to begin with where a thread has nothing to do.
+SMALL_BATCH_SIZE = 256
 
 
 @dataclasses.dataclass
@@ -89,20 +92,24 @@ class _EncodeFn(beam.DoFn):
 
     def process(self, element: PooledVideo) -> Iterable[EncodedVideos]:
         self._videos.append(element)
-        if len(self._videos) < BATCH_SIZE:
-            return ()
-        self._start_batch()
-        return self._finished(self._max_running)
+        if len(self._videos) == BATCH_SIZE or (len(self._videos) == SMALL_BATCH_SIZE and self._has_idle_thread()):
+            self._start_batch(self._videos)
+            self._videos = []
+            return self._finished(self._max_running)
+        return ()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._videos:
-            self._start_batch()
+        size = max(math.ceil(len(self._videos) / self._num_threads), SMALL_BATCH_SIZE)
+        for start in range(0, len(self._videos), size):
+            self._start_batch(self._videos[start : start + size])
         for encoded in self._finished(max_running=0):
             yield GlobalWindows.windowed_value(encoded)
 
-    def _start_batch(self) -> None:
-        self._running.append(self._executor.submit(encode_videos, self._model, self._videos))
-        self._videos = []
+    def _has_idle_thread(self) -> bool:
+        return sum(not batch.done() for batch in self._running) < self._num_threads and self._max_running > 0
+
+    def _start_batch(self, videos: list[PooledVideo]) -> None:
+        self._running.append(self._executor.submit(encode_videos, self._model, videos))
 
     def _finished(self, max_running: int) -> Iterator[EncodedVideos]:
         """Wait until no more than so many batches are under way, and give the others."""
