@@ -10,11 +10,12 @@ import pathlib
 import subprocess
 import sys
 import tarfile
+import zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-JOB_SERVER = "org.apache.beam:beam-runners-flink-1.20-job-server:2.72.0"
-MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 
 # A registry that does not answer must not hold up a build.
@@ -44,9 +45,19 @@ def fetch_flink(folder: pathlib.Path) -> None:
 
 
 def fetch_job_server(folder: pathlib.Path) -> None:
-    """Download the one jar, and fail where it differs from the checksum that the registry states."""
-    target = [f"-Dartifact={JOB_SERVER}", f"-DoutputDirectory={folder}", "-Dmdep.stripVersion=true"]
-    _run(["mvn", "--batch-mode", "--quiet", "-Dstyle.color=never", "--strict-checksums", MAVEN_COPY, *target])
+    """Download the jars of `flink/pom.xml`, and fail where one differs from the checksum that the registry states.
+
+    A jar without classes ties them together, as `--flink_job_server_jar` wants one.
+    """
+    target = [f"-DoutputDirectory={folder / 'lib'}", "-DincludeScope=runtime"]
+    maven = ["mvn", "--batch-mode", "--quiet", "-Dstyle.color=never", "--strict-checksums"]
+    _run([*maven, "--file", str(HERE / "flink" / "pom.xml"), MAVEN_COPY, *target])
+    class_path = " ".join(f"lib/{jar.name}" for jar in sorted((folder / "lib").glob("*.jar")))
+    manifest = "Manifest-Version: 1.0\n"
+    for line in (f"Main-Class: {JOB_SERVER}", f"Class-Path: {class_path}"):
+        manifest += "\n ".join(line[start : start + 70] for start in range(0, len(line), 70)) + "\n"
+    with zipfile.ZipFile(folder / "job-server.jar", "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", manifest)
 
 
 def fetch_prism(folder: pathlib.Path) -> None:
