@@ -113,7 +113,7 @@ def prepare(folder: str, args: argparse.Namespace) -> tuple[str, str, int, int]:
     model.save(f"{folder}/model.safetensors")
     workload.save_stock_model(model, folder)
     sizes = [model.spec.input_size, *(kernel.shape[1] for kernel, _ in model.hidden)]
-    weights = f"weights of {args.model}" if args.model else "random weights"
+    weights = f"weights of {os.path.basename(args.model)}" if args.model else "random weights"
     what = source if args.level == "means" else f"AR(1) noise around the means of {source}"
     return (
         f"{what}; {weights}",

@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = Report("Reading for training, on one core")
     report.note(
         f"{len(videos):,} {source}, {model.num_dims} activations each, by "
-        f"{args.model or 'RANDOM WEIGHTS'}; batches of {BATCH_SIZE}; {args.repeats} turns after one to warm up."
+        f"{os.path.basename(args.model or 'RANDOM WEIGHTS')}; batches of {BATCH_SIZE}; {args.repeats} turns after one "
+        "to warm up."
     )
     with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as folder:
         paths = {name: f"{folder}/{name}" for name in ("shard.parquet", "float32", "float16", "tfrecord")}
