@@ -15,7 +15,7 @@ from vidpress.model.image_batches import training_batches
 from vidpress.model.image_experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.image_networks import build_image_network
 from vidpress.model.networks import bottleneck_of
-from vidpress.model.training import TrainingError, build_training_step, check_work_dir
+from vidpress.model.training import TrainingError, build_training_step, check_work_dir, restore
 
 _REPORT_EVERY = 50
 _MOMENTUM = 0.9  # He et al.
@@ -55,7 +55,7 @@ def train_on_images(
     training_step, state = _training_step(network, options, last_step)
     manager = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=1)
     if manager.latest_checkpoint:
-        restored = state.restore(manager.latest_checkpoint)
+        restored = restore(state, manager.latest_checkpoint)
     first_step = int(state.step)
     if first_step == last_step:
         restored.expect_partial()  # the optimisers' part is not asked for any more

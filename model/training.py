@@ -177,7 +177,7 @@ def train(
     training_step, state = _training_step(network, options, teacher)
     manager = tf.train.CheckpointManager(state, os.path.join(work_dir, _CHECKPOINTS), _KEEP_CHECKPOINTS)
     if manager.latest_checkpoint:
-        state.restore(manager.latest_checkpoint)
+        restore(state, manager.latest_checkpoint)
         if options.lmbda_range is not None:
             networks.select_lmbda(network, options.lmbda)
         print(f"Going on from step {int(state.step):,} in {work_dir}.", file=sys.stderr)
@@ -262,10 +262,26 @@ def load_trained(work_dir: str) -> Trained:
         values["lmbda"] = math.sqrt(math.prod(values["lmbda_range"]))
     options, spec = TrainingOptions.from_json(values), FeatureSpec.parse(values["features"])
     network = _build_network(options, spec, None)
-    tf.train.Checkpoint(network=network).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    restore(tf.train.Checkpoint(network=network), checkpoint).expect_partial().assert_existing_objects_matched()
     if options.lmbda_range is not None:
         networks.select_lmbda(network, options.lmbda)
     return Trained(network, options, spec, values["training_data"], values["teachers"])
+
+
+def restore(state: tf.train.Checkpoint, checkpoint: str) -> Any:
+    """Restore a checkpoint, and return what `tf.train.Checkpoint.restore` does.
+
+    Raises:
+      TrainingError: If it is damaged, or its variables have other shapes.
+    """
+    try:
+        return state.restore(checkpoint)
+    except (ValueError, IndexError, tf.errors.OpError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(
+            f"{checkpoint} is damaged, or of another version of vidpress: {reason} Remove that training's folder, or "
+            "name another."
+        ) from error
 
 
 def _build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies: np.ndarray | None) -> tf.keras.Model:

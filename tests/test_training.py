@@ -1,6 +1,7 @@
 """The training loop: it learns, pays for bits, and a resumed run is the run that never stopped."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path)
     (tmp_path / "options.json").write_bytes((work_dir / "options.json").read_bytes())
     with pytest.raises(training.TrainingError, match="without a checkpoint"):
         training.load_trained(str(tmp_path))
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error(videos, tmp_path):
+    training.train(OPTIONS, SPEC, videos[0], str(tmp_path))
+    told = (tmp_path / "options.json").read_text()
+    other = json.loads(told) | {"hidden": [20, 13]}
+    (tmp_path / "options.json").write_text(json.dumps(other))
+    with pytest.raises(training.TrainingError, match=r"of another version of vidpress: .*shape.* Remove that training"):
+        training.load_trained(str(tmp_path))
+    (tmp_path / "options.json").write_text(told)
+    (data,) = tmp_path.glob("checkpoints/*.data-*")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(training.TrainingError, match="is damaged"):
+        training.train(dataclasses.replace(OPTIONS, steps=9), SPEC, videos[0], str(tmp_path))
 
 
 def test_a_training_does_not_go_back(trained, videos):
