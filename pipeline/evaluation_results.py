@@ -248,10 +248,11 @@ def summary(output: str, results: Results) -> str:
             f"{baseline.num_bytes:.0f} bytes {task.a_example} (float32, zlib)"
         )
         for method in results.about["methods"]:
-            point = results.no_worse(results.curve(method, hidden), hidden)
-            if point is None:
+            curve = results.curve(method, hidden)
+            point = results.no_worse(curve, hidden)
+            if curve and point is None:
                 lines.append(f"  {method}: nowhere as good")
-            else:
+            elif point is not None:
                 lines.append(
                     f"  {method}, no worse at {point.setting}: {task.metric_name} {point.validation[task.metric]:.4f}, "
                     f"{point.num_bytes:.1f} bytes {task.a_example}, {100 * point.relative_size:.2f} % of the baseline's"
