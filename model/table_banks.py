@@ -111,7 +111,8 @@ def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
     likeliest_cost = code_lengths(_likeliest_widths(tables), tables.precision)
     # A bank that was left out must not be chosen.
     likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
-    return likeliest_cost, np.ascontiguousarray(tables.bank_tilt.T)
+    # A copy can be written, whatever its shape is: one type for the compiler.
+    return likeliest_cost, tables.bank_tilt.T.copy()
 
 
 def _likeliest_widths(tables: RangeCodingTables) -> np.ndarray:
