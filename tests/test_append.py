@@ -14,11 +14,12 @@ import sys
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystem import BeamIOError
 from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
 
 from vidpress.model.dataset import VideoDataset
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, ManifestError
+from vidpress.model.manifest import Manifest, ManifestError, manifest_name
 from vidpress.model.shard import Shard, ShardHeader
 from vidpress.model.verification import verify
 from vidpress.pipeline import decode, encode, launch
@@ -412,6 +413,21 @@ def test_many_runs_at_once_end_in_a_whole_data_set(warehouse):
     warehouse.append()
     assert len(videos(warehouse.output)) == 45
     assert warehouse.is_whole()
+
+
+def test_a_file_that_a_faster_run_took_for_a_leftover(tmp_path, monkeypatch):
+    rename = generation_files.FileSystems.rename
+
+    def lose(sources, targets):
+        os.remove(sources[0])
+        rename(sources, targets)
+
+    monkeypatch.setattr(generation_files.FileSystems, "rename", lose)
+    with pytest.raises(BeamIOError):
+        generation_files.write_part(str(tmp_path), "shard", 1, (0, 1), 1, b"rows")
+    (tmp_path / manifest_name(1)).touch()
+    with pytest.raises(ManifestError, match="run it again"):
+        generation_files.write_part(str(tmp_path), "shard", 1, (0, 1), 1, b"rows")
 
 
 def killed(arguments, function):

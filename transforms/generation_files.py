@@ -35,10 +35,20 @@ def write_part(
       rows: How many rows it holds.
       data: Its content.
       row_groups: Rows of each of a shard's row groups.
+
+    Raises:
+      ManifestError: If another run wrote the same generation.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     name = file_name(kind, generation, part, sha256)
-    _write_file(output, name, data)
+    try:
+        _write_file(output, name, data)
+    except BeamIOError as error:
+        # That run took what this one was writing for a leftover.
+        manifest = FileSystems.join(output, manifest_name(generation))
+        if FileSystems.exists(manifest):
+            raise _outrun(manifest) from error
+        raise
     return FileEntry(name, rows, len(data), sha256, row_groups)
 
 
@@ -77,11 +87,15 @@ def create_manifest(output: str, manifest: Manifest) -> None:
         there = load_manifest(output, manifest.generation)
         remove_leftovers(output, there)
         if there != manifest:  # else it is ours, by an attempt before this one
-            raise ManifestError(
-                f"Another run wrote {path} while this one was at work, which therefore added nothing: run it again."
-            ) from error
+            raise _outrun(path) from error
         return
     remove_leftovers(output, manifest)
+
+
+def _outrun(manifest: str) -> ManifestError:
+    return ManifestError(
+        f"Another run wrote {manifest} while this one was at work, which therefore added nothing: run it again."
+    )
 
 
 def remove_leftovers(output: str, manifest: Manifest) -> None:
