@@ -247,7 +247,7 @@ def load_trained(work_dir: str) -> Trained:
       work_dir: As `train` takes it.
 
     Raises:
-      TrainingError: If that folder does not hold a training, or one without a checkpoint.
+      TrainingError: If that folder does not hold a training, or one without a checkpoint, or that is damaged.
     """
     path = os.path.join(work_dir, _OPTIONS_FILE)
     if not tf.io.gfile.exists(path):
@@ -257,12 +257,13 @@ def load_trained(work_dir: str) -> Trained:
     checkpoint = tf.train.latest_checkpoint(os.path.join(work_dir, _CHECKPOINTS))
     if checkpoint is None:
         raise TrainingError(f"{work_dir} holds a training without a checkpoint: go on with it first.")
-    values["steps"] = int(tf.train.load_variable(checkpoint, "step/.ATTRIBUTES/VARIABLE_VALUE"))
     if values.get("lmbda_range"):
         values["lmbda"] = math.sqrt(math.prod(values["lmbda_range"]))
     options, spec = TrainingOptions.from_json(values), FeatureSpec.parse(values["features"])
     network = _build_network(options, spec, None)
-    restore(tf.train.Checkpoint(network=network), checkpoint).expect_partial().assert_existing_objects_matched()
+    state = tf.train.Checkpoint(network=network, step=tf.Variable(0, dtype=tf.int64, trainable=False))
+    restore(state, checkpoint).expect_partial().assert_existing_objects_matched()
+    options = dataclasses.replace(options, steps=int(state.step))
     if options.lmbda_range is not None:
         networks.select_lmbda(network, options.lmbda)
     return Trained(network, options, spec, values["training_data"], values["teachers"])

@@ -138,6 +138,10 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(videos, tmp_path):
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     with pytest.raises(training.TrainingError, match="is damaged"):
         training.train(dataclasses.replace(OPTIONS, steps=9), SPEC, videos[0], str(tmp_path))
+    (index,) = tmp_path.glob("checkpoints/*.index")
+    index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
+    with pytest.raises(training.TrainingError, match="is damaged"):
+        training.load_trained(str(tmp_path))
 
 
 def test_a_training_does_not_go_back(trained, videos):
