@@ -106,7 +106,8 @@ class _EncodeFn(beam.DoFn):
             yield GlobalWindows.windowed_value(encoded)
 
     def _has_idle_thread(self) -> bool:
-        return sum(not batch.done() for batch in self._running) < self._num_threads and self._max_running > 0
+        """Return whether there are threads, and not all are at work."""
+        return self._max_running > 0 and sum(not batch.done() for batch in self._running) < self._num_threads
 
     def _start_batch(self, videos: list[PooledVideo]) -> None:
         self._running.append(self._executor.submit(encode_videos, self._model, videos))
