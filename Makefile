@@ -12,7 +12,7 @@ AIRFLOW := .venv-airflow
 EMULATORS := .venv-emulators
 PIP_INSTALL := install --quiet --disable-pip-version-check
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
