@@ -171,6 +171,18 @@ def finish(job: Process) -> dict[str, int]:
     return {name: int(value) for name, value in metrics}
 
 
+def assert_counted(metrics: dict[str, int], name: str, expected: int, engine: Engine) -> None:
+    """The counter has the expected value, or on Prism at most that.
+
+    Of the bundles that end before Prism knows a counter's name, it keeps the last one's count (`metricsStore` in its
+    jobservices/metrics.go, at 2.73).
+    """
+    if "PrismRunner" in engine.options:
+        assert metrics.get(name, 0) <= expected, name
+    else:
+        assert metrics[name] == expected, name
+
+
 def digests(folder: pathlib.Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
@@ -211,10 +223,11 @@ def test_same_bytes(engine, inputs, model, reference, run, tmp_path):
     videos = Manifest.load(reference / "compact").counts.videos
     metrics = finish(run(*encode_arguments(inputs, model, tmp_path / "compact", engine)))
     assert digests(tmp_path / "compact") == digests(reference / "compact")
-    assert metrics["records-read"] == metrics["videos-encoded"] == metrics["code-bytes-per-video"] == videos
-    assert metrics["shards-written"] == NUM_SHARDS
-    # Each process loads the model.
-    assert metrics["model-load-msec"] >= engine.num_workers
+    for name in ("records-read", "videos-encoded", "code-bytes-per-video"):
+        assert_counted(metrics, name, videos, engine)
+    assert_counted(metrics, "shards-written", NUM_SHARDS, engine)
+    if "PrismRunner" not in engine.options:
+        assert metrics["model-load-msec"] >= engine.num_workers  # each process loads the model
     if engine.cluster:
         job_id = engine.cluster.job_ids("FINISHED")[0]
         shares = engine.cluster.records_read(job_id)
@@ -223,10 +236,7 @@ def test_same_bytes(engine, inputs, model, reference, run, tmp_path):
     decode = run("decode", "--input", tmp_path / "compact", "--output", tmp_path / "features", *engine.options)
     metrics = finish(decode)
     assert decoded_records(tmp_path / "features") == decoded_records(reference / "features")
-    if "PrismRunner" in engine.options:  # which was once seen, on a busy machine, to report fewer than it wrote
-        assert 0 < metrics["videos-decoded"] <= videos
-    else:
-        assert metrics["videos-decoded"] == videos
+    assert_counted(metrics, "videos-decoded", videos, engine)
 
 
 def test_too_many_bad_records(engine, inputs, model, run, tmp_path):
