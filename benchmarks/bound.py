@@ -2,7 +2,8 @@
 
 Each stage is the least work that does the same: records are read from page cache and checked by CRC-32C, the frames are
 summed in place, the matrix products run in NumPy on all weights, `z_hat` is coded. All are measured without Beam,
-without parsing and without Python objects, with one thread on each core; their sum is the floor.
+without parsing and without Python objects, with one thread on each core; their sum is the floor. Where the processor
+has matrix units, which NumPy leaves idle and vidpress does not, there is a lower floor with those.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from results import Report, parser
 
 from vidpress.model import range_coder
 from vidpress.model.compiled import jit
+from vidpress.model.dense_layers import SplitDense, has_matrix_units
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.table_banks import choose_banks
 from vidpress.model.videos import sum_frames
@@ -35,6 +37,10 @@ from vidpress.pipeline import machine
 CORES = len(os.sched_getaffinity(0))
 BATCH_SIZE = 1024
 TARGET = 0.7
+
+
+NUMPY = "matrix products in NumPy"
+MATRIX_UNITS = "matrix products in matrix units"
 
 
 class Stage(NamedTuple):
@@ -84,24 +90,33 @@ def stages(records: workload.Records, model: FrozenModel, videos: Sequence[workl
         for kernel, _ in model.hidden:
             activations = activations @ kernel
 
+    split_layers = [SplitDense(*layer) for layer in model.hidden] if has_matrix_units() else []
+
+    def multiply_in_matrix_units() -> None:
+        activations = batch
+        for layer in split_layers:
+            activations = layer(activations)
+
     z_hat = model.quantize(batch)
 
     def code() -> None:
         range_coder.encode(model.tables, z_hat, choose_banks(model.tables, z_hat))
 
-    flops = 2 * sum(kernel.size for kernel, _ in model.hidden)
-    return [
+    found = [
         Stage("read and checksum", read_and_check, num_chunks),
         Stage("sum the frames", lambda: [_touch(frames) for _ in range(200)], 200),
-        Stage(f"matrix products, {flops / 1e6:.1f} MFLOP", multiply, len(batch)),
         Stage("code", code, len(batch)),
+        Stage(NUMPY, multiply, len(batch)),
     ]
+    if split_layers:
+        found.append(Stage(MATRIX_UNITS, multiply_in_matrix_units, len(batch)))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the stages and the job in turns."""
     command_line = parser(__doc__, repeats=5)
-    command_line.add_argument("--records", type=int, default=4000, help="how many (default: %(default)s)")
+    command_line.add_argument("--records", type=int, default=12000, help="how many (default: %(default)s)")
     command_line.add_argument(
         "--hidden", default="6000,2000", help="layer sizes of random weights (default: %(default)s)"
     )
@@ -140,11 +155,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 steady.append((whole.seconds - one.seconds) / (num_videos - 1))
     for name, taken in times.items():
         report.row(name, {"us a video": [1e6 * seconds for seconds in taken]}, ".1f")
-    floors = [sum(turn) for turn in zip(*times.values(), strict=True)]
-    report.row("the floor, their sum", {"us a video": [1e6 * seconds for seconds in floors]}, ".1f")
+    products = {name: times.pop(name) for name in (NUMPY, MATRIX_UNITS) if name in times}
+    shares = {}
+    for name, taken in products.items():
+        floors = [sum(turn) for turn in zip(taken, *times.values(), strict=True)]
+        report.row(f"the floor, with {name}", {"us a video": [1e6 * seconds for seconds in floors]}, ".1f")
+        shares[name] = statistics.median(floors) / statistics.median(steady)
     report.row("the encode job, steady state", {"us a video": [1e6 * seconds for seconds in steady]}, ".1f")
-    share = statistics.median(floors) / statistics.median(steady)
-    report.target(f"encode frame level, {description}, as a share of the machine's bound", TARGET, share)
+    what = f"encode frame level, {description}, as a share of the machine's bound"
+    report.target(what, TARGET, shares[NUMPY])
+    if MATRIX_UNITS in shares:
+        report.note(f"Of the lower floor, with {MATRIX_UNITS}, the job reaches a share of {shares[MATRIX_UNITS]:.2f}.")
     report.finish(args)
 
 

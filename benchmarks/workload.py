@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import glob
 import gzip
 import itertools
@@ -69,22 +70,33 @@ def _payloads(paths: Sequence[str]) -> Iterator[bytes]:
 
 def write_frame_level(folder: str, videos: Sequence[PooledVideo], num_files: int) -> Records:
     """Write records whose frames are AR(1) noise around the videos' means, as `synthetic.frames_around` makes them."""
-    rng = np.random.default_rng(0)
+    pattern = f"{folder}/frames-*.tfrecord"
+    with concurrent.futures.ProcessPoolExecutor() as executor:
+        num_bytes = executor.map(
+            _write_frames,
+            [pattern.replace("*", f"{index:03d}") for index in range(num_files)],
+            [videos[index::num_files] for index in range(num_files)],
+            range(num_files),
+        )
+        return Records(pattern, len(videos), sum(num_bytes))
+
+
+def _write_frames(path: str, videos: Sequence[PooledVideo], seed: int) -> int:
+    """Write the records of a file, and return how many bytes they have."""
+    rng = np.random.default_rng(seed)
     num_bytes = 0
 
-    def payloads(part: Sequence[PooledVideo]) -> Iterator[bytes]:
+    def payloads() -> Iterator[bytes]:
         nonlocal num_bytes
-        for video in part:
+        for video in videos:
             q = synthetic.frames_around(video.x, int(rng.integers(FRAMES[0], FRAMES[1] + 1)), rng, SPEC)
             payload = synthetic.serialize_video(video.id, video.labels, q, SPEC)
             num_bytes += len(payload)
             yield payload
 
-    pattern = f"{folder}/frames-*.tfrecord"
-    for index in range(num_files):
-        with open(pattern.replace("*", f"{index:03d}"), "wb") as file:
-            write_tfrecords(file, payloads(videos[index::num_files]))
-    return Records(pattern, len(videos), num_bytes)
+    with open(path, "wb") as file:
+        write_tfrecords(file, payloads())
+    return num_bytes
 
 
 def write_video_level(folder: str, videos: Sequence[PooledVideo], num_files: int) -> Records:

@@ -10,15 +10,16 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from vidpress.model import range_coder, storage
+from vidpress.model import dense_layers, range_coder, storage
 from vidpress.model.compiled import jit
+from vidpress.model.dense_layers import SplitDense, dense
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.rate_aware_rounding import round_to_cheaper
@@ -28,9 +29,9 @@ from vidpress.model.table_banks import choose_banks
 FORMAT_VERSION = 3
 _READABLE_VERSIONS = (1, 2, 3)
 
-# How close to a half `z` may come, in units of |input of the last layer| * |its kernel's column|, before float64
-# decides how it is rounded. Float32 sums in any order were seen to lie within a tenth of it of the exact value; the
-# tests try the matrix products of five kinds of processors.
+# How close `z` may come to where rounding turns, in units of |input of the last layer| * |its kernel's column|, before
+# float64 decides. Float32 sums in any order were seen to lie within a third of it of the exact value; the tests try the
+# matrix products of five kinds of processors.
 TIE_MARGIN = 2.0**-20
 
 # Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
@@ -61,6 +62,10 @@ class ModelError(ValueError):
     """A file that is not a usable vidpress model."""
 
 
+# Kernel and bias of each.
+Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenModel:
     """A trained bottleneck network with its range coding tables.
@@ -81,7 +86,7 @@ class FrozenModel:
     """
 
     spec: FeatureSpec
-    hidden: tuple[tuple[np.ndarray, np.ndarray], ...]
+    hidden: Layers
     tables: RangeCodingTables
     head: tuple[np.ndarray, np.ndarray] | None = None
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -131,7 +136,7 @@ class FrozenModel:
         Raises:
           ValueError: If `x` has another shape.
         """
-        return self._forward(self._checked(x), self.hidden)[1]
+        return _forward(self._checked(x), self.hidden)
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Return `z_hat` of input vectors: the exact network's `z`, rounded.
@@ -140,8 +145,9 @@ class FrozenModel:
         it in the bank that codes the nearest integers shortest.
 
         A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
-        processor or the number of threads. Matrix products in float32 differ in the last bits by all of these, so
-        the `z` that lie near to where rounding turns are computed again in float64.
+        processor or the number of threads. Matrix products in float32 differ in the last bits by all of these, and
+        more where the processor has matrix units (`dense_layers`), so the `z` that lie near to where rounding turns
+        are computed again in float64.
 
         Args:
           x: float32[num_videos, input_size].
@@ -154,31 +160,50 @@ class FrozenModel:
           UncodableError: If an input is NaN, or so large that its `z` cannot be rounded to an integer.
         """
         x = self._checked(x)
-        last_input, z = self._forward(x, self.hidden)
-        usable = (z <= MAX_Z).all(axis=1)
+        *lower_layers, last_layer = self._fast_layers
+        last_input = functools.reduce(lambda activations, layer: layer(activations), lower_layers, x)
+        z = last_layer(last_input)
+        usable = z.max(axis=1, initial=0) <= MAX_Z
         if not usable.all():
             raise UncodableError(z, usable)
-        margin = TIE_MARGIN * np.sqrt(np.einsum("ij,ij->i", last_input, last_input)), self._column_norms
+        margin = last_layer.margin if isinstance(last_layer, SplitDense) else TIE_MARGIN
+        row_margin = margin * _row_norms(last_input)
+
+        near_rows = []
+
+        def fast_z(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+            near_rows.append(row)
+            return z[row, column]
+
+        z_hat = self._round(z, row_margin, fast_z)
+        near = np.unique(np.concatenate(near_rows))
+        if len(near):
+            exact_input = _forward(x[near].astype(np.float64), self._lower_layers_float64)
+            exact_z = functools.partial(_exact_z, exact_input, *self.hidden[-1])
+            z_hat[near] = self._round(z[near], row_margin[near], exact_z)
+        return z_hat
+
+    def _round(
+        self, z: np.ndarray, row_margin: np.ndarray, z_at: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Return `z_hat` of `z`; what is in the margins is decided by `z_at` some rows and columns."""
+        margin = row_margin, self._column_norms
         z_hat, row, column = _round(z, *margin)
-        z_hat[row, column] = np.rint(self._exact_z(x, row, column))
+        z_hat[row, column] = np.rint(z_at(row, column))
         if self.rounding_lmbda:
             bank = choose_banks(self.tables, z_hat)
             row, column, direction, threshold = round_to_cheaper(
                 self.tables, z, z_hat, bank, self.rounding_lmbda, margin
             )
-            beyond = direction * (self._exact_z(x, row, column) - z_hat[row, column])
+            beyond = direction * (z_at(row, column) - z_hat[row, column])
             z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
         return z_hat
 
-    def _exact_z(self, x: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Return `z` float64[n] at some rows and columns, summed in float64."""
-        if not len(row):
-            return np.empty(0)
-        unique, index = np.unique(row, return_inverse=True)
-        exact_input = x[unique].astype(np.float64)
-        if len(self.hidden) > 1:
-            exact_input = self._forward(exact_input, self._lower_layers_float64)[1]
-        return _exact_z(exact_input, *self.hidden[-1], index, column)
+    @functools.cached_property
+    def _fast_layers(self) -> list[Callable[[np.ndarray], np.ndarray]]:
+        if dense_layers.has_matrix_units():
+            return [SplitDense(*layer) for layer in self.hidden]
+        return [functools.partial(dense, kernel=kernel, bias=bias) for kernel, bias in self.hidden]
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
@@ -186,27 +211,13 @@ class FrozenModel:
             raise ValueError(f"x has shape {x.shape}; this model takes [num_videos, {self.spec.input_size}].")
         return x
 
-    @staticmethod
-    def _forward(
-        activations: np.ndarray, layers: Sequence[tuple[np.ndarray, np.ndarray]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the input and the output of the last layer, in the precision of the weights."""
-        # Values too large for float32 become infinity or NaN, which the caller refuses.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for kernel, bias in layers:
-                last_input = activations
-                activations = last_input @ kernel
-                activations += bias
-                np.maximum(activations, 0, out=activations)
-        return last_input, activations
-
     @functools.cached_property
     def _column_norms(self) -> np.ndarray:
         kernel, bias = self.hidden[-1]
         return np.sqrt(np.einsum("ij,ij->j", kernel, kernel) + bias**2)
 
     @functools.cached_property
-    def _lower_layers_float64(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    def _lower_layers_float64(self) -> Layers:
         return tuple((kernel.astype(np.float64), bias.astype(np.float64)) for kernel, bias in self.hidden[:-1])
 
     def compress(self, x: np.ndarray) -> tuple[list[bytes], np.ndarray]:
@@ -392,9 +403,18 @@ def _exact_z(
     for i in range(len(rows)):
         z = np.float64(0)
         for k in range(len(kernel)):
-            z += inputs[rows[i], k] * np.float64(kernel[k, columns[i]])
+            if inputs[rows[i], k] != 0:  # weights of a column lie far apart: most inputs are 0, and spare a look
+                z += inputs[rows[i], k] * np.float64(kernel[k, columns[i]])
         exact[i] = np.maximum(z + np.float64(bias[columns[i]]), 0.0)
     return exact
+
+
+def _forward(x: np.ndarray, layers: Layers) -> np.ndarray:
+    return functools.reduce(lambda activations, layer: dense(activations, *layer), layers, x)
+
+
+def _row_norms(x: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", x, x))
 
 
 def _model_id(data: bytes) -> str:

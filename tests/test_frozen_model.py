@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from conftest import REPO, SPEC, random_model
 
+from vidpress.model import dense_layers
 from vidpress.model.frozen_model import FrozenModel, ModelError, UncodableError
 from vidpress.model.range_coding_tables import RangeCodingTables
 
@@ -157,9 +158,20 @@ def test_ties_are_decided_by_the_exact_value(model):
     assert (np.rint(model.bottleneck(x)) != np.rint(exact)).any()
 
 
+@pytest.mark.parametrize("hidden", [(1,), (40,), (1500, 60)])
+def test_symbols_do_not_depend_on_matrix_units(monkeypatch, hidden):
+    """With and without, as far as this processor has them."""
+    model = dataclasses.replace(random_model(SPEC, hidden=hidden), rounding_lmbda=0.04)
+    x = np.concatenate([inputs(3000), near_halves(random_model(SPEC), 50)])
+    z_hat = model.quantize(x)
+    monkeypatch.setattr(dense_layers, "has_matrix_units", lambda: False)
+    np.testing.assert_array_equal(dataclasses.replace(model).quantize(x), z_hat)
+
+
 SCRIPT = """
 import sys, numpy, threadpoolctl
-from vidpress.model import frozen_model
+from vidpress.model import dense_layers, frozen_model
+dense_layers.has_matrix_units = lambda: False
 model = frozen_model.FrozenModel.load(sys.argv[1])
 z_hat = model.quantize(numpy.load(sys.argv[2]))
 print(threadpoolctl.threadpool_info()[0]["architecture"])

@@ -21,8 +21,8 @@ from vidpress.model.rows import DeadLetter, EncodedVideos, encode_videos
 from vidpress.model.videos import PooledVideo
 from vidpress.transforms import metrics
 
-# A matrix product reads all weights once a batch: for 1152-6000-2000 it takes 232 us a video with 1024, 256 with 512
-# and 343 with 256. One batch and what it becomes take some 40 MB.
+# NumPy's matrix product reads all weights once a batch: for 1152-6000-2000 it takes 232 us a video with 1024, 256 with
+# 512 and 343 with 256. One batch and what it becomes take some 40 MB.
 BATCH_SIZE = 1024
 # Enough to begin with where a thread has nothing to do.
 SMALL_BATCH_SIZE = 256
