@@ -136,7 +136,7 @@ def draw(reports: dict[str, Report], path: pathlib.Path) -> None:
         axis.set_yscale("log" if "coder" in title else "linear")
         axis.set_title(title, fontsize=10)
         axis.tick_params(axis="x", rotation=20)
-        axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22))
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 
