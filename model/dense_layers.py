@@ -95,6 +95,7 @@ class SplitDense:
         depth, columns = (-(-size // _BLOCK) for size in kernel.shape)
         # For each block of columns, and of rows of those: two tiles of b_hi, then two of b_lo.
         self._tiles = _aligned((columns, depth, 4, *_TILE), np.uint16)
+        self._tiles[:] = 0  # where the kernel ends within a block
         _split_kernel(np.ascontiguousarray(kernel), self._tiles)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -110,10 +111,9 @@ class SplitDense:
 
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return an array of zeros that begins with a cache line, as tiles should."""
+    """Return an array that begins with a cache line, as tiles should, filled with nothing in particular."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)  # in huge pages, unlike np.zeros
-    memory[:] = 0
+    memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
 
@@ -209,29 +209,28 @@ def _multiply_tiles(a, depth, b, first, sums, config):
                 _load(5, a, at_a + 3 * _TILE_BYTES, 64)
                 _load(6, b, at_b, 64)
                 _load(7, b, at_b + _TILE_BYTES, 64)
-                _add_products(0, 4, 6)
-                _add_products(1, 4, 7)
-                _add_products(2, 5, 6)
-                _add_products(3, 5, 7)
+                _add_four_products()
                 # a_hi * b_hi
                 _load(4, a, at_a, 64)
                 _load(5, a, at_a + _TILE_BYTES, 64)
-                _add_products(0, 4, 6)
-                _add_products(1, 4, 7)
-                _add_products(2, 5, 6)
-                _add_products(3, 5, 7)
+                _add_four_products()
                 # a_hi * b_lo
                 _load(6, b, at_b + 2 * _TILE_BYTES, 64)
                 _load(7, b, at_b + 3 * _TILE_BYTES, 64)
-                _add_products(0, 4, 6)
-                _add_products(1, 4, 7)
-                _add_products(2, 5, 6)
-                _add_products(3, 5, 7)
+                _add_four_products()
             _store(0, sums, at, stride)
             _store(1, sums, at + 64, stride)
             _store(2, sums, below, stride)
             _store(3, sums, below + 64, stride)
     _release()
+
+
+@jit
+def _add_four_products():
+    _add_products(0, 4, 6)
+    _add_products(1, 4, 7)
+    _add_products(2, 5, 6)
+    _add_products(3, 5, 7)
 
 
 def _emit(name, builder, *arguments):
