@@ -37,8 +37,6 @@ from vidpress.pipeline import machine
 CORES = len(os.sched_getaffinity(0))
 BATCH_SIZE = 1024
 TARGET = 0.7
-
-
 NUMPY = "matrix products in NumPy"
 MATRIX_UNITS = "matrix products in matrix units"
 

@@ -188,7 +188,7 @@ class FrozenModel:
     ) -> np.ndarray:
         """Return `z_hat` of `z`; what is in the margins is decided by `z_at` some rows and columns."""
         margin = row_margin, self._column_norms
-        z_hat, row, column = _round(z, *margin)
+        z_hat, row, column = _round_to_nearest(z, *margin)
         z_hat[row, column] = np.rint(z_at(row, column))
         if self.rounding_lmbda:
             bank = choose_banks(self.tables, z_hat)
@@ -373,7 +373,7 @@ class FrozenModel:
 
 
 @jit
-def _round(
+def _round_to_nearest(
     z: np.ndarray, row_margin: np.ndarray, column_norms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Round `z` float32[n, num_dims] to int32; and give the rows and columns of what comes near a half, by row."""
