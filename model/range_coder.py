@@ -24,7 +24,6 @@ import numpy as np
 from vidpress.model import range_coder_kernels
 from vidpress.model.range_coding_tables import RangeCodingTables
 
-_MAX_BYTES_PER_SYMBOL = 12  # 17 bits for a symbol, and an escape's 2 * `MAX_ESCAPE_BITS` bits
 _ROWS_IN_MESSAGE = 10
 
 
@@ -114,14 +113,9 @@ def encode(
         number or is more than about 2^30 away from its table. The message names row, dimension and value.
     """
     symbols = _symbols(tables, z_hat)
-    num_rows, num_symbols = symbols.shape
-    max_row_bytes = _MAX_BYTES_PER_SYMBOL * num_symbols + 4
-    capacity = max_row_bytes + num_rows * (4 + num_symbols // 8)
     data, offsets, bad_row, bad_symbol = range_coder_kernels.encode_rows(
-        *map(_read_only, (symbols, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
+        *map(_read_only, (symbols, tables.check_bank(bank, len(symbols)), *tables.coder_arrays)),
         tables.precision,
-        capacity,
-        max_row_bytes,
     )
     if bad_row >= 0:
         raise _value_error(tables, z_hat, bad_row, bad_symbol, "is too far from its table: training diverged?")

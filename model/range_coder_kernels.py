@@ -1,6 +1,12 @@
 """The range coder's loops, compiled by Numba. `range_coder` says what they compute and checks what they are given.
 
-They release the GIL, so that batches can run side by side in threads.
+They code as many rows side by side as there are lanes; where fewer are left, the last one stands in all other lanes.
+Which interval holds a value, and whether bytes leave, is anyone's guess, the processor's too, and a wrong guess takes
+as long as several symbols of eight rows: there are branches only for what is rare.
+
+Lanes hold `size - 1`, which has 32 bits as the factors of `multiply` have.
+
+The loops release the GIL, so that batches can run side by side in threads.
 """
 
 from __future__ import annotations
@@ -8,141 +14,221 @@ from __future__ import annotations
 import numpy as np
 
 from vidpress.model.compiled import jit
-from vidpress.model.range_coding_tables import MAX_ESCAPE_BITS
+from vidpress.model.lanes import (
+    NUM_LANES,
+    compress,
+    count,
+    gather,
+    lane_numbers,
+    lanes,
+    load,
+    load_column,
+    multiply,
+    reverse_bytes,
+    select,
+    store,
+    to_bits,
+)
+from vidpress.model.range_coding_tables import BIT_INTERVALS, MAX_ESCAPE_BITS, WHOLE_INTERVAL
 
 # The arithmetic is in uint64 throughout: Numba turns a mixture of signed and unsigned integers into floats, and
 # checks signed indices for being negative.
 _U = np.uint64
 _MIN_SIZE = np.uint64(1 << 16)
 _FULL_SIZE = np.uint64(1 << 32)
+_LOW_16_BITS = np.uint64((1 << 16) - 1)
 _LOW_32_BITS = np.uint64((1 << 32) - 1)
+_LANE_SHIFT = np.uint64(24)
+_BYTES_READ = 8  # at once; zeros follow the end of a code
 
 
 @jit
-def encode_rows(z_hat, bank, cdf, start, first_upper, escape, cdf_offset, precision, capacity, max_row_bytes):
+def encode_rows(z_hat, bank, cdf, start, first_uppers, escape, cdf_offset, precision):
     """Encode rows, each with its bank.
 
-    Returns data, offsets, and the place of the first value that cannot be coded, or -1, -1.
+    A group of rows is first looked up as lists of intervals, to which the bits of escapes are no exception.
+
+    Returns data, offsets, and the place of a value that cannot be coded, or -1, -1.
     """
-    num_rows = len(z_hat)
-    data = np.empty(capacity, np.uint8)
+    num_rows, num_symbols = z_hat.shape
+    data = np.empty(num_rows * (8 + num_symbols // 8), np.uint8)
     offsets = np.zeros(num_rows + 1, np.int64)
-    for row in range(num_rows):
-        begin = offsets[row]
-        if begin + max_row_bytes > len(data):
-            larger = np.empty(2 * len(data) + max_row_bytes, np.uint8)
-            larger[:begin] = data[:begin]
-            data = larger
-        end, bad_symbol = _encode_row(
-            z_hat[row],
-            cdf,
-            start[bank[row]],
-            first_upper[bank[row]],
-            escape,
-            cdf_offset,
-            _U(precision),
-            data,
-            _U(begin),
-        )
-        if bad_symbol >= 0:
-            return data[:0], offsets, row, bad_symbol
-        offsets[row + 1] = end
+    whole, bits = len(cdf) - WHOLE_INTERVAL, len(cdf) - BIT_INTERVALS
+    intervals = np.empty((NUM_LANES, num_symbols), np.uint32)
+    num_escapes = np.empty(NUM_LANES, np.int64)
+    leaving = np.empty(NUM_LANES * (num_symbols + 1), np.uint32)
+    words = np.empty((NUM_LANES, num_symbols), np.uint32)
+    num_words = np.empty(NUM_LANES, np.uint64)
+    bases = np.empty(NUM_LANES, np.uint64)
+    lasts = np.empty(NUM_LANES, np.uint64)
+    for first_row in range(0, num_rows, NUM_LANES):
+        group = z_hat[first_row : first_row + NUM_LANES]
+        group_bank = bank[first_row : first_row + NUM_LANES]
+        listed = intervals
+        if _list_intervals(group, group_bank, start, escape, cdf_offset, intervals, num_escapes):
+            listed, bad_row, bad_symbol = _list_escapes(
+                group, group_bank, start, escape, cdf_offset, intervals, num_escapes, whole, bits
+            )
+            if bad_row >= 0:
+                return data[:0], offsets, first_row + bad_row, bad_symbol
+            if listed.shape[1] > words.shape[1]:
+                leaving = np.empty(NUM_LANES * (listed.shape[1] + 1), np.uint32)
+                words = np.empty(listed.shape, np.uint32)
+        num_leaving = _narrow(listed, cdf, _U(precision), leaving, bases, lasts)
+        _deal_out(leaving[:num_leaving], words, num_words)
+        for lane in range(len(group)):
+            begin = offsets[first_row + lane]
+            most_bytes = 2 * np.int64(num_words[lane]) + 2
+            if begin + most_bytes > len(data):
+                larger = np.empty(2 * len(data) + most_bytes, np.uint8)
+                larger[:begin] = data[:begin]
+                data = larger
+            size = lasts[lane] + _U(1)
+            offsets[first_row + lane + 1] = _finish_row(data, begin, words[lane], num_words[lane], bases[lane], size)
     return data[: offsets[-1]].copy(), offsets, -1, -1
 
 
 @jit
-def _encode_row(z_hat, cdf, start, first_upper, escape, cdf_offset, shift, data, end):
-    """Encode a row at `data[end:]`; return the new end, and the index of a value that cannot be coded or -1."""
-    num_symbols = _U(len(z_hat))
-    num_dims = _U(len(cdf_offset))
-    base = _U(0)
-    size = _FULL_SIZE
-    for first_symbol in range(_U(0), num_symbols, num_dims):
-        for dim in range(num_dims):
-            value = z_hat[first_symbol + dim]
-            if value == cdf_offset[dim]:
-                # The first value, mostly 0, is by far the most frequent one. It leaves `base` as it is.
-                size = (size * _U(first_upper[dim])) >> shift
-                if size <= _MIN_SIZE:
-                    data[end] = base >> _U(24)
-                    data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
-                    end += _U(2)
-                    base = (base << _U(16)) & _LOW_32_BITS
-                    size <<= _U(16)
-                continue
-            index = np.int64(value) - np.int64(cdf_offset[dim])
-            escape_index = np.int64(escape[dim])
-            escaped = index < 0 or index >= escape_index
-            interval = _U(start[dim]) + _U(escape_index if escaped else index)
-            lower = (size * _U(cdf[interval])) >> shift
-            size = ((size * _U(cdf[interval + _U(1)])) >> shift) - lower
-            base += lower
-            if base > _LOW_32_BITS:
-                _carry(data, end)
-                base &= _LOW_32_BITS
-            # Whether 16 bits leave now is anyone's guess, the processor's too: do it without a branch.
-            bits = _U(16) if size <= _MIN_SIZE else _U(0)
-            data[end] = base >> _U(24)
-            data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
-            end += bits >> _U(3)
-            base = (base << bits) & _LOW_32_BITS
-            size <<= bits
-            if escaped:
-                distance = -index if index < 0 else index - escape_index + 1
-                if distance >> MAX_ESCAPE_BITS:
-                    return end, np.int64(first_symbol + dim)
-                end, base, size = _encode_escape(data, end, base, size, distance, index < 0)
-    return _finish_row(data, end, base, size), -1
+def _list_intervals(z_hat, bank, start, escape, cdf_offset, intervals, num_escapes):
+    """List where the intervals of the rows' values stand in `cdf`, and count the values that have none, and no place.
+
+    Returns how many there are.
+    """
+    num_dims = len(cdf_offset)
+    for lane in range(NUM_LANES):
+        row = min(lane, len(z_hat) - 1)
+        row_start = start[bank[row]]
+        row_escapes = np.int64(0)
+        for first_symbol in range(0, z_hat.shape[1], num_dims):
+            values = z_hat[row, first_symbol : first_symbol + num_dims]
+            listed = intervals[lane, first_symbol : first_symbol + num_dims]
+            for dim in range(num_dims):
+                index = np.uint32(values[dim] - cdf_offset[dim])
+                row_escapes += index >= np.uint32(escape[dim])
+                listed[dim] = np.uint32(row_start[dim]) + index
+        num_escapes[lane] = row_escapes
+    return num_escapes.sum()
 
 
 @jit
-def _carry(data, end):
-    """Add 1 to the last byte written. The number stays below 1, so that the carry ends within the row."""
-    end -= _U(1)
-    while data[end] == 0xFF:
-        data[end] = 0
-        end -= _U(1)
-    data[end] += 1
+def _list_escapes(z_hat, bank, start, escape, cdf_offset, intervals, num_escapes, whole, bits):
+    """List the intervals of rows anew, with escapes and the bits that follow them.
+
+    Those are the Elias gamma code of the distance >= 1, which is a zero for each bit after its first, then its bits;
+    and the sign. Shorter lists end with the whole interval, which changes nothing.
+
+    Returns the lists, and the place of a value that cannot be coded, or -1, -1.
+    """
+    num_rows, num_symbols = z_hat.shape
+    num_dims = len(cdf_offset)
+    longest = num_symbols
+    for row in range(num_rows):
+        length = num_symbols
+        if num_escapes[row]:
+            for first_symbol in range(0, num_symbols, num_dims):
+                for dim in range(num_dims):
+                    distance = _distance(z_hat[row, first_symbol + dim], cdf_offset[dim], escape[dim])
+                    if distance >> MAX_ESCAPE_BITS:
+                        return intervals, row, first_symbol + dim
+                    if distance:
+                        length += 2 * _bits_after_first(distance) + 2
+        longest = max(longest, length)
+    listed = np.full((NUM_LANES, longest), whole, np.uint32)
+    for row in range(num_rows):
+        if num_escapes[row] == 0:
+            listed[row, :num_symbols] = intervals[row]
+            continue
+        place = 0
+        for first_symbol in range(0, num_symbols, num_dims):
+            for dim in range(num_dims):
+                symbol = first_symbol + dim
+                distance = _distance(z_hat[row, symbol], cdf_offset[dim], escape[dim])
+                listed[row, place] = start[bank[row], dim] + escape[dim] if distance else intervals[row, symbol]
+                place += 1
+                if distance:
+                    for bit in range(2 * _bits_after_first(distance), -1, -1):
+                        listed[row, place] = bits + ((distance >> bit) & 1)
+                        place += 1
+                    listed[row, place] = bits + np.int64(z_hat[row, symbol] < cdf_offset[dim])
+                    place += 1
+    return listed, -1, -1
 
 
 @jit
-def _encode_bit(data, end, base, size, bit):
-    half = size >> _U(1)
-    if bit:
-        base += half
-        size -= half
-        if base > _LOW_32_BITS:
-            _carry(data, end)
-            base &= _LOW_32_BITS
-    else:
-        size = half
-    if size <= _MIN_SIZE:
-        data[end] = base >> _U(24)
-        data[end + _U(1)] = (base >> _U(16)) & _U(0xFF)
-        end += _U(2)
-        base = (base << _U(16)) & _LOW_32_BITS
-        size <<= _U(16)
-    return end, base, size
+def _distance(value, offset, escape):
+    """Return how far a value is from its table of `escape` values from `offset` on; 0 if it is in there."""
+    index = np.int64(value) - np.int64(offset)
+    return -index if index < 0 else max(index - np.int64(escape) + 1, 0)
 
 
 @jit
-def _encode_escape(data, end, base, size, distance, negative):
-    """Write the Elias gamma code of `distance` >= 1: a zero for each bit after its first, then its bits; the sign."""
-    num_zeros = 0
-    while distance >> (num_zeros + 1):
-        num_zeros += 1
-        end, base, size = _encode_bit(data, end, base, size, False)
-    for bit in range(num_zeros, -1, -1):
-        end, base, size = _encode_bit(data, end, base, size, (distance >> bit) & 1 == 1)
-    return _encode_bit(data, end, base, size, negative)
+def _bits_after_first(number):
+    """Return how many bits follow the highest bit that is set."""
+    bits = 0
+    while number >> (bits + 1):
+        bits += 1
+    return bits
 
 
 @jit
-def _finish_row(data, end, base, size):
-    """Write the fewest bytes that stand for a number in [base, base + size); return the row's end."""
-    if base + size > _FULL_SIZE:
-        # The number 2^32 is in the interval: a carry, and no bytes after the last one that is not zero.
-        _carry(data, end)
+def _narrow(intervals, cdf, precision, leaving, bases, lasts):
+    """Narrow the lanes' `[base, base + size)`, at first [0, 2^32), by their lists of intervals.
+
+    What leaves is written to `leaving`: words of 16 bits, above each the carry into the lane's word before, as that
+    has left already, and the lane's number. Returns how many, and writes base and size - 1.
+    """
+    base = lanes(_U(0))
+    last = lanes(_LOW_32_BITS)
+    number = lane_numbers() << _LANE_SHIFT
+    one = _U(1) << precision
+    two = _U(2) << precision
+    num_leaving = _U(0)
+    for place in range(_U(intervals.shape[1])):
+        ends = gather(cdf, load_column(intervals, place))
+        lower_end = ends & _LOW_32_BITS
+        upper_end = ends >> _U(32)
+        # size * end is (size - 1) * end + end. What is added makes these 1 and 2 more than the ends of the interval.
+        upper = (multiply(last, upper_end) + (upper_end + one)) >> precision
+        lower = (multiply(last, lower_end) + (lower_end + two)) >> precision
+        last = upper - lower
+        base = base + (lower - _U(2))
+        leaves = last < _MIN_SIZE
+        store(leaving, num_leaving, compress((base >> _U(16)) | number, leaves))
+        num_leaving += count(leaves)
+        base = select(leaves, (base << _U(16)) & _LOW_32_BITS, base)
+        last = select(leaves, (last << _U(16)) | _LOW_16_BITS, last)
+    store(bases, 0, base)
+    store(lasts, 0, last)
+    return num_leaving
+
+
+@jit
+def _deal_out(leaving, words, num_words):
+    """Deal out words, with their carries, to their lanes."""
+    num_words[:] = 0
+    for word in leaving:
+        lane = _U(word) >> _LANE_SHIFT
+        words[lane, num_words[lane]] = word & np.uint32((1 << 17) - 1)
+        num_words[lane] += _U(1)
+
+
+@jit
+def _finish_row(data, begin, words, num_words, base, size):
+    """Write the words, and the fewest bytes that stand for a number in [base, base + size); return the row's end."""
+    carry = base >> _U(32)
+    base &= _LOW_32_BITS
+    is_over = base + size > _FULL_SIZE
+    # If the number 2^32 is in the interval, it is the one: a carry, and no bytes after the last one that is not zero.
+    carry += _U(is_over)
+    end = _U(begin) + _U(2) * num_words
+    place = end
+    for word in words[:num_words][::-1]:
+        carry += _U(word)
+        place -= _U(2)
+        data[place] = (carry >> _U(8)) & _U(0xFF)
+        data[place + _U(1)] = carry & _U(0xFF)
+        carry >>= _U(16)
+    if is_over:
         while data[end - _U(1)] == 0:
             end -= _U(1)
     elif base:
@@ -161,105 +247,145 @@ def _finish_row(data, end, base, size):
 
 
 @jit
-def decode_rows(data, offsets, bank, cdf, start, first_upper, escape, cdf_offset, precision, z_hat, damaged):
-    """Decode rows two at a time, to fill the time that one waits for its product with the other.
+def decode_rows(data, offsets, bank, cdf, start, first_uppers, escape, cdf_offset, precision, z_hat, damaged):
+    """Decode rows, each with its bank."""
+    num_rows, num_symbols = z_hat.shape
+    num_dims = len(cdf_offset)
+    tables = cdf, start.reshape(-1), first_uppers.reshape(-1), escape, cdf_offset, _U(precision)
+    padded = np.zeros(offsets[-1] - offsets[0] + _BYTES_READ * num_rows, np.uint8)
+    padded_end = 0
+    positions = np.empty(NUM_LANES, np.uint64)
+    ends = np.empty(NUM_LANES, np.uint64)
+    table_starts = np.empty(NUM_LANES, np.uint64)
+    aheads = np.empty(NUM_LANES, np.uint64)
+    lasts = np.empty(NUM_LANES, np.uint64)
+    symbols = np.empty(num_symbols * NUM_LANES, np.int32)
+    for first_row in range(0, num_rows, NUM_LANES):
+        group = z_hat[first_row : first_row + NUM_LANES]
+        group_damaged = damaged[first_row : first_row + NUM_LANES]
+        for lane in range(NUM_LANES):
+            if lane < len(group):
+                row = first_row + lane
+                code = data[offsets[row] : offsets[row + 1]]
+                begin = padded_end
+                padded[begin : begin + len(code)] = code
+                padded_end = begin + len(code) + _BYTES_READ
+            positions[lane] = begin
+            ends[lane] = begin + len(code)
+            table_starts[lane] = bank[row] * num_dims
+        _decode_lanes(padded, positions, ends, table_starts, tables, aheads, lasts, symbols, group_damaged)
+        for lane in range(len(group)):
+            values = group[lane]
+            for symbol in range(num_symbols):
+                values[symbol] = symbols[symbol * NUM_LANES + lane]
+            size = lasts[lane] + _U(1)
+            group_damaged[lane] |= not _is_finished(padded, positions[lane], ends[lane], aheads[lane], size)
+
+
+@jit
+def _decode_lanes(data, positions, ends, table_starts, tables, aheads, lasts, symbols, damaged):
+    """Decode a group of rows to `symbols`, those of all lanes before the next ones.
 
     `ahead` is the distance of the code from `base`, always in [0, size): the tables end with 2^precision, so that
-    some interval holds it, damaged or not. `base` itself is not needed before the end. The two halves of the loop are
-    the same but for the names: with one function for both, which costs reference counts of the arrays, decoding took
-    1.5 to 1.9 times as long (`benchmarks/range_coder.py`).
+    some interval holds it, damaged or not. `base` itself is not needed before the end.
+
+    Writes where each lane would read on, `ahead`, and `last`, which is size - 1.
     """
-    num_rows, num_symbols = z_hat.shape
+    _, _, first_uppers, escape, cdf_offset, precision = tables
     num_dims = _U(len(cdf_offset))
-    shift = _U(precision)
-    for row in range(0, num_rows, 2):
-        row_a = _U(row)
-        row_b = _U(min(row + 1, num_rows - 1))  # an odd last row is decoded twice
-        bank_a = _U(bank[row_a])
-        bank_b = _U(bank[row_b])
-        end_a = _U(offsets[row_a + _U(1)])
-        end_b = _U(offsets[row_b + _U(1)])
-        next_a = _U(offsets[row_a]) + _U(4)
-        next_b = _U(offsets[row_b]) + _U(4)
-        ahead_a = _last_32_bits(data, next_a, end_a)
-        ahead_b = _last_32_bits(data, next_b, end_b)
-        size_a = _FULL_SIZE
-        size_b = _FULL_SIZE
-        for first_symbol in range(_U(0), _U(num_symbols), num_dims):
-            for dim in range(num_dims):
-                symbol = first_symbol + dim
-                # The first value, mostly 0, is by far the most frequent one: see whether it is that.
-                upper = (size_a * _U(first_upper[bank_a, dim])) >> shift
-                if ahead_a < upper:
-                    z_hat[row_a, symbol] = cdf_offset[dim]
-                    size_a = upper
-                    if size_a <= _MIN_SIZE:
-                        size_a <<= _U(16)
-                        ahead_a = (ahead_a << _U(16)) | _next_16_bits(data, next_a, end_a)
-                        next_a += _U(2)
-                else:
-                    # The second and the third value without a branch, the others by binary search.
-                    first = _U(start[bank_a, dim])
-                    interval = first + _U(1)
-                    upper_1 = (size_a * _U(cdf[interval + _U(1)])) >> shift
-                    upper_2 = (size_a * _U(cdf[interval + _U(2)])) >> shift
-                    is_above = ahead_a >= upper_1
-                    interval += _U(is_above)
-                    lower = upper_1 if is_above else upper
-                    upper = upper_2 if is_above else upper_1
-                    last = first + _U(escape[dim])
-                    if ahead_a >= upper:
-                        interval = _search(cdf, interval + _U(1), last + _U(1), size_a, ahead_a, shift)
-                        lower = (size_a * _U(cdf[interval])) >> shift
-                        upper = (size_a * _U(cdf[interval + _U(1)])) >> shift
-                    ahead_a -= lower
-                    size_a = upper - lower
-                    bits = _U(16) if size_a <= _MIN_SIZE else _U(0)
-                    incoming = _next_16_bits(data, next_a, end_a) & ((_U(1) << bits) - _U(1))
-                    ahead_a = (ahead_a << bits) | incoming
-                    size_a <<= bits
-                    next_a += bits >> _U(3)
-                    index = np.int64(interval - first)
-                    if interval == last:
-                        index, next_a, ahead_a, size_a = _decode_escape(index, data, next_a, end_a, ahead_a, size_a)
-                        damaged[row_a] |= index == _DAMAGE
-                    z_hat[row_a, symbol] = index + cdf_offset[dim]
-                upper = (size_b * _U(first_upper[bank_b, dim])) >> shift
-                if ahead_b < upper:
-                    z_hat[row_b, symbol] = cdf_offset[dim]
-                    size_b = upper
-                    if size_b <= _MIN_SIZE:
-                        size_b <<= _U(16)
-                        ahead_b = (ahead_b << _U(16)) | _next_16_bits(data, next_b, end_b)
-                        next_b += _U(2)
-                else:
-                    first = _U(start[bank_b, dim])
-                    interval = first + _U(1)
-                    upper_1 = (size_b * _U(cdf[interval + _U(1)])) >> shift
-                    upper_2 = (size_b * _U(cdf[interval + _U(2)])) >> shift
-                    is_above = ahead_b >= upper_1
-                    interval += _U(is_above)
-                    lower = upper_1 if is_above else upper
-                    upper = upper_2 if is_above else upper_1
-                    last = first + _U(escape[dim])
-                    if ahead_b >= upper:
-                        interval = _search(cdf, interval + _U(1), last + _U(1), size_b, ahead_b, shift)
-                        lower = (size_b * _U(cdf[interval])) >> shift
-                        upper = (size_b * _U(cdf[interval + _U(1)])) >> shift
-                    ahead_b -= lower
-                    size_b = upper - lower
-                    bits = _U(16) if size_b <= _MIN_SIZE else _U(0)
-                    incoming = _next_16_bits(data, next_b, end_b) & ((_U(1) << bits) - _U(1))
-                    ahead_b = (ahead_b << bits) | incoming
-                    size_b <<= bits
-                    next_b += bits >> _U(3)
-                    index = np.int64(interval - first)
-                    if interval == last:
-                        index, next_b, ahead_b, size_b = _decode_escape(index, data, next_b, end_b, ahead_b, size_b)
-                        damaged[row_b] |= index == _DAMAGE
-                    z_hat[row_b, symbol] = index + cdf_offset[dim]
-        damaged[row_a] |= not _is_finished(data, next_a, end_a, ahead_a, size_a)
-        damaged[row_b] |= not _is_finished(data, next_b, end_b, ahead_b, size_b)
+    end = load(ends, 0)
+    table_start = load(table_starts, 0)
+    position = load(positions, 0)
+    ahead = _read(data, position, end) >> _U(32)
+    position = position + _U(4)
+    buffer = _read(data, position, end)
+    used = lanes(_U(0))  # so many bits have left the buffer
+    last = lanes(_LOW_32_BITS)
+    found = np.empty(NUM_LANES, np.uint64)
+    for first_symbol in range(_U(0), _U(len(symbols)), num_dims * _U(NUM_LANES)):
+        for dim in range(num_dims):
+            # Size times an end is (size - 1) * (end - 1) + size + (end - 1).
+            size = last + _U(1)
+            ends_less_1 = gather(first_uppers, table_start + dim)
+            end_0 = ends_less_1 & _LOW_16_BITS
+            end_1 = (ends_less_1 >> _U(16)) & _LOW_16_BITS
+            end_2 = ends_less_1 >> _U(32)
+            upper_0 = (multiply(last, end_0) + (size + end_0)) >> precision
+            upper_1 = (multiply(last, end_1) + (size + end_1)) >> precision
+            upper_2 = (multiply(last, end_2) + (size + end_2)) >> precision
+            above_0 = ahead >= upper_0
+            above_1 = ahead >= upper_1
+            lower = select(above_1, upper_1, select(above_0, upper_0, lanes(_U(0))))
+            upper = select(above_1, upper_2, select(above_0, upper_1, upper_0))
+            index = select(above_1, _U(2), select(above_0, _U(1), lanes(_U(0))))
+            rare = (ahead >= upper_2) | (index == escape[dim])
+            if to_bits(rare):
+                store(positions, 0, position + (used >> _U(3)))
+                store(aheads, 0, ahead)
+                store(lasts, 0, last)
+                store(found, 0, index)
+                _decode_rare(
+                    data, positions, ends, table_starts, tables, aheads, lasts, dim, to_bits(rare), found, damaged
+                )
+                position = load(positions, 0)
+                ahead = load(aheads, 0)
+                last = load(lasts, 0)
+                index = load(found, 0)
+                buffer = _read(data, position, end)
+                used = lanes(_U(0))
+                # Nothing is left to do for these.
+                lower = select(rare, _U(0), lower)
+                upper = select(rare, last + _U(1), upper)
+            store(symbols, first_symbol + dim * _U(NUM_LANES), index + cdf_offset[dim])
+            ahead = ahead - lower
+            last = upper - lower - _U(1)
+            leaves = last < _MIN_SIZE
+            ahead = select(leaves, (ahead << _U(16)) | (buffer >> _U(48)), ahead)
+            last = select(leaves, (last << _U(16)) | _LOW_16_BITS, last)
+            buffer = select(leaves, buffer << _U(16), buffer)
+            used = select(leaves, used + _U(16), used)
+            if to_bits(used >= _U(8 * _BYTES_READ)):
+                position = position + (used >> _U(3))
+                buffer = _read(data, position, end)
+                used = lanes(_U(0))
+    store(positions, 0, position + (used >> _U(3)))
+    store(aheads, 0, ahead)
+    store(lasts, 0, last)
+
+
+@jit
+def _decode_rare(data, positions, ends, table_starts, tables, aheads, lasts, dim, rare, found, damaged):
+    """Decode a symbol in those lanes that the bits of `rare` name, one after the other; write its index to `found`."""
+    cdf, start, _, escape, _, precision = tables
+    for lane in range(_U(len(damaged))):
+        if (rare >> lane) & _U(1):
+            first = _U(start[table_starts[lane] + dim])
+            last = first + _U(escape[dim])
+            size = lasts[lane] + _U(1)
+            ahead = aheads[lane]
+            position = positions[lane]
+            interval = _search(cdf, first, last + _U(1), size, ahead, precision)
+            lower = (size * _U(cdf[interval])) >> precision
+            size = ((size * _U(cdf[interval + _U(1)])) >> precision) - lower
+            ahead -= lower
+            if size <= _MIN_SIZE:
+                size <<= _U(16)
+                ahead = (ahead << _U(16)) | _next_16_bits(data, position, ends[lane])
+                position += _U(2)
+            index = np.int64(interval - first)
+            if interval == last:
+                index, position, ahead, size = _decode_escape(index, data, position, ends[lane], ahead, size)
+                damaged[lane] |= index == _DAMAGE
+            positions[lane] = position
+            aheads[lane] = ahead
+            lasts[lane] = size - _U(1)
+            found[lane] = index
+
+
+@jit
+def _read(data, position, end):
+    """Read the 64 bits at each lane's position; zeros are to follow the end."""
+    return reverse_bytes(gather(data, select(position < end, position, end)))
 
 
 _DAMAGE = np.int64(-1 << 40)  # stands for no index

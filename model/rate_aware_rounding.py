@@ -56,7 +56,8 @@ def _saved_bits(tables: RangeCodingTables) -> np.ndarray:
     dim = np.repeat(dim, sizes)
     place = np.arange(len(dim)) - np.repeat(first, sizes)
     # What is no interval has no positive width.
-    bits = code_lengths(np.maximum(np.diff(cdf.astype(np.int64)), 1), tables.precision)
+    widths = np.diff(cdf[: len(dim) + 1].astype(np.int64))
+    bits = code_lengths(np.maximum(widths, 1), tables.precision)
     direction = np.sign((tables.likeliest_value - cdf_offset)[dim] - place)
     return (bits - bits[np.arange(len(dim)) + direction]).astype(np.int32)
 

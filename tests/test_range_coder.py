@@ -2,8 +2,10 @@ import fractions
 import itertools
 import json
 import math
+import os
 import pathlib
 import pickle
+import platform
 import subprocess
 import sys
 
@@ -69,7 +71,7 @@ def damaged_rows(tables, codes, broadcast_shape=()):
 
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-shapes = st.tuples(st.integers(1, 9)) | st.tuples(st.integers(1, 4), st.integers(0, 5), st.integers(1, 4))
+shapes = st.tuples(st.integers(1, 20)) | st.tuples(st.integers(1, 4), st.integers(0, 5), st.integers(1, 4))
 
 
 @hypothesis.given(seeds, shapes)
@@ -317,6 +319,20 @@ def test_golden_codes():
         np.testing.assert_array_equal(range_coder.decompress(tables, codes, z_hat.shape[1:-1]), z_hat)
         stored = RangeCodingTables.from_bytes(bytes.fromhex(case["tables"]))
         np.testing.assert_array_equal(stored.lookup, tables.lookup)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86-64 processor")
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+def test_processors_without_wide_registers_write_and_read_the_same(tmp_path, cpu):
+    program = "import test_range_coder\ntest_range_coder.test_golden_codes()\n"
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_tensorflow_is_not_imported():
