@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import encode
-import google_crc32c
 import numpy as np
 import threadpoolctl
 import workload
@@ -31,6 +30,7 @@ from vidpress.model.compiled import jit
 from vidpress.model.dense_layers import SplitDense, has_matrix_units
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.table_banks import choose_banks
+from vidpress.model.tfrecord import masked_crc32c
 from vidpress.model.videos import sum_frames
 from vidpress.pipeline import machine
 
@@ -77,7 +77,7 @@ def stages(records: workload.Records, model: FrozenModel, videos: Sequence[workl
     def read_and_check() -> None:
         with open(path, "rb", buffering=0) as file:
             for _ in range(num_chunks):
-                google_crc32c.value(file.read(size))
+                masked_crc32c(file.read(size))
 
     frames = np.random.default_rng(0).integers(0, 256, (size // workload.SPEC.input_size, 1152), np.uint8)
     x = np.stack([video.x for video in videos])
@@ -114,7 +114,7 @@ def stages(records: workload.Records, model: FrozenModel, videos: Sequence[workl
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the stages and the job in turns."""
     command_line = parser(__doc__, repeats=5)
-    command_line.add_argument("--records", type=int, default=12000, help="how many (default: %(default)s)")
+    command_line.add_argument("--records", type=int, default=24000, help="how many (default: %(default)s)")
     command_line.add_argument(
         "--hidden", default="6000,2000", help="layer sizes of random weights (default: %(default)s)"
     )

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
-import google_crc32c
+from awscrt.checksums import crc32c
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
@@ -39,7 +39,7 @@ class Damage:
 
 def masked_crc32c(data: bytes) -> int:
     """Return TFRecord's masked CRC-32C of `data` (tensorflow/tsl/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
+    crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
