@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     command_line = parser(__doc__, repeats=3)
     command_line.add_argument("--level", choices=list(LEVELS), default="frames", help="(default: %(default)s)")
-    command_line.add_argument("--records", type=int, default=12000, help="how many (default: %(default)s)")
+    command_line.add_argument("--records", type=int, default=24000, help="how many (default: %(default)s)")
     command_line.add_argument("--files", type=int, default=8, help="in how many files (default: %(default)s)")
     command_line.add_argument(
         "--hidden", default="6000,2000", help="layer sizes of random weights (default: %(default)s)"

@@ -47,7 +47,7 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
     return {
         "encode-3-layer": ["encode.py", *network("6000,2000")],
         "encode-2-layer": ["encode.py", *network("2000")],
-        "encode-gzip": ["encode.py", *network("6000,2000"), "--level", "frames-gz"],
+        "encode-gzip": ["encode.py", *network("6000,2000"), "--level", "frames-gz", "--records", "12000"],
         "encode-video-level": ["encode.py", *network("6000,2000"), "--level", "means", "--records", "30000"],
         "bound": ["bound.py", *network("6000,2000")],
         "range-coder": ["range_coder.py", *(["--model", *coder_models] if coder_models else [])],
