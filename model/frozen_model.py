@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from vidpress.model import dense_layers, range_coder, storage
 from vidpress.model.compiled import jit
-from vidpress.model.dense_layers import SplitDense, dense
+from vidpress.model.dense_layers import Dense, SplitDense, dense
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.rate_aware_rounding import round_to_cheaper
@@ -28,11 +28,6 @@ from vidpress.model.table_banks import choose_banks
 # Version 2 has banks of tables, 3 rate-aware rounding.
 FORMAT_VERSION = 3
 _READABLE_VERSIONS = (1, 2, 3)
-
-# How close `z` may come to where rounding turns, in units of |input of the last layer| * |its kernel's column|, before
-# float64 decides. Float32 sums in any order were seen to lie within a third of it of the exact value; the tests try the
-# matrix products of five kinds of processors.
-TIE_MARGIN = 2.0**-20
 
 # Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
 MAX_Z = 2**24
@@ -166,8 +161,7 @@ class FrozenModel:
         usable = z.max(axis=1, initial=0) <= MAX_Z
         if not usable.all():
             raise UncodableError(z, usable)
-        margin = last_layer.margin if isinstance(last_layer, SplitDense) else TIE_MARGIN
-        row_margin = margin * _row_norms(last_input)
+        row_margin = last_layer.margin * _row_norms(last_input)
 
         near_rows = []
 
@@ -200,10 +194,9 @@ class FrozenModel:
         return z_hat
 
     @functools.cached_property
-    def _fast_layers(self) -> list[Callable[[np.ndarray], np.ndarray]]:
-        if dense_layers.has_matrix_units():
-            return [SplitDense(*layer) for layer in self.hidden]
-        return [functools.partial(dense, kernel=kernel, bias=bias) for kernel, bias in self.hidden]
+    def _fast_layers(self) -> Sequence[Dense | SplitDense]:
+        kind = SplitDense if dense_layers.has_matrix_units() else Dense
+        return [kind(*layer) for layer in self.hidden]
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
