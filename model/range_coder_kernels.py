@@ -2,7 +2,7 @@
 
 They code as many rows side by side as there are lanes; where fewer are left, the last one stands in all other lanes.
 Which interval holds a value, and whether bytes leave, is anyone's guess, the processor's too, and a wrong guess takes
-as long as several symbols of eight rows: there are branches only for what is rare.
+longer than a symbol of eight rows: there are branches only for what is rare.
 
 Lanes hold `size - 1`, which has 32 bits as the factors of `multiply` have.
 
