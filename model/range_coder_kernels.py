@@ -39,6 +39,7 @@ _FULL_SIZE = np.uint64(1 << 32)
 _LOW_16_BITS = np.uint64((1 << 16) - 1)
 _LOW_32_BITS = np.uint64((1 << 32) - 1)
 _LANE_SHIFT = np.uint64(24)
+_BELOW_LANE = np.uint32((1 << 24) - 1)
 _BYTES_READ = 8  # at once; zeros follow the end of a code
 
 
@@ -53,7 +54,6 @@ def encode_rows(z_hat, bank, cdf, start, first_uppers, escape, cdf_offset, preci
     num_rows, num_symbols = z_hat.shape
     data = np.empty(num_rows * (8 + num_symbols // 8), np.uint8)
     offsets = np.zeros(num_rows + 1, np.int64)
-    whole, bits = len(cdf) - WHOLE_INTERVAL, len(cdf) - BIT_INTERVALS
     intervals = np.empty((NUM_LANES, num_symbols), np.uint32)
     num_escapes = np.empty(NUM_LANES, np.int64)
     leaving = np.empty(NUM_LANES * (num_symbols + 1), np.uint32)
@@ -67,7 +67,7 @@ def encode_rows(z_hat, bank, cdf, start, first_uppers, escape, cdf_offset, preci
         listed = intervals
         if _list_intervals(group, group_bank, start, escape, cdf_offset, intervals, num_escapes):
             listed, bad_row, bad_symbol = _list_escapes(
-                group, group_bank, start, escape, cdf_offset, intervals, num_escapes, whole, bits
+                group, group_bank, cdf, start, escape, cdf_offset, intervals, num_escapes
             )
             if bad_row >= 0:
                 return data[:0], offsets, first_row + bad_row, bad_symbol
@@ -111,7 +111,7 @@ def _list_intervals(z_hat, bank, start, escape, cdf_offset, intervals, num_escap
 
 
 @jit
-def _list_escapes(z_hat, bank, start, escape, cdf_offset, intervals, num_escapes, whole, bits):
+def _list_escapes(z_hat, bank, cdf, start, escape, cdf_offset, intervals, num_escapes):
     """List the intervals of rows anew, with escapes and the bits that follow them.
 
     Those are the Elias gamma code of the distance >= 1, which is a zero for each bit after its first, then its bits;
@@ -121,37 +121,47 @@ def _list_escapes(z_hat, bank, start, escape, cdf_offset, intervals, num_escapes
     """
     num_rows, num_symbols = z_hat.shape
     num_dims = len(cdf_offset)
+    escaped = np.empty((num_rows, num_escapes.max()), np.int64)
     longest = num_symbols
     for row in range(num_rows):
+        found = 0
         length = num_symbols
-        if num_escapes[row]:
-            for first_symbol in range(0, num_symbols, num_dims):
-                for dim in range(num_dims):
-                    distance = _distance(z_hat[row, first_symbol + dim], cdf_offset[dim], escape[dim])
+        for first_symbol in range(0, num_symbols if num_escapes[row] else 0, num_dims):
+            for dim in range(num_dims):
+                distance = _distance(z_hat[row, first_symbol + dim], cdf_offset[dim], escape[dim])
+                if distance:
                     if distance >> MAX_ESCAPE_BITS:
                         return intervals, row, first_symbol + dim
-                    if distance:
-                        length += 2 * _bits_after_first(distance) + 2
+                    escaped[row, found] = first_symbol + dim
+                    found += 1
+                    length += 2 * _bits_after_first(distance) + 2
         longest = max(longest, length)
-    listed = np.full((NUM_LANES, longest), whole, np.uint32)
+    listed = np.empty((NUM_LANES, longest), np.uint32)
+    listed[num_rows:] = len(cdf) - WHOLE_INTERVAL
+    bits = len(cdf) - BIT_INTERVALS
     for row in range(num_rows):
-        if num_escapes[row] == 0:
-            listed[row, :num_symbols] = intervals[row]
-            continue
-        place = 0
-        for first_symbol in range(0, num_symbols, num_dims):
-            for dim in range(num_dims):
-                symbol = first_symbol + dim
-                distance = _distance(z_hat[row, symbol], cdf_offset[dim], escape[dim])
-                listed[row, place] = start[bank[row], dim] + escape[dim] if distance else intervals[row, symbol]
+        place = done = 0
+        for symbol in escaped[row, : num_escapes[row]]:
+            place = _append(listed[row], place, intervals[row, done:symbol])
+            done = symbol + 1
+            dim = symbol % num_dims
+            listed[row, place] = start[bank[row], dim] + escape[dim]
+            place += 1
+            distance = _distance(z_hat[row, symbol], cdf_offset[dim], escape[dim])
+            for bit in range(2 * _bits_after_first(distance), -1, -1):
+                listed[row, place] = bits + ((distance >> bit) & 1)
                 place += 1
-                if distance:
-                    for bit in range(2 * _bits_after_first(distance), -1, -1):
-                        listed[row, place] = bits + ((distance >> bit) & 1)
-                        place += 1
-                    listed[row, place] = bits + np.int64(z_hat[row, symbol] < cdf_offset[dim])
-                    place += 1
+            listed[row, place] = bits + np.int64(z_hat[row, symbol] < cdf_offset[dim])
+            place += 1
+        place = _append(listed[row], place, intervals[row, done:num_symbols])
+        listed[row, place:] = len(cdf) - WHOLE_INTERVAL
     return listed, -1, -1
+
+
+@jit
+def _append(listed, place, intervals):
+    listed[place : place + len(intervals)] = intervals
+    return place + len(intervals)
 
 
 @jit
@@ -177,7 +187,7 @@ def _narrow(intervals, cdf, precision, leaving, bases, lasts):
     What leaves is written to `leaving`: words of 16 bits, above each the carry into the lane's word before, as that
     has left already, and the lane's number. Returns how many, and writes base and size - 1.
     """
-    base = lanes(_U(0))
+    base = lanes(0)
     last = lanes(_LOW_32_BITS)
     number = lane_numbers() << _LANE_SHIFT
     one = _U(1) << precision
@@ -186,17 +196,18 @@ def _narrow(intervals, cdf, precision, leaving, bases, lasts):
     for place in range(_U(intervals.shape[1])):
         ends = gather(cdf, load_column(intervals, place))
         lower_end = ends & _LOW_32_BITS
-        upper_end = ends >> _U(32)
-        # size * end is (size - 1) * end + end. What is added makes these 1 and 2 more than the ends of the interval.
+        upper_end = ends >> 32
+        # size * end is (size - 1) * end + end. What is added makes these 1 and 2
+        # more than the ends of the interval, so that their difference is size - 1.
         upper = (multiply(last, upper_end) + (upper_end + one)) >> precision
         lower = (multiply(last, lower_end) + (lower_end + two)) >> precision
         last = upper - lower
-        base = base + (lower - _U(2))
+        base = base + (lower - 2)
         leaves = last < _MIN_SIZE
-        store(leaving, num_leaving, compress((base >> _U(16)) | number, leaves))
+        store(leaving, num_leaving, compress((base >> 16) | number, leaves))
         num_leaving += count(leaves)
-        base = select(leaves, (base << _U(16)) & _LOW_32_BITS, base)
-        last = select(leaves, (last << _U(16)) | _LOW_16_BITS, last)
+        base = select(leaves, (base << 16) & _LOW_32_BITS, base)
+        last = select(leaves, (last << 16) | _LOW_16_BITS, last)
     store(bases, 0, base)
     store(lasts, 0, last)
     return num_leaving
@@ -208,7 +219,7 @@ def _deal_out(leaving, words, num_words):
     num_words[:] = 0
     for word in leaving:
         lane = _U(word) >> _LANE_SHIFT
-        words[lane, num_words[lane]] = word & np.uint32((1 << 17) - 1)
+        words[lane, num_words[lane]] = word & _BELOW_LANE
         num_words[lane] += _U(1)
 
 
@@ -296,31 +307,31 @@ def _decode_lanes(data, positions, ends, table_starts, tables, aheads, lasts, sy
     end = load(ends, 0)
     table_start = load(table_starts, 0)
     position = load(positions, 0)
-    ahead = _read(data, position, end) >> _U(32)
-    position = position + _U(4)
+    ahead = _read(data, position, end) >> 32
+    position = position + 4
     buffer = _read(data, position, end)
-    used = lanes(_U(0))  # so many bits have left the buffer
+    used = lanes(0)  # so many bits have left the buffer
     last = lanes(_LOW_32_BITS)
     found = np.empty(NUM_LANES, np.uint64)
     for first_symbol in range(_U(0), _U(len(symbols)), num_dims * _U(NUM_LANES)):
         for dim in range(num_dims):
-            # Size times an end is (size - 1) * (end - 1) + size + (end - 1).
-            size = last + _U(1)
             ends_less_1 = gather(first_uppers, table_start + dim)
-            end_0 = ends_less_1 & _LOW_16_BITS
-            end_1 = (ends_less_1 >> _U(16)) & _LOW_16_BITS
-            end_2 = ends_less_1 >> _U(32)
-            upper_0 = (multiply(last, end_0) + (size + end_0)) >> precision
-            upper_1 = (multiply(last, end_1) + (size + end_1)) >> precision
-            upper_2 = (multiply(last, end_2) + (size + end_2)) >> precision
+            upper_0 = _scale(last, ends_less_1 & _LOW_16_BITS, precision)
+            upper_1 = _scale(last, (ends_less_1 >> 16) & _LOW_16_BITS, precision)
+            upper_2 = _scale(last, (ends_less_1 >> 32) & _LOW_16_BITS, precision)
             above_0 = ahead >= upper_0
             above_1 = ahead >= upper_1
-            lower = select(above_1, upper_1, select(above_0, upper_0, lanes(_U(0))))
+            above_2 = ahead >= upper_2
+            lower = select(above_1, upper_1, select(above_0, upper_0, lanes(0)))
             upper = select(above_1, upper_2, select(above_0, upper_1, upper_0))
-            index = select(above_1, _U(2), select(above_0, _U(1), lanes(_U(0))))
-            rare = (ahead >= upper_2) | (index == escape[dim])
+            index = select(above_1, 2, select(above_0, 1, lanes(0)))
+            if to_bits(above_2):
+                lower = select(above_2, upper_2, lower)
+                upper = select(above_2, _scale(last, ends_less_1 >> 48, precision), upper)
+                index = select(above_2, 3, index)
+            rare = (ahead >= upper) | (index == escape[dim])
             if to_bits(rare):
-                store(positions, 0, position + (used >> _U(3)))
+                store(positions, 0, position + (used >> 3))
                 store(aheads, 0, ahead)
                 store(lasts, 0, last)
                 store(found, 0, index)
@@ -332,23 +343,23 @@ def _decode_lanes(data, positions, ends, table_starts, tables, aheads, lasts, sy
                 last = load(lasts, 0)
                 index = load(found, 0)
                 buffer = _read(data, position, end)
-                used = lanes(_U(0))
+                used = lanes(0)
                 # Nothing is left to do for these.
-                lower = select(rare, _U(0), lower)
-                upper = select(rare, last + _U(1), upper)
+                lower = select(rare, 0, lower)
+                upper = select(rare, last + 1, upper)
             store(symbols, first_symbol + dim * _U(NUM_LANES), index + cdf_offset[dim])
             ahead = ahead - lower
-            last = upper - lower - _U(1)
+            last = upper - lower - 1
             leaves = last < _MIN_SIZE
-            ahead = select(leaves, (ahead << _U(16)) | (buffer >> _U(48)), ahead)
-            last = select(leaves, (last << _U(16)) | _LOW_16_BITS, last)
-            buffer = select(leaves, buffer << _U(16), buffer)
-            used = select(leaves, used + _U(16), used)
-            if to_bits(used >= _U(8 * _BYTES_READ)):
-                position = position + (used >> _U(3))
+            ahead = select(leaves, (ahead << 16) | (buffer >> 48), ahead)
+            last = select(leaves, (last << 16) | _LOW_16_BITS, last)
+            buffer = select(leaves, buffer << 16, buffer)
+            used = select(leaves, used + 16, used)
+            if to_bits(used >= 8 * _BYTES_READ):
+                position = position + (used >> 3)
                 buffer = _read(data, position, end)
-                used = lanes(_U(0))
-    store(positions, 0, position + (used >> _U(3)))
+                used = lanes(0)
+    store(positions, 0, position + (used >> 3))
     store(aheads, 0, ahead)
     store(lasts, 0, last)
 
@@ -368,10 +379,7 @@ def _decode_rare(data, positions, ends, table_starts, tables, aheads, lasts, dim
             lower = (size * _U(cdf[interval])) >> precision
             size = ((size * _U(cdf[interval + _U(1)])) >> precision) - lower
             ahead -= lower
-            if size <= _MIN_SIZE:
-                size <<= _U(16)
-                ahead = (ahead << _U(16)) | _next_16_bits(data, position, ends[lane])
-                position += _U(2)
+            position, ahead, size = _normalise(data, position, ends[lane], ahead, size)
             index = np.int64(interval - first)
             if interval == last:
                 index, position, ahead, size = _decode_escape(index, data, position, ends[lane], ahead, size)
@@ -380,6 +388,12 @@ def _decode_rare(data, positions, ends, table_starts, tables, aheads, lasts, dim
             aheads[lane] = ahead
             lasts[lane] = size - _U(1)
             found[lane] = index
+
+
+@jit
+def _scale(last, end_less_1, precision):
+    """Return `size * end >> precision`, from `size - 1` and `end - 1`."""
+    return (multiply(last, end_less_1) + (last + end_less_1 + 1)) >> precision
 
 
 @jit
@@ -421,6 +435,16 @@ def _search(cdf, below, above, size, ahead, shift):
 
 
 @jit
+def _normalise(data, position, end, ahead, size):
+    """Shift 16 bits in where `size` has become too small."""
+    if size <= _MIN_SIZE:
+        size <<= _U(16)
+        ahead = (ahead << _U(16)) | _next_16_bits(data, position, end)
+        position += _U(2)
+    return position, ahead, size
+
+
+@jit
 def _decode_bit(data, position, end, ahead, size):
     half = size >> _U(1)
     bit = ahead >= half
@@ -429,11 +453,7 @@ def _decode_bit(data, position, end, ahead, size):
         size -= half
     else:
         size = half
-    if size <= _MIN_SIZE:
-        size <<= _U(16)
-        ahead = (ahead << _U(16)) | _next_16_bits(data, position, end)
-        position += _U(2)
-    return np.int64(bit), position, ahead, size
+    return np.int64(bit), *_normalise(data, position, end, ahead, size)
 
 
 @jit

@@ -220,18 +220,18 @@ class RangeCodingTables:
     def coder_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The tables as the range coder's loops read them.
 
-        `(cdf uint32[total + 5]; where each distribution begins int32[num_banks, num_dims]; of each first three
+        `(cdf uint32[total + 5]; where each distribution begins int32[num_banks, num_dims]; of each first four
         intervals the upper ends, less 1, in 16 bits each from the lowest on, uint64[num_banks, num_dims]; the index of
         each last interval, the escape, int32[num_dims]; cdf_offset int32[num_dims])`.
 
         Behind the distributions `cdf` has, `BIT_INTERVALS` before its end, one for bits, and then the whole interval,
-        `WHOLE_INTERVAL` before its end. A distribution of fewer than three intervals has empty ones at its end.
+        `WHOLE_INTERVAL` before its end. A distribution of fewer than four intervals has empty ones at its end.
         """
         cdf, start = self._bank_tables
         whole = 1 << self.precision
         escape = np.diff(self.cdf_start) - 2
         first_uppers = np.zeros(start.shape, np.uint64)
-        for index in range(3):
+        for index in range(4):
             upper = cdf[start + np.minimum(index, escape) + 1]
             first_uppers |= (upper - 1).astype(np.uint64) << np.uint64(16 * index)
         return (
