@@ -20,10 +20,10 @@ import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from vidpress.model.compiled import jit
+from vidpress.model.compiled import call_llvm, jit
 
 # Beyond, the nearest bfloat16 might be infinity.
 _MAX_INPUT = 2.0**120
@@ -93,15 +93,8 @@ class Dense:
         return dense(x, self._kernel, self._bias)
 
 
-class SplitDense:
-    """`dense` in float32 with certain weights, by products of bfloat16.
-
-    Args:
-      kernel: float32[in, out].
-      bias: float32[out].
-
-    Attributes:
-      margin: How far an output may be off, in units of |x| * |the kernel's column|.
+class SplitDense(Dense):
+    """`Dense` by products of bfloat16.
 
     Raises:
       RuntimeError: If this processor or process has no use of matrix units (`has_matrix_units`).
@@ -110,8 +103,7 @@ class SplitDense:
     def __init__(self, kernel: np.ndarray, bias: np.ndarray):
         if not has_matrix_units():
             raise RuntimeError("SplitDense needs a processor with AMX, and Linux from 5.16 on: use `dense`.")
-        self._kernel = kernel
-        self._bias = bias
+        super().__init__(kernel, bias)
         # What is lost are the remainders of a and b, and a_lo * b_lo, each at most 2**-18: never more than the first.
         # Of many products it averages out: in 57 trained networks, whose lower layers add to it, no output of 650
         # million was off by more than a third of the second.
@@ -131,7 +123,7 @@ class SplitDense:
         activations = np.empty((len(x), len(self._bias)), np.float32)
         if _multiply(np.ascontiguousarray(x), self._tiles, self._bias, inputs, sums, _CONFIG, activations):
             return activations
-        return dense(x, self._kernel, self._bias)
+        return super().__call__(x)
 
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -257,12 +249,6 @@ def _add_four_products():
     _add_products(3, 5, 7)
 
 
-def _emit(name, builder, *arguments):
-    """Call one of LLVM's instructions for tiles."""
-    signature = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-    builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.x86.{name}"), arguments)
-
-
 def _tile(number):
     return ir.Constant(ir.IntType(8), number.literal_value)
 
@@ -275,7 +261,7 @@ def _tile_instruction(name, *tiles):
     """Compile an instruction for tiles that are named by their numbers."""
 
     def generate(context, builder, signature, _arguments):
-        _emit(name, builder, *map(_tile, signature.args))
+        call_llvm(builder, f"x86.{name}", ir.VoidType(), *map(_tile, signature.args))
         return context.get_dummy_value()
 
     return types.void(*tiles), generate
@@ -291,7 +277,7 @@ def _memory_instruction(name, tile, array, offset, stride):
             for value, integer in zip(arguments[2:], integers, strict=True)
         )
         rows = builder.gep(_address(context, builder, array, arguments[1]), [offset])
-        _emit(name, builder, _tile(tile), rows, stride)
+        call_llvm(builder, f"x86.{name}", ir.VoidType(), _tile(tile), rows, stride)
         return context.get_dummy_value()
 
     return types.void(tile, array, offset, stride), generate
@@ -303,7 +289,7 @@ _instruction: Callable[..., Any] = intrinsic(prefer_literal=True)
 @_instruction
 def _load_config(_context, config):
     def generate(context, builder, signature, arguments):
-        _emit("ldtilecfg", builder, _address(context, builder, signature.args[0], arguments[0]))
+        call_llvm(builder, "x86.ldtilecfg", ir.VoidType(), _address(context, builder, signature.args[0], arguments[0]))
         return context.get_dummy_value()
 
     return types.void(config), generate

@@ -194,7 +194,7 @@ class FrozenModel:
         return z_hat
 
     @functools.cached_property
-    def _fast_layers(self) -> Sequence[Dense | SplitDense]:
+    def _fast_layers(self) -> Sequence[Dense]:
         kind = SplitDense if dense_layers.has_matrix_units() else Dense
         return [kind(*layer) for layer in self.hidden]
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from vidpress.model.compiled import call_llvm
 
 NUM_LANES = 8
 
@@ -49,11 +51,14 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, _BITS)
 
 
-def _broadcast(context, builder, value, numba_type):
-    """Return the value in all lanes, unless it is lanes already."""
-    if isinstance(numba_type, _LanesType):
-        return value
-    return _splat(builder, context.cast(builder, value, numba_type, types.uint64))
+def _broadcast(context, builder, values, numba_types):
+    """Return each value in all lanes, unless it is lanes already."""
+    return [
+        value
+        if isinstance(numba_type, _LanesType)
+        else _splat(builder, context.cast(builder, value, numba_type, types.uint64))
+        for value, numba_type in zip(values, numba_types, strict=True)
+    ]
 
 
 def _splat(builder, value):
@@ -74,7 +79,7 @@ def _define_operator(function, result, emit):
         return type_of
 
     def lower(context, builder, signature, arguments):
-        return emit(builder, *map(lambda *operand: _broadcast(context, builder, *operand), arguments, signature.args))
+        return emit(builder, *_broadcast(context, builder, arguments, signature.args))
 
     for operands in ((_LanesType, _LanesType), (_LanesType, types.Integer), (types.Integer, _LanesType)):
         lower_builtin(function, *operands)(lower)
@@ -107,12 +112,6 @@ def _either(_context, builder, _signature, arguments):
     return builder.or_(*arguments)
 
 
-def _call(builder, name, result, *arguments):
-    """Call one of LLVM's functions for vectors."""
-    signature = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}"), arguments)
-
-
 def _item(context, builder, array_type, array, index_type, index):
     """Return the address of an item of a one-dimensional array, or of a two-dimensional one's first row."""
     data = context.make_array(array_type)(context, builder, array).data
@@ -127,7 +126,8 @@ def lanes(_context, value):
     """Return an integer in all lanes."""
 
     def generate(context, builder, signature, arguments):
-        return _broadcast(context, builder, *arguments, *signature.args)
+        (value,) = _broadcast(context, builder, arguments, signature.args)
+        return value
 
     return _LANES(value), generate
 
@@ -155,8 +155,7 @@ def select(_context, mask, a, b):
     """Return `a` where the mask is set, else `b`; either may be an integer."""
 
     def generate(context, builder, signature, arguments):
-        values = map(lambda *value: _broadcast(context, builder, *value), arguments[1:], signature.args[1:])
-        return builder.select(arguments[0], *values)
+        return builder.select(arguments[0], *_broadcast(context, builder, arguments[1:], signature.args[1:]))
 
     return _LANES(mask, a, b), generate
 
@@ -186,7 +185,7 @@ def reverse_bytes(_context, values):
     """Return each lane with its eight bytes in reverse order."""
 
     def generate(_context, builder, _signature, arguments):
-        return _call(builder, f"bswap.v{NUM_LANES}i64", _VECTOR, *arguments)
+        return call_llvm(builder, f"bswap.v{NUM_LANES}i64", _VECTOR, *arguments)
 
     return _LANES(values), generate
 
@@ -244,7 +243,7 @@ def gather(_context, array, index):
         item_type = context.get_data_type(signature.args[0].dtype)
         places = builder.bitcast(builder.gep(_splat(builder, data), [arguments[1]], source_etype=item_type), _POINTERS)
         nothing = ir.Constant(_VECTOR, ir.Undefined)
-        return _call(builder, f"masked.gather.v{NUM_LANES}i64.v{NUM_LANES}p0", _VECTOR, places, _ALL, nothing)
+        return call_llvm(builder, f"masked.gather.v{NUM_LANES}i64.v{NUM_LANES}p0", _VECTOR, places, _ALL, nothing)
 
     return _LANES(array, index), generate
 
@@ -257,7 +256,7 @@ def compress(_context, values, mask):
         items = ir.VectorType(_INT32, NUM_LANES)
         low = builder.trunc(arguments[0], items)
         nothing = ir.Constant(items, ir.Undefined)
-        chosen = _call(builder, f"experimental.vector.compress.v{NUM_LANES}i32", items, low, arguments[1], nothing)
+        chosen = call_llvm(builder, f"experimental.vector.compress.v{NUM_LANES}i32", items, low, arguments[1], nothing)
         return builder.zext(chosen, _VECTOR)
 
     return _LANES(values, mask), generate

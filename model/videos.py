@@ -185,14 +185,13 @@ def sum_frames(frames: np.ndarray) -> np.ndarray:
     partial = np.zeros(size, np.uint16)
     for start in range(0, num_frames, 256):
         partial[:] = 0
-        frame = start
         end = min(start + 256, num_frames)
-        while frame + 4 <= end:  # at a time, which spares loading and storing the sums
+        whole = end - (end - start) % 4
+        for frame in range(start, whole, 4):  # four at a time spare loading and storing the sums
             first, second, third, fourth = frames[frame], frames[frame + 1], frames[frame + 2], frames[frame + 3]
             for j in range(size):
                 partial[j] += np.uint16(first[j]) + np.uint16(second[j]) + np.uint16(third[j]) + np.uint16(fourth[j])
-            frame += 4
-        for rest in frames[frame:end]:
+        for rest in frames[whole:end]:
             for j in range(size):
                 partial[j] += rest[j]
         for j in range(size):
