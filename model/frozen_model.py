@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from vidpress.model import dense_layers, range_coder, storage
 from vidpress.model.compiled import jit
 from vidpress.model.dense_layers import Dense, SplitDense, dense
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.rate_aware_rounding import round_to_cheaper
@@ -53,7 +54,7 @@ class UncodableError(ValueError):
         self.usable = usable
 
 
-class ModelError(ValueError):
+class ModelError(VidpressError, ValueError):
     """A file that is not a usable vidpress model."""
 
 

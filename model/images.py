@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vidpress.model import examples
+from vidpress.model.errors import VidpressError
 from vidpress.model.tfrecord import masked_crc32c
 
 IMAGENET_CLASSES = 1000
@@ -35,7 +36,7 @@ _RECORD_FOOTER = struct.Struct("<I")
 _JPEG_KEY, _LABEL_KEY = "image/encoded", "image/class/label"
 
 
-class ImageDataError(ValueError):
+class ImageDataError(VidpressError, ValueError):
     """Images that cannot be read, or not trained on: the message names the file and the reason."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from vidpress.model import storage
+from vidpress.model.errors import VidpressError
 
 # Version 2 has generations, and lists of input files.
 FORMAT_VERSION = 2
@@ -17,11 +18,11 @@ _READABLE_VERSIONS = (1, 2)
 NAME = "manifest.json"
 
 
-class ManifestError(ValueError):
+class ManifestError(VidpressError, ValueError):
     """A place that holds no usable data set: the message names it and what to do."""
 
 
-class InputChangedError(ValueError):
+class InputChangedError(VidpressError, ValueError):
     """An input file that is not what it was when it was encoded."""
 
 

@@ -22,12 +22,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidpress.model import range_coder_kernels
+from vidpress.model.errors import VidpressError
 from vidpress.model.range_coding_tables import RangeCodingTables
 
 _ROWS_IN_MESSAGE = 10
 
 
-class DamagedCodeError(ValueError):
+class DamagedCodeError(VidpressError, ValueError):
     """Codes that no encoder wrote with these tables.
 
     Attributes:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidpress.model import range_coder, storage
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.range_coding_tables import RangeCodingTables
 
@@ -45,7 +46,7 @@ _METADATA_PREFIX = "vidpress."
 _CHECKSUMS_KEY = f"{_METADATA_PREFIX}row_group_crc32"
 
 
-class ShardError(ValueError):
+class ShardError(VidpressError, ValueError):
     """A file that is not a usable vidpress shard: the message names it and what to do."""
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pyarrow import NativeFile, fs
 
+from vidpress.model.errors import VidpressError
+
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
 
@@ -22,6 +24,38 @@ _GCS_CHUNK_SIZE = 2**20
 
 # The key of an object's metadata that tells one upload of it from another.
 _UPLOAD_KEY = "vidpress-upload"
+
+
+class PathError(VidpressError, ValueError):
+    """A path or URI of a kind that is not supported: the message says which are."""
+
+
+def normalized(uri: str | os.PathLike[str]) -> str:
+    """Return a path or URI in the one form that everything else here takes: a local path, or `gs://BUCKET/NAME`.
+
+    `file:///folder/name` is a local path, `~/name` one in the home folder. Everything else is left as it is, relative
+    paths and names with `*` or `[` included.
+
+    Raises:
+      PathError: If it is empty, or a URI of another kind.
+    """
+    text = os.fspath(uri)
+    if not text:
+        raise PathError("An empty path was given: name a file or folder.")
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme.isalnum():
+        if scheme == "file":
+            parts = urllib.parse.urlsplit(text, allow_fragments=False)
+            if parts.netloc not in ("", "localhost"):
+                raise PathError(f"{text} names a file on {parts.netloc}: for one of this machine write file:///path.")
+            return urllib.parse.unquote(text.removeprefix(f"file://{parts.netloc}"))
+        if scheme != "gs":
+            raise PathError(
+                f"{text}: {scheme}:// is not supported, only local paths and gs:// are. Copy the files to one of these, "
+                "or mount that store as a folder."
+            )
+        return text
+    return os.path.expanduser(text)
 
 
 def open_input(uri: str | os.PathLike[str]) -> BinaryIO | NativeFile:

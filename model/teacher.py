@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 
 
-class TeacherError(ValueError):
+class TeacherError(VidpressError, ValueError):
     """A model that cannot teach: the message names the cause and the fix."""
 
 

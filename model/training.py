@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from vidpress.model import networks
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.metrics import Metrics, MetricsAccumulator
@@ -35,7 +36,7 @@ _CHECKPOINTS = "checkpoints"
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(VidpressError, RuntimeError):
     """A training that cannot start, go on or end well: the message names the cause and the fix."""
 
 

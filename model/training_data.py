@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from vidpress.model import examples
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.metrics import multi_hot
 from vidpress.model.tfrecord import Damage, read_tfrecords
@@ -28,7 +29,7 @@ _VIDEO_LEVEL_BATCH = 256
 _FRAME_LEVEL_BATCH = 16
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(VidpressError, ValueError):
     """Training data that cannot be read, or not trained on: the message names the file and the reason."""
 
 

@@ -26,6 +26,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from vidpress.model.errors import VidpressError
 from vidpress.model.manifest import manifest_name
 from vidpress.transforms import metrics, progress
 
@@ -48,7 +49,7 @@ _EXPLAINED = (
 )
 
 
-class JobError(Exception):
+class JobError(VidpressError):
     """A job that cannot start or did not finish: the message names the cause and the fix."""
 
 

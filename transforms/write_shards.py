@@ -11,6 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from vidpress.model.errors import VidpressError
 from vidpress.model.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.shard import ShardHeader, write_shard
@@ -23,7 +24,7 @@ from vidpress.transforms.read_shards import load_manifest
 _MAX_BUFFERED_ROWS = 50_000
 
 
-class TooManyDeadLettersError(RuntimeError):
+class TooManyDeadLettersError(VidpressError, RuntimeError):
     """More records were bad than the caller allows."""
 
 
