@@ -51,7 +51,7 @@ def normalized(uri: str | os.PathLike[str]) -> str:
             return urllib.parse.unquote(text.removeprefix(f"file://{parts.netloc}"))
         if scheme != "gs":
             raise PathError(
-                f"{text}: {scheme}:// is not supported, only local paths and gs:// are. Copy the files to one of these, "
+                f"{text}: {scheme}:// is not supported, only local paths and gs:// are. Copy the files there, "
                 "or mount that store as a folder."
             )
         return text
