@@ -183,6 +183,12 @@ def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
     return zlib.crc32(batch["bank"].to_numpy().tobytes(), crc) if "bank" in batch.schema.names else crc
 
 
+def footer_crc32(data: bytes) -> int:
+    """Return the checksum of a whole shard's footer, what stands before its length and the last `PAR1`."""
+    length = int.from_bytes(data[-8:-4], "little")
+    return zlib.crc32(data[len(data) - 8 - length : -8])
+
+
 def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
     """Return range-coded strings as an Arrow array.
 
@@ -236,7 +242,10 @@ class Shard:
           ShardError: If it is no shard, or damaged.
         """
         self.name = name
+        self.num_bytes = file.seek(0, 2)
         try:
+            file.seek(max(self.num_bytes - 2**18, 0))
+            self.footer_crc32 = footer_crc32(file.read(2**18))
             self._file = pq.ParquetFile(file, page_checksum_verification=True)
             columns = self._file.schema_arrow.remove_metadata()
             names = columns.names
