@@ -89,7 +89,7 @@ PAYLOAD = serialize_record(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_bytes_are_read_as_protocol_buffers_read_them(data):
     """Cut, doubled and overwritten messages."""
@@ -152,7 +152,7 @@ def wild_records(draw) -> bytes:
     return out
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(wild_records())
 def test_any_form_of_a_valid_message_is_read(payload):
     assert parsed_in_full(payload) is not None
