@@ -13,17 +13,21 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from vidpress.model import message_places
-from vidpress.model.message_places import BYTES, FLOATS, INTEGERS, MAX_ENTRIES, NO_KIND
+from vidpress.model.message_places import BYTES, FLOATS, INTEGERS, MAX_ENTRIES, MAX_NAME_BYTES, NO_KIND
 
-# A feature's name longer than this is not kept: names stand in messages, and thousands of them in a record.
-MAX_NAME_BYTES = 4096
+_NO_LIMIT = 2**31
+_UNUSABLE = {
+    message_places.NO_MESSAGE: "not a tf.train.Example or SequenceExample",
+    message_places.TOO_MANY_ENTRIES: f"the record has more than {MAX_ENTRIES:,} features",
+    message_places.LONG_NAME: f"a feature's name has more than {MAX_NAME_BYTES:,} bytes",
+}
 
 _KINDS = ("nothing", "strings (bytes_list)", "floats (float_list)", "integers (int64_list)")
 
@@ -136,48 +140,29 @@ def parse_record(payload: bytes) -> tuple[Mapping[str, bytes | memoryview], Mapp
     """
     places, num_entries = message_places.locate_entries(np.frombuffer(payload, np.uint8))
     if num_entries < 0:
-        raise RecordError("not a tf.train.Example or SequenceExample")
-    if num_entries > MAX_ENTRIES:
-        raise RecordError(f"the record has more than {MAX_ENTRIES:,} features")
+        raise RecordError(_UNUSABLE[num_entries])
     view = memoryview(payload)
     context: dict[str, bytes | memoryview] = {}
     feature_lists: dict[str, bytes | memoryview] = {}
-    entries = places.tolist()
-    if len(entries) == num_entries:
-        values: Iterable[bytes | memoryview] = [view[entry[4] : entry[5]] for entry in entries]
-    else:
-        entries, values = _join_parts(entries, view)
-    for (field, _, key_begin, key_end, _, _), value in zip(entries, values, strict=True):
-        if key_end - key_begin > MAX_NAME_BYTES:
-            raise RecordError(f"a feature's name has {key_end - key_begin:,} bytes, more than {MAX_NAME_BYTES:,}")
-        try:
-            key = payload[key_begin:key_end].decode()
-        except UnicodeDecodeError as error:
-            raise RecordError(
-                f"not a tf.train.Example or SequenceExample: a feature's name is not UTF-8: {error}"
-            ) from error
-        if field == 1:
-            context[key] = value
+    try:
+        if len(places) == num_entries:
+            for field, _, key_begin, key_end, begin, end in places.tolist():
+                parts = context if field == 1 else feature_lists
+                parts[payload[key_begin:key_end].decode()] = view[begin:end]
         else:
-            feature_lists[key] = value
+            for _, group in itertools.groupby(places.tolist(), operator.itemgetter(1)):
+                (field, _, key_begin, key_end, begin, end), *rest = group
+                parts = context if field == 1 else feature_lists
+                # Protocol buffers merge messages that come in parts: as if they stood one after the other.
+                value = b"".join([view[begin:end], *(view[part[4] : part[5]] for part in rest)])
+                parts[payload[key_begin:key_end].decode()] = value
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{_UNUSABLE[message_places.NO_MESSAGE]}: a name is not UTF-8: {error.reason}") from error
     return context, feature_lists
 
 
-def _join_parts(entries: list[list[int]], view: memoryview) -> tuple[list[list[int]], list[bytes]]:
-    """Put together values that come in parts, as protocol buffers merge messages: one after the other."""
-    groups = [list(group) for _, group in itertools.groupby(entries, operator.itemgetter(1))]
-    return [group[0] for group in groups], [b"".join(view[part[4] : part[5]] for part in group) for group in groups]
-
-
-def _survey(feature: bytes | memoryview, kind: int) -> tuple[np.ndarray, int, int]:
-    """Return a serialized `Feature` as an array, how many values of a kind it has, and where they start."""
-    data = np.frombuffer(feature, np.uint8)
-    found, count, start = message_places.survey_feature(data)
-    if found < 0:
-        raise RecordError("is not a tf.train.Feature")
-    if found not in (kind, NO_KIND):
-        raise KindError("holds", found, kind)
-    return data, count, start
+def _wrong_kind(found: int, wanted: int) -> RecordError:
+    return RecordError("is not a tf.train.Feature") if found < 0 else KindError("holds", found, wanted)
 
 
 def bytes_values(feature: bytes | memoryview) -> list[bytes]:
@@ -186,23 +171,35 @@ def bytes_values(feature: bytes | memoryview) -> list[bytes]:
     Raises:
       KindError: If it holds values of another kind.
     """
-    data, count, start = _survey(feature, BYTES)
+    size = len(feature) - len(_STRING_HEADERS[0])
+    if 0 < size < len(_STRING_HEADERS) and feature[: len(_STRING_HEADERS[0])] == _STRING_HEADERS[size]:
+        return [bytes(feature[-size:])]
+    data = np.frombuffer(feature, np.uint8)
+    kind, count, start = message_places.survey_feature(data)
+    if kind not in (BYTES, NO_KIND):
+        raise _wrong_kind(kind, BYTES)
     view = memoryview(feature)
     places = message_places.locate_values(data, BYTES, count, start)
     return [bytes(view[begin:end]) for begin, end in places.tolist()]
 
 
-def int64_values(feature: bytes | memoryview, max_values: int | None = None) -> np.ndarray:
+def int64_values(
+    feature: bytes | memoryview, *, max_values: int = _NO_LIMIT, least: int = -(2**63), greatest: int = 2**63 - 1
+) -> np.ndarray:
     """Return the integers of a serialized `Feature` as int64[n].
 
     Raises:
       KindError: If it holds values of another kind.
-      RecordError: If there are more than `max_values`.
+      RecordError: If there are more than `max_values`, or if they do not lie between `least` and `greatest`.
     """
-    data, count, start = _survey(feature, INTEGERS)
-    if max_values is not None and count > max_values:
+    kind, count, values, lowest, highest = message_places.read_integers(np.frombuffer(feature, np.uint8), max_values)
+    if kind not in (INTEGERS, NO_KIND):
+        raise _wrong_kind(kind, INTEGERS)
+    if count > max_values:
         raise RecordError(f"has {count:,} values, more than {max_values:,}")
-    return message_places.read_integers(data, count, start)
+    if count and not least <= lowest <= highest <= greatest:
+        raise RecordError(f"has {lowest if lowest < least else highest}, which does not lie in {least} to {greatest}")
+    return values
 
 
 def float_values(feature: bytes | memoryview, size: int | None = None) -> np.ndarray:
@@ -216,7 +213,10 @@ def float_values(feature: bytes | memoryview, size: int | None = None) -> np.nda
     if values is not None:
         count = len(values)
     else:
-        data, count, start = _survey(feature, FLOATS)
+        data = np.frombuffer(feature, np.uint8)
+        kind, count, start = message_places.survey_feature(data)
+        if kind not in (FLOATS, NO_KIND):
+            raise _wrong_kind(kind, FLOATS)
     if size is not None and count != size:
         raise RecordError(f"has {count} numbers, not {size}")
     return message_places.read_floats(data, count, start).view("<f4").reshape(-1) if values is None else values
@@ -234,6 +234,10 @@ def _varint(value: int) -> bytes:
 def delimited(field: int, length: int) -> bytes:
     """Return the key and length of a length-delimited field."""
     return _varint(field << 3 | 2) + _varint(length)
+
+
+# What a Feature that holds nothing but one string begins with, by the string's size.
+_STRING_HEADERS = [delimited(1, size + 2) + delimited(1, size) for size in range(126)]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,9 +14,15 @@ from vidpress.model.compiled import jit
 # Kinds of `Feature`, which are the numbers of its fields.
 NO_KIND, BYTES, FLOATS, INTEGERS = range(4)
 
-MAX_ENTRIES = 4096  # features of a record, of which a few are wanted
+# Of a record, which has a few features; their names stand in messages.
+MAX_ENTRIES = 4096
+MAX_NAME_BYTES = 4096
 
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+# What `locate_entries` gives for the number of entries where the message is unusable.
+NO_MESSAGE, TOO_MANY_ENTRIES, LONG_NAME = -1, -2, -3
+
+LENGTH_DELIMITED = 2  # of wire types, that of strings and messages
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 _MALFORMED = -1
 
 
@@ -29,47 +35,52 @@ def locate_entries(message: np.ndarray) -> tuple[np.ndarray, int]:
 
     Returns:
       int64[num_places, 6]: the outer field, the entry's number, and where its key and its value begin and end; a value
-      that comes in parts has a place for each. And how many entries there are; -1 if it is no such message. Places are
-      missing if there are more than `MAX_ENTRIES`.
+      that comes in parts has a place for each. And how many entries there are, or below 0 what is wrong.
     """
     places = np.empty((64, 6), np.int64)
     count = 0
     num_entries = 0
     outer_end = 0
     while outer_end < len(message):
-        outer, wire, entry_end, outer_end = _field(message, outer_end, len(message))
+        outer, wire, entry_end, outer_end = next_field(message, outer_end, len(message))
         if outer == 0:
-            return places[:0], -1
-        if wire != _LENGTH_DELIMITED or outer > 2:
+            return places[:0], NO_MESSAGE
+        if wire != LENGTH_DELIMITED or outer > 2:
             continue
         while entry_end < outer_end:
-            number, wire, begin, entry_end = _field(message, entry_end, outer_end)
+            number, wire, begin, entry_end = next_field(message, entry_end, outer_end)
             if number == 0:
-                return places[:0], -1
-            if wire != _LENGTH_DELIMITED or number != 1:
+                return places[:0], NO_MESSAGE
+            if wire != LENGTH_DELIMITED or number != 1:
                 continue
             first = count
             key_begin = key_end = 0
             while begin < entry_end:
-                number, wire, value_begin, begin = _field(message, begin, entry_end)
+                number, wire, value_begin, begin = next_field(message, begin, entry_end)
                 if number == 0:
-                    return places[:0], -1
-                if wire == _LENGTH_DELIMITED and number == 1:
+                    return places[:0], NO_MESSAGE
+                if wire == LENGTH_DELIMITED and number == 1:
                     key_begin, key_end = value_begin, begin
-                elif wire == _LENGTH_DELIMITED and number == 2 and count < MAX_ENTRIES:
+                elif wire == LENGTH_DELIMITED and number == 2:
+                    if count == MAX_ENTRIES:
+                        return places[:0], TOO_MANY_ENTRIES
                     places = _grown(places, count)
                     places[count, 4], places[count, 5] = value_begin, begin
                     count += 1
-            if count == first and count < MAX_ENTRIES:  # without a value, it is an empty one
+            if count == first:  # without a value, it is an empty one
+                if count == MAX_ENTRIES:
+                    return places[:0], TOO_MANY_ENTRIES
                 places = _grown(places, count)
                 places[count, 4] = places[count, 5] = 0
                 count += 1
+            if key_end - key_begin > MAX_NAME_BYTES:
+                return places[:0], LONG_NAME
             places[first:count, 0] = outer
             places[first:count, 1] = num_entries
             places[first:count, 2] = key_begin
             places[first:count, 3] = key_end
             num_entries += 1
-    return places[:count], num_entries if count < MAX_ENTRIES else MAX_ENTRIES + 1
+    return places[:count], num_entries
 
 
 @jit
@@ -85,10 +96,10 @@ def survey_feature(feature: np.ndarray) -> tuple[int, int, int]:
     kind = count = start = end = 0
     while end < len(feature):
         position = end
-        number, wire, begin, end = _field(feature, position, len(feature))
+        number, wire, begin, end = next_field(feature, position, len(feature))
         if number == 0:
             return _MALFORMED, 0, 0
-        if wire != _LENGTH_DELIMITED or number > INTEGERS:
+        if wire != LENGTH_DELIMITED or number > INTEGERS:
             continue
         if number != kind:
             kind, count, start = number, 0, position
@@ -106,21 +117,21 @@ def locate_values(feature: np.ndarray, kind: int, count: int, start: int) -> np.
     found = 0
     end = start
     while end < len(feature):
-        number, wire, begin, end = _field(feature, end, len(feature))
-        if wire != _LENGTH_DELIMITED or number != kind:
+        number, wire, begin, end = next_field(feature, end, len(feature))
+        if wire != LENGTH_DELIMITED or number != kind:
             continue
         while begin < end:
-            number, wire, value, begin = _field(feature, begin, end)
+            number, wire, value, begin = next_field(feature, begin, end)
             if number != 1:
                 continue
-            if kind == BYTES and wire == _LENGTH_DELIMITED:
+            if kind == BYTES and wire == LENGTH_DELIMITED:
                 places[found, 0], places[found, 1] = value, begin
                 found += 1
-            elif kind == FLOATS and wire in (_FIXED32, _LENGTH_DELIMITED):
+            elif kind == FLOATS and wire in (_FIXED32, LENGTH_DELIMITED):
                 for position in range(value, begin, 4):
                     places[found, 0], places[found, 1] = position, position + 4
                     found += 1
-            elif kind == INTEGERS and wire in (_VARINT, _LENGTH_DELIMITED):
+            elif kind == INTEGERS and wire in (_VARINT, LENGTH_DELIMITED):
                 while value < begin:
                     _, after = _varint(feature, value, begin)
                     places[found, 0], places[found, 1] = value, after
@@ -140,78 +151,21 @@ def read_floats(feature: np.ndarray, count: int, start: int) -> np.ndarray:
 
 
 @jit
-def read_integers(feature: np.ndarray, count: int, start: int) -> np.ndarray:
-    """Return the values of a `Feature` of integers, int64[count]."""
-    values = np.empty(count, np.int64)
-    places = locate_values(feature, INTEGERS, count, start)
-    for index in range(count):
-        values[index] = np.int64(_varint(feature, places[index, 0], places[index, 1])[0])
-    return values
+def read_integers(feature: np.ndarray, max_values: int) -> tuple[int, int, np.ndarray, np.int64, np.int64]:
+    """Return a `Feature`'s kind and number of values, its integers, and the least and the greatest of them.
 
-
-@jit
-def survey_frames(feature_list: np.ndarray, kind: int, size: int) -> tuple[int, int, int, int, int]:
-    """Count the frames of a serialized `FeatureList`, and see whether they are alike.
-
-    Args:
-      feature_list: uint8[num_bytes].
-      kind: What each frame must be: one string of `BYTES`, or `FLOATS`.
-      size: How many bytes the string must have, or how many floats there must be.
-
-    Returns:
-      The number of frames, -1 if it is no such message; and of the first frame that is otherwise, -1 if none is: its
-      number, kind, how many values it has, and the first one's size in bytes.
+    The integers are int64[count], and none if there are more than `max_values` or values of another kind.
     """
-    num_frames = 0
-    bad, bad_kind, bad_count, bad_bytes = -1, 0, 0, 0
-    end = 0
-    while end < len(feature_list):
-        number, wire, begin, end = _field(feature_list, end, len(feature_list))
-        if number == 0:
-            return -1, bad, bad_kind, bad_count, bad_bytes
-        if wire != _LENGTH_DELIMITED or number != 1:
-            continue
-        if bad < 0:
-            frame = feature_list[begin:end]
-            found, count, start = survey_feature(frame)
-            num_bytes = 0
-            if found == BYTES and count == 1:
-                place = locate_values(frame, BYTES, 1, start)
-                num_bytes = place[0, 1] - place[0, 0]
-            right = count == 1 and num_bytes == size if kind == BYTES else count == size
-            if found != kind or not right:
-                bad, bad_kind, bad_count, bad_bytes = num_frames, found, count, num_bytes
-        num_frames += 1
-    return num_frames, bad, bad_kind, bad_count, bad_bytes
-
-
-@jit
-def copy_frames(feature_list: np.ndarray, kind: int, out: np.ndarray) -> None:
-    """Copy the bytes of frames that are alike, as `survey_frames` found them, to uint8[num_frames, bytes a frame]."""
-    index = end = 0
-    while end < len(feature_list):
-        number, wire, begin, end = _field(feature_list, end, len(feature_list))
-        if wire != _LENGTH_DELIMITED or number != 1:
-            continue
-        frame = feature_list[begin:end]
-        _, count, start = survey_feature(frame)
-        places = locate_values(frame, kind, count, start)
-        column = 0
-        for value in range(count):
-            for position in range(places[value, 0], places[value, 1]):
-                out[index, column] = frame[position]
-                column += 1
-        index += 1
-
-
-@jit
-def all_begin_with(rows: np.ndarray, header: np.ndarray) -> bool:
-    """Return whether each of `rows`, uint8[n, m], begins with `header`, uint8[k], k <= m."""
-    for i in range(len(rows)):
-        for j in range(len(header)):
-            if rows[i, j] != header[j]:
-                return False
-    return True
+    kind, count, start = survey_feature(feature)
+    values = np.empty(count if kind == INTEGERS and count <= max_values else 0, np.int64)
+    least = greatest = np.int64(0)
+    if len(values):
+        places = locate_values(feature, INTEGERS, count, start)
+        for index in range(count):
+            value = np.int64(_varint(feature, places[index, 0], places[index, 1])[0])
+            values[index] = value
+            least, greatest = (value, value) if index == 0 else (min(least, value), max(greatest, value))
+    return kind, count, values, least, greatest
 
 
 @jit
@@ -219,22 +173,22 @@ def _count_values(feature, begin, end, kind):
     """Return how many values the list at `begin` to `end` has, -1 if it is no such message."""
     count = 0
     while begin < end:
-        number, wire, value, begin = _field(feature, begin, end)
+        number, wire, value, begin = next_field(feature, begin, end)
         if number == 0:
             return -1
         if number != 1:
             continue
         if kind == BYTES:
-            count += wire == _LENGTH_DELIMITED
+            count += wire == LENGTH_DELIMITED
         elif kind == FLOATS:
             count += wire == _FIXED32
-            if wire == _LENGTH_DELIMITED:
+            if wire == LENGTH_DELIMITED:
                 if (begin - value) % 4:
                     return -1
                 count += (begin - value) // 4
         else:
             count += wire == _VARINT
-            while wire == _LENGTH_DELIMITED and value < begin:
+            while wire == LENGTH_DELIMITED and value < begin:
                 _, after = _varint(feature, value, begin)
                 if after == value:
                     return -1
@@ -244,14 +198,14 @@ def _count_values(feature, begin, end, kind):
 
 
 @jit
-def _field(message, begin, end):
+def next_field(message, begin, end):
     """Return number and wire type of the field at `begin`, and where its value begins and ends; number 0 if none is."""
     tag, position = _varint(message, begin, end)
     if position == begin or position > begin + 5 or tag > 0xFFFFFFFF:
         return 0, 0, end, end
     number, wire = np.int64(tag >> np.uint64(3)), np.int64(tag & np.uint64(7))
     begin = position
-    if wire == _LENGTH_DELIMITED:
+    if wire == LENGTH_DELIMITED:
         length, begin = _varint(message, position, end)
         if begin == position or length > np.uint64(end - begin):
             return 0, 0, end, end

@@ -115,15 +115,16 @@ def _parse_id(context: Mapping[str, _Values], spec: FeatureSpec) -> bytes:
 def _parse_labels(context: Mapping[str, _Values], spec: FeatureSpec) -> np.ndarray:
     if spec.labels_key not in context:
         return np.empty(0, np.int32)
+    feature = context[spec.labels_key]
     try:
-        labels = examples.int64_values(context[spec.labels_key], MAX_LABELS)
+        return examples.int64_values(feature, max_values=MAX_LABELS, least=0, greatest=_INT32_MAX).astype(np.int32)
+    except KindError as error:
+        raise RecordError(
+            f"{spec.labels_key!r} must be class indices, but {error}; write indices, or name another key with "
+            "--labels_key"
+        ) from error
     except RecordError as error:
-        fix = ": write class indices, or name another key with --labels_key" if isinstance(error, KindError) else ""
-        raise RecordError(f"{spec.labels_key!r} {error}{fix}") from error
-    if len(labels) and not (labels.min() >= 0 and labels.max() <= _INT32_MAX):
-        bad = labels.min() if labels.min() < 0 else labels.max()
-        raise RecordError(f"{spec.labels_key!r} must be class indices from 0 to {_INT32_MAX}, not {bad}")
-    return labels.astype(np.int32)
+        raise RecordError(f"{spec.labels_key!r} must be class indices, but {error}") from error
 
 
 def _parse_feature(

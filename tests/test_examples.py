@@ -62,7 +62,7 @@ def test_too_many_features_are_refused_whatever_their_form():
 
 
 def test_a_long_name_is_refused():
-    with pytest.raises(RecordError, match="name has 5,000 bytes"):
+    with pytest.raises(RecordError, match="name has more than 4,096 bytes"):
         parse_record(serialize_record({"x" * 5000: [1]}))
 
 
@@ -95,6 +95,19 @@ def test_a_feature_without_a_kind_is_empty(read):
 
 def test_more_values_than_are_wanted_are_not_read():
     feature = parse_record(serialize_record({"x": [1] * 20}))[0]["x"]
-    assert len(examples.int64_values(feature, 20)) == 20
+    assert len(examples.int64_values(feature, max_values=20)) == 20
     with pytest.raises(RecordError, match="has 20 values, more than 19"):
-        examples.int64_values(feature, 19)
+        examples.int64_values(feature, max_values=19)
+
+
+@pytest.mark.parametrize(("values", "bad"), [([5, 8, 6], 8), ([2, 5], 2), ([-1, 9], -1)])
+def test_values_out_of_range_are_refused(values, bad):
+    feature = parse_record(serialize_record({"x": values}))[0]["x"]
+    with pytest.raises(RecordError, match=f"has {bad}, which does not lie in 3 to 7"):
+        examples.int64_values(feature, least=3, greatest=7)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 125, 126, 127, 128, 5000])
+def test_strings_of_any_size_are_read(size):
+    feature = parse_record(serialize_record({"x": b"a" * size}))[0]["x"]
+    assert examples.bytes_values(feature) == [b"a" * size]
