@@ -119,7 +119,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
 
     Args:
       file: Where to.
-      rows: A table of `SCHEMA`, at least one row, in the order to keep.
+      rows: A table with the columns of `SCHEMA`, at least one row, in the order to keep.
       header: What goes into the metadata; of the banks of tables only those that the rows use.
 
     Returns:
@@ -127,8 +127,8 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     """
     if not rows.num_rows:
         raise ValueError("A shard without rows is not written.")
-    batch = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches()[0]
-    metadata = header.with_banks(np.unique(batch["bank"])).metadata
+    rows = rows.select(SCHEMA.names)
+    metadata = header.with_banks(np.unique(rows["bank"])).metadata
     with pq.ParquetWriter(
         file,
         SCHEMA,
@@ -149,13 +149,16 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
         write_page_checksum=True,
         store_schema=False,
     ) as writer:
-        row_groups = [batch.slice(start, ROW_GROUP_SIZE) for start in range(0, batch.num_rows, ROW_GROUP_SIZE)]
-        checksums = []
-        for row_group in row_groups:
+        sizes, checksums = [], []
+        for start in range(0, rows.num_rows, ROW_GROUP_SIZE):
+            # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
+            part = rows.take(np.arange(start, min(start + ROW_GROUP_SIZE, rows.num_rows)))
+            (row_group,) = part.cast(SCHEMA).combine_chunks().to_batches()
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
+            sizes.append(row_group.num_rows)
             checksums.append(f"{row_group_crc32(row_group, metadata):08x}")
         writer.add_key_value_metadata({**metadata, _CHECKSUMS_KEY: ",".join(checksums)})
-    return tuple(row_group.num_rows for row_group in row_groups)
+    return tuple(sizes)
 
 
 def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:

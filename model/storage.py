@@ -188,7 +188,9 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
         return [StoredFile(blob.name.removeprefix(parent.name), blob.size, blob.updated.timestamp()) for blob in blobs]
     try:
         with os.scandir(text) as entries:
-            named = [entry for entry in entries if entry.name.startswith(prefix) and not entry.is_dir()]
+            named = [
+                entry for entry in entries if entry.name.startswith(prefix) and not entry.is_dir(follow_symlinks=False)
+            ]
             stats = [(entry.name, entry.stat(follow_symlinks=False)) for entry in named]
     except (FileNotFoundError, NotADirectoryError):
         return []
