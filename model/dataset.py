@@ -124,9 +124,8 @@ class VideoDataset:
 
     def __repr__(self) -> str:
         of = "" if self.generation is None else f", generation {self.generation}"
-        return (
-            f"<VideoDataset {self.path}{of}: {self.num_videos:,} videos of {self.num_dims} numbers by {self.model_id}>"
-        )
+        videos = f"{self.num_videos:,} videos of {self.num_dims} numbers"
+        return f"<VideoDataset {self.path}{of}: {videos}, model {self.model_id}>"
 
     def _open_shard(self, name: str) -> Shard:
         if self.generation is None:

@@ -27,6 +27,7 @@ MARKER = "_SUCCESS"
 _MARKER_VERSION = 1
 
 _FILE_NAME = re.compile(r"features-[-0-9a-f]+(?:of-[-0-9a-f]+)?\.(?:tfrecord|parquet)")
+_TEMPORARY_NAME = re.compile(rf"\.(?:{_FILE_NAME.pattern}|{MARKER})\.[0-9a-f]{{32}}\.tmp")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -167,6 +168,8 @@ def _write_marker(
     found = sum(file.rows for file in files)
     if found != num_videos:
         raise RuntimeError(f"{found} videos were decoded, the manifest counts {num_videos}: run the job again.")
+    left = [file.name for file in storage.list_files(output, ".") if _TEMPORARY_NAME.fullmatch(file.name)]
+    storage.remove(join(output, name) for name in left)  # by jobs that died
     marker = {
         "format_version": _MARKER_VERSION,
         "model_id": model_id,
