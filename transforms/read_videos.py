@@ -160,21 +160,21 @@ def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[
 
 
 class _Seen(NamedTuple):
-    """What records have: how many videos were read, how many of them with labels, and keys of some."""
+    """What records have: how many videos were read, whether one has labels, be it an empty list, and keys of some."""
 
     videos: int
-    labelled: int
+    has_labels: bool
     keys: tuple[str, ...]
 
     @classmethod
     def total(cls, parts: Iterable[_Seen]) -> _Seen:
         parts = list(parts)
         keys = sorted({key for part in parts for key in part.keys})[:_MAX_KEYS]
-        return cls(sum(part.videos for part in parts), sum(part.labelled for part in parts), tuple(keys))
+        return cls(sum(part.videos for part in parts), any(part.has_labels for part in parts), tuple(keys))
 
 
 def _say_what_is_left_out(seen: _Seen, spec: FeatureSpec) -> None:
-    if seen.videos and not seen.labelled:
+    if seen.videos and not seen.has_labels:
         _log.warning(
             "None of the %d videos has labels under %r. If they have some, name the key with --labels_key: keys are %s",
             seen.videos,
@@ -211,4 +211,5 @@ class _ReadFn(beam.DoFn):
         metrics.RECORDS_READ.inc(records)
         metrics.INPUT_BYTES.inc(record_bytes)
         yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes, lost_bytes))
-        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, labelled, tuple(sorted(keys)[:_MAX_KEYS])))
+        has_labels = labelled > 0 or self._spec.labels_key in keys
+        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, has_labels, tuple(sorted(keys)[:_MAX_KEYS])))
