@@ -132,8 +132,10 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, of `shard.SCHEMA`; the number of duplicates; the dead letters.
+      The rows to write, with the columns of `shard.SCHEMA` in types without its limit of 2 GiB a column; the number of
+      duplicates; the dead letters.
     """
+    rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
     rows = rows.append_column("is_new", pc.is_valid(rows["offset"]))
     order = [(name, "ascending") for name in ("id", "is_new", "file", "offset")]
@@ -161,6 +163,12 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
             letters.append(DeadLetter(row["file"], row["offset"], reason, row["id"]))
     written = pc.and_(pa.array(~repeated), rows["is_new"])
     return rows.filter(written).select(content), num_duplicates, letters
+
+
+def _without_limit(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with offsets of 64 bits, for columns that hold more than 2 GiB in all."""
+    types = {"id": pa.large_binary(), "code": pa.large_binary(), "labels": pa.large_list(pa.int32())}
+    return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in schema])
 
 
 def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:

@@ -60,7 +60,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
 
     Args:
       file: Where to.
-      rows: A table of `SCHEMA`, at least one row, in the order to keep.
+      rows: A table with the columns of `SCHEMA`, at least one row, in the order to keep.
       header: What goes into the metadata; of the banks of tables only those that the rows use.
 
     Returns:
@@ -68,7 +68,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     """
     if not rows.num_rows:
         raise ValueError("A shard without rows is not written.")
-    rows = rows.select(SCHEMA.names).cast(SCHEMA)
+    rows = rows.select(SCHEMA.names)
     metadata = header.with_banks(np.unique(rows["bank"])).metadata
     with pq.ParquetWriter(
         file,
@@ -92,7 +92,8 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     ) as writer:
         sizes, checksums = [], []
         for start, end in itertools.pairwise(_row_group_bounds(rows)):
-            row_group = rows.slice(start, end - start).combine_chunks().to_batches()[0]
+            # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
+            (row_group,) = rows.take(np.arange(start, end)).cast(SCHEMA).combine_chunks().to_batches()
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
             sizes.append(row_group.num_rows)
             checksums.append(f"{row_group_crc32(row_group, metadata):08x}")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
 
+from vidpress.model.file_names import join
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, is_new
+from vidpress.model.manifest import Manifest, is_new, manifest_numbers
 from vidpress.model.shard import ShardHeader
 from vidpress.pipeline import launch
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
-from vidpress.transforms.read_shards import load_manifest
 from vidpress.transforms.read_videos import ReadVideos
 from vidpress.transforms.write_shards import WriteShards
 
@@ -34,6 +34,7 @@ def build_pipeline(
     previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
+    num_files: int | None = None,
     threads: int = 0,
 ) -> beam.PCollection[Manifest]:
     """Add the encode job to a pipeline.
@@ -46,7 +47,8 @@ def build_pipeline(
       output: The data set's folder.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
-      max_bad_fraction: The share of dead letters above which the job fails.
+      max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
+      num_files: How many files there are to read, if that is known: the job fails if it read fewer.
       threads: How many batches a worker encodes while it goes on reading.
 
     Returns:
@@ -66,6 +68,7 @@ def build_pipeline(
         previous=previous,
         num_shards=num_shards,
         max_bad_fraction=max_bad_fraction,
+        num_files=num_files,
     )
 
 
@@ -110,7 +113,8 @@ def parser() -> argparse.ArgumentParser:
         "--max_bad_fraction",
         type=launch.fraction,
         default=0.01,
-        help="share of bad records above which the job fails (default: %(default)s)",
+        help="share of bad records, or of input bytes that cannot be read, above which the job fails (default: "
+        "%(default)s)",
     )
     return parser
 
@@ -143,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
+                # A template is a graph for jobs to come, which find what there is then.
+                num_files=None if launch.graph_location(options) else len(new_files),
                 threads=launch.threads_per_worker(options),
             )
 
@@ -150,32 +156,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         if graph := launch.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is encoded yet.")
             return
-        print(summary(load_manifest(args.output), args.output, seconds))
+        print(summary(Manifest.load(args.output), args.output, seconds))
 
 
 def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest | None:
     """Return the manifest of the data set to add to, or None for a new one; refuse what cannot be written to."""
-    if not (append and launch.holds_data_set(output)):
+    if not (append and manifest_numbers(output)):
         launch.check_output(output, fix="add what is new to it with --append, name another folder, or remove it first")
         return None
-    manifest = load_manifest(output)
+    manifest = Manifest.load(output)
     if manifest.model_id != model.model_id:
         raise launch.JobError(
             f"--model is {model.model_id}, but --output {output} was encoded by {manifest.model_id}, and features of "
             "two models do not go together: name that model, or another folder."
         )
-    launch.check_writable(output, FileSystems.join(output, ".write-test"))
+    launch.check_writable(output, output)
     return manifest
 
 
 def _new_files(output: str, manifest: Manifest, files: Sequence[FileMetadata]) -> list[FileMetadata]:
     """Return the files that a data set was not encoded from yet."""
-    known = dict(item for name in input_lists(manifest) for item in read_input_files(output, name))
-    return [
-        file
-        for file in files
-        if is_new(file.path, file.size_in_bytes, [known[file.path]] if file.path in known else [])
-    ]
+    known: dict[str, int] = {}
+    for entry in input_lists(manifest):
+        for path, num_bytes in read_input_files(output, entry):
+            known[path] = max(num_bytes, known.get(path, 0))
+    new_files = []
+    for file in files:
+        recorded = [known[file.path]] if file.path in known else []
+        if is_new(file.path, file.size_in_bytes, recorded):
+            new_files.append(file)
+            if recorded:
+                print(
+                    f"{file.path} has grown from {recorded[0]:,} to {file.size_in_bytes:,} bytes since it was encoded: "
+                    "it is read again, and its new videos are added.",
+                    file=sys.stderr,
+                )
+    return new_files
 
 
 def summary(manifest: Manifest, output: str, seconds: float) -> str:
@@ -192,6 +208,7 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
         f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
         f"  duplicates    {counts.duplicates:>15,}",
         f"  dead letters  {counts.dead_letters:>15,}",
+        *([f"  not read      {counts.lost_bytes:>15,} bytes of damaged files"] if counts.lost_bytes else []),
         f"{len(added.shards)} shards by model {manifest.model_id} in {output}",
     ]
     if manifest.generation > 1:
@@ -200,7 +217,7 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
             f"{len(manifest.shards):,} shards now."
         )
     if counts.dead_letters:
-        lines.append(f"Why records were set aside: {FileSystems.join(output, added.dead_letters[0].name)}")
+        lines.append(f"Why records were set aside: {join(output, added.dead_letters[0].name)}")
     return "\n".join(lines)
 
 

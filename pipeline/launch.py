@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
@@ -26,8 +25,9 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from vidpress.model import storage
 from vidpress.model.errors import VidpressError
-from vidpress.model.manifest import manifest_name
+from vidpress.model.manifest import manifest_numbers
 from vidpress.transforms import metrics, progress
 
 _log = logging.getLogger("vidpress")
@@ -136,37 +136,30 @@ def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
     return list({metadata.path: metadata for result in results for metadata in result.metadata_list}.values())
 
 
-def holds_data_set(output: str) -> bool:
-    """Return whether a folder holds a data set, or one whose first manifest is lost."""
-    return any(FileSystems.exists(FileSystems.join(output, manifest_name(generation))) for generation in (1, 2))
-
-
 def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:
     """See that a folder can be written and holds no data set.
 
     Raises:
       JobError: If not; of a data set it says the fix.
     """
-    if holds_data_set(output):
+    if manifest_numbers(output):
         raise JobError(f"--output {output} holds a data set already: {fix}.")
-    check_writable(output, FileSystems.join(output, ".write-test"))
+    check_writable(output, output)
 
 
-def check_writable(output: str, probe: str) -> None:
-    """See that an output can be written, by a file beside where it will be.
+def check_writable(output: str, folder: str) -> None:
+    """See that an output can be written, and that of two runs that write the same file one fails.
 
     Args:
       output: The output, for the message.
-      probe: Path of a file to write and delete; it is made unique.
+      folder: Where its files will be.
 
     Raises:
       JobError: If not.
     """
-    probe = f"{probe}-{uuid.uuid4().hex}"
     try:
-        FileSystems.create(probe).close()
-        FileSystems.delete([probe])
-    except (OSError, BeamIOError) as error:
+        storage.check_writable(folder)
+    except (OSError, storage.PathError) as error:
         raise JobError(f"--output {output} cannot be written: {error}") from error
 
 

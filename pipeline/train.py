@@ -12,10 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apache_beam.io.filesystems import FileSystems
 from tqdm import tqdm
 
-from vidpress.model import table_banks
+from vidpress.model import storage, table_banks
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel, ModelError
 from vidpress.pipeline import launch
@@ -335,9 +334,9 @@ def check_output(output: str) -> None:
       FileExistsError: If there is one already.
       JobError: If it cannot be written.
     """
-    if FileSystems.exists(output):
+    if storage.exists(output):
         raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
-    launch.check_writable(output, f"{output}.write-test")
+    launch.check_writable(output, os.path.dirname(output) or ".")
 
 
 def _fail(message: str, cause: Exception) -> NoReturn:
