@@ -246,7 +246,7 @@ class Shard:
         self.header = ShardHeader.from_metadata(parsed.metadata, name=name)
         metadata = text(parsed.metadata)
         self._checksums = metadata.pop(CHECKSUMS_KEY, "")
-        # As it was written: `header.metadata` is what this version writes.
+        # As it was written: `header.metadata` is what this version writes, and takes long to make of many banks.
         self._metadata = {key: value for key, value in metadata.items() if key.startswith(METADATA_PREFIX)}
         version = self._metadata[f"{METADATA_PREFIX}format_version"]
         schema = _SCHEMA_OF_VERSION_1 if version == "1" else SCHEMA
@@ -344,7 +344,8 @@ class Shard:
         if "bank" not in batch.schema.names:
             index, field = SCHEMA.get_field_index("bank"), SCHEMA.field("bank")
             batch = batch.add_column(index, field, pa.array(np.zeros(batch.num_rows, np.uint8)))
-        return batch.replace_schema_metadata(self.header.metadata)
+            return batch.replace_schema_metadata(self.header.metadata)
+        return batch.replace_schema_metadata(self._metadata)
 
     def _read_columns(self, row_group: int, chunks: Sequence[Chunk]) -> pa.RecordBatch:
         """Read neighbouring columns of a row group, which are looked at before Arrow sees them."""
