@@ -13,19 +13,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import lzma
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vidpress.model import table_bytes
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
-from vidpress.model.table_bytes import MAX_BANKS, MAX_DIMS, MAX_ENTRIES, pack, unpack
+from vidpress.model.table_fitting import fit_widths
 from vidpress.model.table_widths import (
     MAX_TILT,
     cdf_of_widths,
     check_dims,
     likeliest_interval,
     round_to_widths,
-    shorten,
     tilt_widths,
 )
 
@@ -43,14 +46,21 @@ WHOLE_INTERVAL = 2
 # up over the dimensions that are nearly always 0. The coder's own rounding costs 0.01 % more at 16 than at 14.
 DEFAULT_PRECISION = 16
 
-# Added to the count of every value of a table, and of its escape. Chosen on held-out data. Krichevsky's and Trofimov's
-# 1/2 is for symbols that are equally likely beforehand, which rarely seen values are not.
-_VALUE_PSEUDO_COUNT = 0.1
-_ESCAPE_PSEUDO_COUNT = 0.5
-
+# A row group of 4096 videos is decoded at once, to 128 MiB with so many dimensions.
+MAX_DIMS = 2**13
+MAX_BANKS = 256
+# Of all dimensions' distributions together. Tables fitted to 2000 dimensions of YouTube-8M have some 20,000.
+MAX_ENTRIES = 2**21
 # Of the distributions of all banks together, where one is counted once however many banks share it. With 256 banks, the
 # tables of 2000 dimensions of YouTube-8M have some 500,000.
 MAX_BANK_ENTRIES = 2**24
+
+_MAGIC = b"VPRT"
+_FORMAT_VERSION = 2
+_HEADER = struct.Struct("<4sBI")  # magic, format version, CRC-32 of the rest
+_SIZES = {1: struct.Struct("<BI"), 2: struct.Struct("<BIH")}  # precision, dimensions, and since version 2 banks
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
+
 # Stands for all tilts of a bank that was left out (`RangeCodingTables.with_banks`).
 _LEFT_OUT = -128
 
@@ -326,30 +336,8 @@ class RangeCodingTables:
           ValueError: If there are no data, or a dimension's most frequent value is beyond 2^29.
         """
         counts = z_hat if isinstance(z_hat, SymbolCounts) else count_symbols(z_hat)
-        if not counts.num_symbols:
-            raise ValueError("Tables cannot be fitted to no data: give at least one row.")
-        if not 1 <= precision <= 16:
-            raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
-        value, count = counts.value.astype(np.int64), counts.count
-        mode = np.zeros(counts.num_dims, np.int64)
-        by_count = np.lexsort((-np.abs(value), count))
-        mode[counts.dim[by_count]] = value[by_count]  # the last assignment stands
-        distance = value - mode[counts.dim]
-        # What an interval of the least width takes from all other symbols.
-        price = np.log2(np.e) * max(counts.num_symbols / (1 << precision), _VALUE_PSEUDO_COUNT)
-        max_values = (1 << precision) - 1
-        above = np.minimum(_reach(counts, distance, price), max_values - 1)
-        below = np.minimum(_reach(counts, -distance, price), max_values - 1 - above)
-        sizes = below + above + 2  # with the mode and the escape
-        end = np.cumsum(sizes)
-        weights = np.full(end[-1], _VALUE_PSEUDO_COUNT)
-        weights[end - 1] = _ESCAPE_PSEUDO_COUNT
-        index = distance + below[counts.dim]
-        inside = (index >= 0) & (index < sizes[counts.dim] - 1)
-        np.add.at(weights, np.where(inside, (end - sizes)[counts.dim] + index, end[counts.dim] - 1), count)
-        start = np.append(0, end)
-        widths = shorten(round_to_widths(weights, start, precision), start)
-        return cls._from_widths(widths, start, mode - below, precision)
+        widths, start, cdf_offset = fit_widths(counts, precision)
+        return cls._from_widths(widths, start, cdf_offset, precision)
 
     @classmethod
     def _from_widths(
@@ -445,7 +433,10 @@ class RangeCodingTables:
 
     def to_bytes(self) -> bytes:
         """Return the tables as few bytes, less than one a value if they were fitted; `from_bytes` reads them."""
-        return pack(self.cdf, self.cdf_start, self.cdf_offset, self.precision, self.bank_tilt)
+        body = table_bytes.pack(self.cdf, self.cdf_start, self.cdf_offset) + self.bank_tilt.tobytes()
+        rest = _SIZES[_FORMAT_VERSION].pack(self.precision, self.num_dims, self.num_banks)
+        rest += lzma.compress(body, format=lzma.FORMAT_RAW, filters=_LZMA)
+        return _HEADER.pack(_MAGIC, _FORMAT_VERSION, zlib.crc32(rest)) + rest
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RangeCodingTables:
@@ -454,34 +445,39 @@ class RangeCodingTables:
         Raises:
           ValueError: If these are not tables, are damaged or too large, or are of a version that is not known.
         """
-        arrays = unpack(data)
+        if len(data) < _HEADER.size + 5 or data[:4] != _MAGIC:
+            raise ValueError(f"These {len(data)} bytes are not range coding tables.")
+        _, version, checksum = _HEADER.unpack_from(data)
+        if version not in _SIZES:
+            raise ValueError(
+                f"The range coding tables have format version {version}; this vidpress reads {list(_SIZES)}: "
+                "install the version that wrote them, or a later one."
+            )
+        rest = data[_HEADER.size :]
+        if zlib.crc32(rest) != checksum:
+            raise ValueError("The range coding tables are damaged: they do not fit their checksum. Fetch them again.")
         try:
-            return cls(*arrays)
-        except ValueError as error:
+            precision, num_dims, *banks = _SIZES[version].unpack_from(rest)
+            num_banks = banks[0] if banks else 1
+            if not (1 <= precision <= 16 and 1 <= num_dims <= MAX_DIMS and 1 <= num_banks <= MAX_BANKS):
+                raise ValueError(f"{num_banks:,} banks of {num_dims:,} dimensions with precision {precision}")
+            num_tilts = num_banks * num_dims if banks else 0
+            most = table_bytes.num_bytes(MAX_ENTRIES, num_dims) + num_tilts
+            body = _decompress(rest[_SIZES[version].size :], most)
+            numbers, tilts = body[: len(body) - num_tilts], body[len(body) - num_tilts :]
+            arrays = table_bytes.unpack(numbers, precision, num_dims)
+            tilt = np.frombuffer(tilts, np.int8).reshape(num_banks, num_dims) if banks else np.zeros((1, 1), np.int8)
+            return cls(*arrays, precision, tilt)
+        except (struct.error, lzma.LZMAError, IndexError, ValueError) as error:
             raise ValueError(f"The range coding tables are damaged: {error}") from error
 
 
-def _reach(counts: SymbolCounts, distance: np.ndarray, price: float) -> np.ndarray:
-    """Return how far from the most frequent value a table should reach in the direction of positive distances.
-
-    Args:
-      counts: The counts.
-      distance: int64[k], of each counted value from its dimension's most frequent one.
-      price: Bits that a further interval costs.
-
-    Returns:
-      int64[num_dims].
-    """
-    side = np.flatnonzero(distance > 0)
-    side = side[np.lexsort((distance[side], counts.dim[side]))]
-    dim, distance = counts.dim[side], distance[side]
-    # An interval saves at least the Elias gamma code and the sign, of a distance taken as from the most frequent value.
-    saved = np.cumsum(counts.count[side] * (2 * np.floor(np.log2(distance)) + 2))
-    first = np.searchsorted(dim, dim)
-    saved -= np.where(first > 0, saved[first - 1], 0) if len(saved) else 0
-    gain = saved - price * distance
-    by_gain = np.argsort(gain, kind="stable")
-    by_gain = by_gain[gain[by_gain] > 0]
-    reach = np.zeros(counts.num_dims, np.int64)
-    reach[dim[by_gain]] = distance[by_gain]  # the last assignment stands
-    return reach
+def _decompress(data: bytes, most: int) -> bytes:
+    """Return what LZMA unpacks to; a few bytes can claim gigabytes."""
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_LZMA)
+    body = decompressor.decompress(data, max_length=most + 1)
+    if len(body) > most:
+        raise ValueError(f"they unpack to more than {most:,} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("they do not end where their bytes do")
+    return body
