@@ -24,6 +24,10 @@ SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.strin
 )
 
 
+# Of a dead letter; a stranger's record may have written the reason.
+MAX_REASON_LENGTH = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:
     """A record that could not be encoded.
@@ -31,19 +35,27 @@ class DeadLetter:
     Attributes:
       file: Where it stands.
       offset: Byte offset of the record in that (uncompressed) file.
-      reason: Why.
+      reason: Why, cut to `MAX_REASON_LENGTH` characters.
       id: The video's id, or None where it could not be read.
+      lost_bytes: If what is wrong ends the file: how many bytes of it could not be read, which may have held more.
     """
 
     file: str
     offset: int
     reason: str
     id: bytes | None = None
+    lost_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON_LENGTH:
+            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON_LENGTH - 3]}...")
 
     def to_json(self) -> str:
         """Return the letter as one line of JSON; an id that is not UTF-8 is escaped with backslashes."""
         fields = dataclasses.asdict(self)
         fields["id"] = None if self.id is None else self.id.decode(errors="backslashreplace")
+        if not self.lost_bytes:
+            del fields["lost_bytes"]
         return json.dumps(fields, sort_keys=True)
 
 

@@ -42,6 +42,10 @@ class PathError(VidpressError, ValueError):
     """A path or URI of a kind that is not supported: the message says which are."""
 
 
+class UnreachableError(VidpressError, OSError):
+    """Cloud Storage that fails, or does not answer, for longer than it is worth trying."""
+
+
 def normalized(uri: str | os.PathLike[str]) -> str:
     """Return a path or URI in the one form that everything else here takes: a local path, or `gs://BUCKET/NAME`.
 
@@ -362,7 +366,7 @@ def _retry() -> Any:
 
 @contextlib.contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """Turn the client's errors of access into Python's own, with the URI."""
+    """Turn the client's errors into ours, with the URI."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
@@ -370,3 +374,7 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise PermissionError(f"{uri} cannot be reached: {error}") from error
+    except exceptions.RetryError as error:
+        raise UnreachableError(f"{uri} cannot be reached: {error.cause or error}") from error
+    except exceptions.GoogleAPICallError as error:
+        raise UnreachableError(f"{uri} cannot be reached: {error}") from error

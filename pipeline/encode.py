@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystem import FileMetadata
 
+from vidpress.model.features import FeatureSpec
 from vidpress.model.file_names import join
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import Manifest, is_new, manifest_numbers
 from vidpress.model.shard import ShardHeader
-from vidpress.pipeline import launch
+from vidpress.pipeline import launch, record_options
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
@@ -31,6 +32,7 @@ def build_pipeline(
     model: str,
     header: ShardHeader,
     output: str,
+    record_spec: FeatureSpec | None = None,
     previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
@@ -45,6 +47,7 @@ def build_pipeline(
       model: Path or URI of the frozen model, for the workers.
       header: The same model's `ShardHeader`.
       output: The data set's folder.
+      record_spec: The model's features under the keys that the records have, if these are others than the model's.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
       max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
@@ -55,9 +58,10 @@ def build_pipeline(
       The data set's manifest, one element.
     """
     known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
-    reading = ReadVideos(file_patterns, spec=header.spec, known_files=known_files)
+    spec = header.spec if record_spec is None else record_spec
+    reading = ReadVideos(file_patterns, spec=spec, known_files=known_files)
     videos, unread, inputs = pipeline | "ReadVideos" >> reading
-    pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=header.spec)
+    pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=spec)
     rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id, threads=threads)
     dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
     return rows | "WriteShards" >> WriteShards(
@@ -94,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
         "--model", required=True, type=launch.absolute, help="the frozen model, a local path or gs:// URI"
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", type=launch.absolute, help="the data set's folder")
+    record_options.add_key_options(parser)
     parser.add_argument(
         "--append",
         type=launch.boolean,
@@ -131,11 +136,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not new_files and not launch.graph_location(options):
             print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
             return
-        input_bytes = sum(file.size_in_bytes for file in new_files)
+        input_bytes = sum(file.bytes for file in new_files)
         num_shards = args.num_shards
         if num_shards is None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
         header = ShardHeader(model.model_id, model.spec, model.tables)
+        try:
+            record_spec = record_options.with_keys(model.spec, args)
+        except ValueError as error:
+            raise launch.JobError(str(error)) from error
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
@@ -144,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 model=args.model,
                 header=header,
                 output=args.output,
+                record_spec=record_spec,
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
@@ -174,7 +184,7 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
     return manifest
 
 
-def _new_files(output: str, manifest: Manifest, files: Sequence[FileMetadata]) -> list[FileMetadata]:
+def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) -> list[MatchedFile]:
     """Return the files that a data set was not encoded from yet."""
     known: dict[str, int] = {}
     for entry in input_lists(manifest):
@@ -183,11 +193,11 @@ def _new_files(output: str, manifest: Manifest, files: Sequence[FileMetadata]) -
     new_files = []
     for file in files:
         recorded = [known[file.path]] if file.path in known else []
-        if is_new(file.path, file.size_in_bytes, recorded):
+        if is_new(file.path, file.bytes, recorded):
             new_files.append(file)
             if recorded:
                 print(
-                    f"{file.path} has grown from {recorded[0]:,} to {file.size_in_bytes:,} bytes since it was encoded: "
+                    f"{file.path} has grown from {recorded[0]:,} to {file.bytes:,} bytes since it was encoded: "
                     "it is read again, and its new videos are added.",
                     file=sys.stderr,
                 )

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import (
@@ -25,8 +24,9 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from vidpress.model import storage
+from vidpress.model import input_files, storage
 from vidpress.model.errors import VidpressError
+from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import manifest_numbers
 from vidpress.transforms import metrics, progress
 
@@ -45,6 +45,8 @@ _EXPLAINED = (
     "ShardError",
     "DamagedCodeError",
     "InputChangedError",
+    "InputError",
+    "PathError",
     "TooManyDeadLettersError",
 )
 
@@ -120,20 +122,16 @@ def threads_per_worker(options: PipelineOptions) -> int:
     return len(os.sched_getaffinity(0)) if runs_in_this_process(options) else 0
 
 
-def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
+def match_input(patterns: Sequence[str]) -> list[MatchedFile]:
     """Return the files of some patterns, each once.
 
     Raises:
-      JobError: If a pattern matches nothing.
+      JobError: If a pattern matches nothing, or something that cannot be read.
     """
     try:
-        results = FileSystems.match(list(patterns))
-    except (BeamIOError, ValueError) as error:
-        raise JobError(f"--input {' '.join(patterns)} cannot be listed: {error}") from error
-    for pattern, result in zip(patterns, results, strict=True):
-        if not result.metadata_list:
-            raise JobError(f"--input {pattern} matches no file: check the path, and quote globs in a shell.")
-    return list({metadata.path: metadata for result in results for metadata in result.metadata_list}.values())
+        return input_files.match(patterns)
+    except VidpressError as error:
+        raise JobError(f"--input {error}") from error
 
 
 def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:

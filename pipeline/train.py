@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tqdm import tqdm
 
 from vidpress.model import storage, table_banks
-from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel, ModelError
-from vidpress.pipeline import launch
+from vidpress.pipeline import launch, record_options
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,9 +51,7 @@ def parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--work_dir", help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)"
     )
-    files.add_argument(
-        "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
-    )
+    record_options.add_record_options(files)
     add_model_options(parser)
     return parser
 
@@ -166,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
     try:
+        args.features = record_options.with_keys(args.features, args)
         check_options(args)
     except ValueError as error:
         parser().error(str(error))
