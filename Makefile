@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 LIGHT := .venv-light
 AIRFLOW := .venv-airflow
 EMULATORS := .venv-emulators
+FUZZ := .venv-fuzz
 PIP_INSTALL := install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -45,6 +46,11 @@ test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the t
 .PHONY: test-cloud
 test-cloud: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## run the tests of Cloud Storage and Dataflow against emulators
 	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 120
+.PHONY: fuzz
+fuzz: $(FUZZ)/.ready ## feed the parsers hostile files, each for FUZZ_SECONDS (120); findings are in build/fuzz
+	$(FUZZ)/bin/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 .PHONY: wheel
 wheel: $(WHEEL) ## build vidpress's wheel in build/wheel
@@ -101,6 +107,16 @@ $(EMULATORS)/.ready: requirements-emulators.lock $(VENV)/.ready
 	$(EMULATORS)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-emulators.lock
 	@touch $@
 
+# Atheris, and what a worker has: it watches vidpress as a regular wheel.
+$(FUZZ)/.installed: requirements-fuzz.lock $(VENV)/.ready
+	@echo "Setting up $(FUZZ) from requirements-fuzz.lock ..."
+	"$(PYTHON)" -m venv --clear $(FUZZ)
+	$(FUZZ)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-fuzz.lock
+	@touch $@
+$(FUZZ)/.ready: $(FUZZ)/.installed $(WHEEL)
+	$(FUZZ)/bin/pip $(PIP_INSTALL) --no-deps --force-reinstall build/wheel/vidpress-*.whl
+	@touch $@
+
 # apache-beam[gcp] after 2.72 needs a protobuf that TensorFlow 2.14 refuses. The light lock takes the newest Beam.
 LOCK := uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command 'make lock'
@@ -111,6 +127,7 @@ lock: ## resolve the dependencies anew and write all locks (needs uv)
 	$(LOCK) --group airflow -o requirements-airflow.lock
 	$(LOCK) pyproject.toml --extra gcp -o requirements-dataflow.lock
 	$(LOCK) --group emulators -o requirements-emulators.lock
+	$(LOCK) pyproject.toml --group fuzz -o requirements-fuzz.lock
 
 # What the coder is compared with, beside the locked environment: no dependencies of theirs are needed.
 RIVALS := build/bench/rivals
@@ -127,4 +144,4 @@ bench: $(VENV)/.ready $(LIGHT)/.ready $(RIVALS)/.ready ## run every benchmark an
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) $(FUZZ) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

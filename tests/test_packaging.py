@@ -16,6 +16,7 @@ LOCKS = (
     "requirements-dataflow.lock",
     "requirements-airflow.lock",
     "requirements-emulators.lock",
+    "requirements-fuzz.lock",
 )
 
 
