@@ -25,6 +25,7 @@ import os
 import pkgutil
 from typing import Any
 
+import psutil
 from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Param
@@ -36,6 +37,16 @@ ON_FAILURE = os.environ.get("VIDPRESS_ON_FAILURE")
 ENCODE_TIMEOUT = datetime.timedelta(hours=12)
 VERIFY_TIMEOUT = datetime.timedelta(hours=6)
 RUN_TIMEOUT = datetime.timedelta(hours=23)
+
+
+class RunEncoding(BeamRunPythonPipelineOperator):
+    """Run the job in a process that ends with the task; Airflow's own operator lets it go on after a time-out."""
+
+    def on_kill(self) -> None:
+        """End the job's processes."""
+        super().on_kill()
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
 
 
 def log_failure(context: Any) -> None:
@@ -103,7 +114,7 @@ with DAG(
         ),
     },
 ) as dag:
-    encode = BeamRunPythonPipelineOperator(
+    encode = RunEncoding(
         task_id="encode",
         doc_md="Adds the videos of new files. The log ends with what was added, or with the reason why nothing was.",
         py_interpreter=PYTHON,

@@ -8,6 +8,7 @@ import sys
 import urllib.parse
 
 import googleapiclient
+import psutil
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.google.cloud.hooks.dataflow import AsyncDataflowHook, DataflowHook
@@ -166,6 +167,19 @@ def test_parameters_are_checked(dags, warehouse):
     for wrong in ({"input": []}, {"max_bad_fraction": 2}, {"output": ""}):
         with pytest.raises(Exception, match="Invalid input for param"):
             dags["vidpress_daily"].test(run_conf={**warehouse.params, **wrong})
+
+
+def test_a_job_ends_with_its_task(dags, warehouse, tmp_path):
+    """A try that takes too long must not go on beside the next one."""
+    program, note = tmp_path / "python", tmp_path / "process"
+    program.write_text(f"#!/bin/sh\necho $$ > {note}\nexec sleep 600\n")
+    program.chmod(0o755)
+    dag = dags["vidpress_daily"]
+    encode = dag.get_task("encode")
+    encode.py_interpreter, encode.execution_timeout = str(program), datetime.timedelta(seconds=2)
+    assert states(dag.test(run_conf=warehouse.params)) == {"encode": "failed", "verify": "upstream_failed"}
+    process = int(note.read_text())
+    assert not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
 
 
 def check_message(message, schema: dict, schemas: dict) -> None:
