@@ -131,7 +131,7 @@ with DAG(
             "model": "{{ params.model }}",
             "output": "{{ params.output }}",
             "max_bad_fraction": "{{ params.max_bad_fraction }}",
-            "min_age": "{{ params.min_age }}",
+            "min_age": "{{ params.min_age or False }}",
         },
     )
     verify = BashOperator(

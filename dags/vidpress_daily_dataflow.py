@@ -69,7 +69,8 @@ def launch_request(context: Any, jinja_env: Any = None) -> dict[str, Any]:
             "parameters": {
                 "append": "true",
                 **{name: params[name] for name in ("input", "model", "output")},
-                **{name: str(params[name]) for name in ("max_bad_fraction", "min_age")},
+                "max_bad_fraction": str(params["max_bad_fraction"]),
+                **({"min_age": str(params["min_age"])} if params["min_age"] else {}),
                 **params["more_parameters"],
             },
             "environment": {name: params[param] for name, param in ENVIRONMENT.items() if params[param]},
