@@ -107,6 +107,21 @@ def test_every_damaged_bit_is_noticed(model):
         assert_equal(loaded, model)  # white space, perhaps; never another model
 
 
+@pytest.mark.parametrize("rounds_every_layer", [False, True])
+def test_whether_lower_layers_are_rounded_is_part_of_the_file(rounds_every_layer):
+    model = dataclasses.replace(random_model(SPEC, hidden=(50, 30)), rounds_every_layer=rounds_every_layer)
+    loaded = FrozenModel.from_bytes(model.to_bytes())
+    assert loaded.rounds_every_layer is rounds_every_layer
+    assert loaded.model_id == model.model_id
+    x = inputs(20)
+    np.testing.assert_array_equal(loaded.quantize(x), model.quantize(x))
+    hidden = np.maximum(x.astype(np.float64) @ model.hidden[0][0] + model.hidden[0][1], 0)
+    hidden = np.rint(hidden) if rounds_every_layer else hidden
+    expected = np.maximum(hidden @ model.hidden[1][0].astype(np.float64) + model.hidden[1][1], 0)
+    np.testing.assert_array_equal(loaded.quantize(x), np.rint(expected))
+    np.testing.assert_allclose(loaded.bottleneck(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_header_says_what_the_model_is(model):
     data = model.to_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -315,9 +330,8 @@ numpy.save(sys.argv[3], z_hat)
 @pytest.mark.parametrize("architecture", ["Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"])
 def test_symbols_do_not_depend_on_the_processors_blas_kernel(tmp_path, architecture):
     """Other processors' matrix products, as far as this one can run them."""
-    model = dataclasses.replace(random_model(SPEC, hidden=(70, 50)), rounding_lmbda=0.04)
+    model, x = hard_network("mean 100", (90, 40), num_videos=300)
     model.save(tmp_path / "m.safetensors")
-    x = np.concatenate([inputs(3000), near_halves(random_model(SPEC), 50)])
     np.save(tmp_path / "x.npy", x)
     arguments = [str(tmp_path / name) for name in ("m.safetensors", "x.npy", "z_hat.npy")]
     result = subprocess.run(
@@ -380,6 +394,7 @@ def test_a_model_without_head_says_so(model):
         (1, "fe57ad4a60935df2", ["a9ce", "226d40", "897c"], [0, 0, 0]),
         (2, "190cfaaa413cd3a0", ["b802", "1a64", "9a"], [2, 2, 3]),
         (3, "872a090f56b2169a", ["0accec", "3e", "504b5f0d8fef"], [0, 2, 1]),
+        (4, "edbd7acc334a7f6d", ["580ebc413f", "645ad8ee45", "7a508584a621127dc85222"], [1, 3, 1]),
     ],
 )
 def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes, bank):
@@ -387,6 +402,8 @@ def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes,
     model = FrozenModel.load(path, model_id=model_id)
     golden = np.load(path.with_suffix(".npz"))
     np.testing.assert_array_equal(model.quantize(golden["x"]), golden["z_hat"])
+    for kind in (*KINDS, Undecided):
+        np.testing.assert_array_equal(with_kind(model, kind).quantize(golden["x"]), golden["z_hat"])
     np.testing.assert_allclose(model.logits(golden["z_hat"]), golden["logits"], rtol=1e-5, atol=1e-5)
     found_codes, found_bank = model.compress(golden["x"])
     assert [code.hex() for code in found_codes[:3]] == codes
