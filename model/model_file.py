@@ -45,6 +45,7 @@ class Header:
     metadata: dict[str, Any]
     sha256: str
     rounding_lmbda: float = 0.0
+    rounds_every_layer: bool = False
 
 
 def header_text(data: bytes) -> str:

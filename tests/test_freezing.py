@@ -49,12 +49,20 @@ def test_folding_is_exact_but_for_rounding(network, videos):
 
 
 def test_the_frozen_model_agrees_with_keras(network, model, videos):
-    z_hat = model.quantize(videos[1].x)
+    z_hat = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
     expected = np.rint(networks.activations_model(network)(videos[1].x))
     assert (z_hat != expected).mean() <= 1e-5
     assert len(np.unique(z_hat)) > 2
+
+
+def test_rounding_lower_layers_changes_little(network, model, videos):
+    assert model.rounds_every_layer
+    z_hat = model.quantize(videos[1].x)
+    expected = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
+    assert 0 < (z_hat != expected).mean() < 0.03
+    assert np.abs(z_hat - expected).max() == 1
     gap = freezing.measure(model, videos[1])["gap"]
-    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-5)
+    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-3)
 
 
 def test_empirical_tables_cost_the_empirical_entropy(model, videos):
