@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
@@ -68,13 +67,12 @@ def _check_count(found: int, expected: int) -> None:
         raise RuntimeError(f"{found} videos were decoded, the manifest counts {expected}: run the job again.")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress decode",
         description="Decode a data set to features, for training jobs that do not read its shards themselves.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--input",
