@@ -27,7 +27,16 @@ from vidpress.model.errors import VidpressError
 from vidpress.model.manifest import manifest_name
 from vidpress.pipeline import runners, worker_processes
 from vidpress.pipeline.machine import num_cpus
-from vidpress.pipeline.options import Parser, absolute, boolean, fraction, positive_int, shards
+from vidpress.pipeline.options import (
+    Parser,
+    absolute,
+    boolean,
+    fraction,
+    local_folder,
+    model_output,
+    positive_int,
+    shards,
+)
 from vidpress.pipeline.reporting import count, explained_errors, explanation
 from vidpress.pipeline.runners import DEFAULT_RUNNER
 from vidpress.transforms import metrics, progress
@@ -45,7 +54,9 @@ __all__ = [
     "fraction",
     "graph_location",
     "holds_data_set",
+    "local_folder",
     "match_input",
+    "model_output",
     "parse_args",
     "positive_int",
     "run",

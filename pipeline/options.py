@@ -95,6 +95,13 @@ def absolute(path: str) -> str:
     return path if path.startswith("gs://") else os.path.abspath(path)
 
 
+def local_folder(path: str) -> str:
+    """Parse a folder that must be on this machine."""
+    if path.startswith("gs://"):
+        raise argparse.ArgumentTypeError(f"{path!r} must be a local folder: copy it afterwards, or from there before")
+    return absolute(path)
+
+
 def model_output(path: str) -> str:
     """Parse the name that a model is written to."""
     if not path.endswith(".safetensors"):

@@ -137,7 +137,7 @@ def explained_errors(prog: str) -> Iterator[None]:
                 print(f"{prog}: {text}", file=sys.stderr, flush=True)
 
     def say_stopped(stopped: Stopped) -> None:
-        say(f"stopped by {stopped.reason}; the same command can be run again.")
+        say(stopped.message)
 
     try:
         with stoppable(say_stopped):

@@ -24,9 +24,11 @@ _active: _Stopping | None = None
 class Stopped(BaseException):
     """The command was told to stop. Like KeyboardInterrupt, it is no Exception, which libraries might catch."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, message: str | None = None) -> None:
+        """Say which signal it was, and with which line the command ends."""
         super().__init__(signum)
         self.signum = signum
+        self.message = message or f"stopped by {self.reason}: the same command can be run again."
 
     @property
     def exit_code(self) -> int:
@@ -121,18 +123,20 @@ def stoppable(say: Callable[[Stopped], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def finishing() -> Iterator[Callable[[], bool]]:
-    """Let the block end by itself: it is given a function that says whether it was told to. A second signal raises.
+def finishing() -> Iterator[Callable[[], int]]:
+    """Let the block end by itself: it is given a function that says by which signal it was told to; 0 if it was not.
+
+    A second signal raises in the block.
 
     After the block, `Stopped` is raised if a signal came and the block has not raised anything itself.
     """
     active = _active
     if active is None:
-        yield lambda: False
+        yield lambda: 0
         return
     active.finishing = True
     try:
-        yield lambda: active.signum is not None
+        yield lambda: active.signum or 0
     finally:
         active.finishing = False
     if active.signum is not None:
