@@ -16,7 +16,7 @@ PIP_INSTALL := install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
+SOURCES := $(shell find package model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
 CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py tests/test_dataflow_image.py
 

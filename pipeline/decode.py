@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -36,13 +35,12 @@ def build_pipeline(
     _ = pipeline | "WriteFeatures" >> write
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress decode",
         description="Decode a data set to features, for training jobs that do not read its shards themselves.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--input",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -78,13 +77,12 @@ def build_pipeline(
     )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress encode",
         description="Encode YouTube-8M TFRecords, frame level or video level, to a data set of Parquet shards.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        allow_abbrev=False,
     )
     # Some launchers repeat an option for each of its values.
     parser.add_argument(
@@ -121,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num_shards",
-        type=launch.positive_int,
+        type=launch.shards,
         help="how many shards (default: one for each 16 GiB of input, at least 1)",
     )
     parser.add_argument(

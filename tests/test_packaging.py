@@ -35,7 +35,7 @@ def wheel(tmp_path_factory):
         check=True,
     ).stdout.split()
     for name in files:
-        if name.startswith(("model/", "transforms/", "pipeline/")) or "/" not in name:
+        if name.startswith(("package/", "model/", "transforms/", "pipeline/")) or "/" not in name:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((REPO / name).read_bytes())
@@ -45,10 +45,11 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
+def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    assert {name.rsplit("/", 1)[0] for name in names} == {"vidpress/model", "vidpress/transforms", "vidpress/pipeline"}
-    sources = {
+    folders = {"vidpress", "vidpress/model", "vidpress/transforms", "vidpress/pipeline"}
+    assert {name.rsplit("/", 1)[0] for name in names} == folders
+    sources = {"vidpress/__init__.py"} | {
         f"vidpress/{path.relative_to(REPO)}"
         for folder in ("model", "transforms", "pipeline")
         for path in (REPO / folder).glob("*.py")
@@ -71,6 +72,23 @@ def test_wheel_is_imported_from_another_folder(wheel, tmp_path):
         check=True,
     )
     assert result.stdout.split() == ["vidpress.model.dataset", str(tmp_path / "site/vidpress/model/__init__.py")]
+
+
+def test_version_is_known_without_the_libraries(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = "import sys, vidpress; print(vidpress.__version__, vidpress.__file__, *sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version, file, *modules = result.stdout.split()
+    assert version == tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
+    assert file == str(tmp_path / "site/vidpress/__init__.py")
+    assert not {"numpy", "apache_beam", "pyarrow", "vidpress.model"} & set(modules)
 
 
 def test_wheel_has_the_command(wheel):

@@ -1,0 +1,34 @@
+"""A worker process of `--direct_running_mode multi_processing`: Beam's, but it ends when its launcher does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+
+def main() -> None:
+    """Do what the launcher asks, until it says that there is no more or is gone."""
+    threading.Thread(target=_end_with_the_launcher, daemon=True).start()
+    # The launcher says what went wrong. Beam sets the logger's level, not the handler's.
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    from apache_beam.runners.worker import sdk_worker_main
+
+    from vidpress.pipeline.worker_processes import say_errors_once
+
+    say_errors_once()
+    sdk_worker_main.main(sys.argv)
+
+
+def _end_with_the_launcher() -> None:
+    # Nothing is ever written there: the read ends when the launcher has closed its end, or is no more.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
