@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from vidpress.model import exact_sums, matrix_units
+from vidpress.model.compiled import jit
 from vidpress.model.matrix_units import has_matrix_units
 
 _UNIT = 2.0**-24
@@ -35,16 +36,29 @@ _LEAST_NORM = 2.0**-60
 
 
 def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Return `relu(x @ kernel + bias)`, in the precision of the weights; what is too large becomes infinity or NaN."""
+    """Return `relu(x @ kernel + bias)` of float32 arrays; what is too large becomes infinity or NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         activations = x[:, :_DEPTH_AT_ONCE] @ kernel[:_DEPTH_AT_ONCE]
         part = None
         for first in range(_DEPTH_AT_ONCE, len(kernel), _DEPTH_AT_ONCE):
+            if part is not None:
+                activations += part
             depth = slice(first, first + _DEPTH_AT_ONCE)
             part = np.matmul(x[:, depth], kernel[depth], out=part)
-            activations += part
-        activations += bias
-        return np.maximum(activations, 0, out=activations)
+        if part is None:
+            activations += bias
+            return np.maximum(activations, 0, out=activations)
+    _finish(activations, part, bias)
+    return activations
+
+
+@jit
+def _finish(activations, part, bias):
+    """Add the last part and the bias, and apply the ReLU, in one go."""
+    for row in range(len(activations)):
+        for column in range(len(bias)):
+            value = activations[row, column] + part[row, column] + bias[column]
+            activations[row, column] = np.float32(0) if value < 0 else value  # NaN stays
 
 
 class Dense:

@@ -35,7 +35,7 @@ from vidpress.model.videos import parse_video, pool_frames
 
 def warm_up() -> None:
     """Encode and decode two made-up videos, by networks of two units that always come to lie at a half."""
-    spec = FeatureSpec.parse("rgb:2,audio:1")
+    spec = FeatureSpec.parse("rgb:512,audio:1")  # sums of so many inputs are in parts
     layers = tuple(
         (np.zeros((size_in, 1), np.float32), np.full(1, 0.5, np.float32)) for size_in in (spec.input_size, 1)
     )
