@@ -38,7 +38,9 @@ def metadata(job: str) -> dict:
 
 
 def options(job: str) -> dict[str, argparse.Action]:
-    return {action.dest: action for action in JOBS[job].parser()._actions if action.dest != "help"}
+    """Return the options that a template has: not the one for runners that nobody tested, which Dataflow is not."""
+    without = ("help", "allow_untested_runner")
+    return {action.dest: action for action in JOBS[job].parser()._actions if action.dest not in without}
 
 
 PARAMETERS = [
@@ -115,6 +117,8 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
             ["0", "1", "0.01", "0.5", ".25", "1.0", "1e-3", "2.5e-05"],
             ["1.1", "-0.1", "2", "1e3", "9e-0", "nan", "", "1 %"],
         ),
+        ("encode", "id_key", ["video_id", "clip/data_path"], ["", "a\nb"]),
+        ("encode", "labels_key", ["labels"], [""]),
         ("encode", "append", ["true", "false"], ["", "yes", "True", "1"]),
         ("encode", "input", ["gs://b/a.tfrecord", "gs://b/c/*/d*.gz"], ["gs://b", "gs://b/", "/data/*", "s3://b/a"]),
         ("encode", "model", ["gs://b/m.safetensors"], ["gs://b/m", "m.safetensors"]),
