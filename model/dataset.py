@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from vidpress.model.manifest import Manifest, join
+from vidpress.model import storage
+from vidpress.model.listed_shards import open_shard
+from vidpress.model.manifest import FileEntry, Manifest
 from vidpress.model.metrics import multi_hot
 from vidpress.model.shard import SCHEMA, Shard, decode_codes, labels_list
 
@@ -41,6 +43,14 @@ class VideoDataset:
 
     Each iteration is one epoch of `VideoBatch`es; shuffled epochs differ from each other. Data sets with equal options
     give equal batches in the same order.
+
+    What is read is fixed when the data set is opened: videos that are added later are not seen.
+
+    Attributes:
+      generation: The newest generation that is read; None for a single shard.
+      num_videos: How many videos there are, for all workers together.
+      num_dims: Numbers of a video's features.
+      model_id: The frozen model that encoded them.
     """
 
     def __init__(
@@ -67,20 +77,21 @@ class VideoDataset:
           worker: Index of this worker, in [0, num_workers).
           num_workers: How many workers share the data set; each row group goes to one of them.
           drop_remainder: Whether to leave out a last batch that is smaller.
-          generation: The newest generation to read, for the same videos again after some were added; all of them unless
-            it is given.
+          generation: The newest generation to read, for the same videos again after some were added; by default the
+            newest there is. Workers that share a data set of several generations have to name it, all the same one:
+            what was added between one's opening and another's would be read by some and not by others.
 
         Raises:
           FileNotFoundError: If there is no such file.
           ManifestError: If the folder is no data set.
           ShardError: If the file is no shard.
-          ValueError: If an option is out of its range.
+          ValueError: If an option is out of its range, or several workers share several generations and name none.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
-        self.path = os.fspath(path)
+        self.path = storage.normalized(path)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -89,18 +100,37 @@ class VideoDataset:
         self.num_workers = num_workers
         self.drop_remainder = drop_remainder
         self._epoch = 0
+        self._entries: dict[str, FileEntry] = {}
         if self.path.endswith(".parquet"):
             shard = Shard.open(self.path)
+            self.generation = None
             self.model_id = shard.header.model_id
             self.num_dims = shard.header.tables.num_dims
             row_groups = {self.path: shard.row_group_sizes}
         else:
             manifest = Manifest.load(self.path, generation)
+            self.generation = manifest.generation
+            if num_workers > 1 and generation is None and manifest.generation > 1:
+                raise ValueError(
+                    f"{self.path} has {manifest.generation} generations, and may get another one before all "
+                    f"{num_workers} workers have opened it: give them all generation={manifest.generation}."
+                )
             self.model_id = manifest.model_id
             self.num_dims = manifest.num_dims
-            row_groups = {join(self.path, entry.name): list(entry.row_groups) for entry in manifest.shards}
-        self._row_groups = [(uri, index) for uri, sizes in row_groups.items() for index in range(len(sizes))]
+            self._entries = {entry.name: entry for entry in manifest.shards}
+            row_groups = {entry.name: list(entry.row_groups) for entry in manifest.shards}
+        self._row_groups = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
         self.num_videos = sum(sum(sizes) for sizes in row_groups.values())
+
+    def __repr__(self) -> str:
+        of = "" if self.generation is None else f", generation {self.generation}"
+        videos = f"{self.num_videos:,} videos of {self.num_dims} numbers"
+        return f"<VideoDataset {self.path}{of}: {videos}, model {self.model_id}>"
+
+    def _open_shard(self, name: str) -> Shard:
+        if self.generation is None:
+            return Shard.open(name)
+        return open_shard(self.path, self._entries[name], self.model_id)
 
     def __iter__(self) -> Iterator[VideoBatch]:
         epoch, self._epoch = self._epoch, self._epoch + 1
@@ -118,14 +148,13 @@ class VideoDataset:
             row_groups = [row_groups[index] for index in rng.permutation(len(row_groups))]
         row_groups = row_groups[worker::num_workers]
         step = SHUFFLE_ROW_GROUPS if self.shuffle else 1
-        open_shard = functools.lru_cache(maxsize=SHUFFLE_ROW_GROUPS)(Shard.open)
+        open_shard = functools.lru_cache(maxsize=SHUFFLE_ROW_GROUPS)(self._open_shard)
         tables = None
         pending = pa.Table.from_batches([], SCHEMA)
         for start in range(0, len(row_groups), step):
             batches = []
-            for uri, row_group in row_groups[start : start + step]:
-                shard = open_shard(uri)
-                shard.check_model(self.model_id)
+            for name, row_group in row_groups[start : start + step]:
+                shard = open_shard(name)
                 # A shard has only the banks of tables that its own rows use.
                 tables = shard.header.tables if tables is None else tables.union(shard.header.tables)
                 batches.append(shard.read(row_group).replace_schema_metadata())

@@ -52,7 +52,8 @@ def has_matrix_units() -> bool:
     """Return whether `SplitDense` runs here: the processor has matrix units, and this process may use them."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None:  # type: ignore[attr-defined]
+    name, compiled_for = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+    if (name or compiled_for is not None) and not {"+amx-tile", "+amx-bf16"} <= set((compiled_for or "").split(",")):
         return False  # Numba compiles for another processor
     features = llvmlite.binding.get_host_cpu_features()
     if not (features.get("amx-tile") and features.get("amx-bf16")):
@@ -124,6 +125,18 @@ class SplitDense(Dense):
         if _multiply(np.ascontiguousarray(x), self._tiles, self._bias, inputs, sums, _CONFIG, activations):
             return activations
         return super().__call__(x)
+
+
+def compile_split_dense() -> None:
+    """Compile what `SplitDense` runs, without running it: for processors that this one is none of."""
+    x, kernel, activations = (np.zeros((1, 1), np.float32) for _ in range(3))
+    bias = np.zeros(1, np.float32)
+    tiles, sums = _aligned((1, 1, 4, *_TILE), np.uint16), _aligned((_BLOCK, _BLOCK), np.float32)
+    for function, arguments in (
+        (_split_kernel, (kernel, tiles)),
+        (_multiply, (x, tiles, bias, tiles, sums, _CONFIG, activations)),
+    ):
+        function.compile(tuple(map(numba.typeof, arguments)))  # type: ignore[attr-defined]
 
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
-from vidpress.model import dense_layers, range_coder, storage
+from vidpress.model import dense_layers, model_file, range_coder, storage, strict_json
 from vidpress.model.compiled import jit
 from vidpress.model.dense_layers import Dense, SplitDense, dense
 from vidpress.model.errors import VidpressError
@@ -37,8 +36,10 @@ MAX_Z = 2**24
 _LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
-_HEADER_KEY = "vidpress"
 _MODEL_ID_LENGTH = 16
+
+# As JSON. Together with the rest of the header, and quoted in it, that is less than is read.
+MAX_METADATA_BYTES = 2**18
 
 
 class UncodableError(ValueError):
@@ -105,6 +106,10 @@ class FrozenModel:
             size = kernel.shape[1]
         if not (self.rounding_lmbda >= 0 and math.isfinite(self.rounding_lmbda)):
             raise ModelError(f"rounding_lmbda={self.rounding_lmbda} must not be negative.")
+        try:
+            strict_json.decode(json.dumps(self.metadata), Any, max_bytes=MAX_METADATA_BYTES)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"metadata must be JSON values that can be read back: {error}") from error
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
@@ -277,7 +282,7 @@ class FrozenModel:
         }
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         header["sha256"] = _content_sha256(header, tensors)
-        return safetensors.numpy.save(tensors, {_HEADER_KEY: json.dumps(header, sort_keys=True)})
+        return safetensors.numpy.save(tensors, {model_file.HEADER_KEY: json.dumps(header, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, name: str = "the model") -> FrozenModel:
@@ -291,40 +296,43 @@ class FrozenModel:
     @classmethod
     def _parse(cls, data: bytes, name: str, model_id: str, *, verified: bool) -> FrozenModel:
         try:
-            tensors = safetensors.numpy.load(data)
-            header = json.loads(_metadata(data)[_HEADER_KEY])
-        except (SafetensorError, KeyError, ValueError) as error:
+            text = model_file.header_text(data)
+            fields = strict_json.decode(text, dict[str, Any])
+        except ValueError as error:
             raise ModelError(
-                f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {error!r}"
+                f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {error}"
             ) from error
-        if header.get("format_version") not in _READABLE_VERSIONS:
+        if fields.get("format_version") not in _READABLE_VERSIONS:
             raise ModelError(
-                f"{name} has format version {header.get('format_version')}; this vidpress reads "
-                f"{', '.join(map(str, _READABLE_VERSIONS))}: "
-                "install the version that wrote it, or a later one."
+                f"{name} has format version {json.dumps(fields.get('format_version'))[:20]}; this vidpress reads "
+                f"{', '.join(map(str, _READABLE_VERSIONS))}: install the version that wrote it, or a later one."
             )
-        sha256 = header.pop("sha256", None)
-        if not verified and sha256 != _content_sha256(header, tensors):
-            raise ModelError(f"{name} is damaged: its content does not fit its checksum. Fetch it again.")
         try:
+            header, tensors = model_file.parse(data, text)
+            fields.pop("sha256")
+            if not verified and header.sha256 != _content_sha256(fields, tensors):
+                raise ValueError("its content does not fit its checksum. Fetch it again.")
+            tables = RangeCodingTables(
+                cdf=tensors["tables.cdf"],
+                cdf_start=tensors["tables.cdf_start"],
+                cdf_offset=tensors["tables.cdf_offset"],
+                precision=header.precision,
+                **({} if header.format_version == 1 else {"bank_tilt": tensors["tables.bank_tilt"]}),
+            )
+            if not tables.has_bank.any():
+                raise ValueError("its tables have no bank")
             model = cls(
-                spec=FeatureSpec.from_json(header["spec"]),
+                spec=FeatureSpec.from_json(header.spec),
                 hidden=tuple(
                     (tensors[f"hidden.{index}.kernel"], tensors[f"hidden.{index}.bias"])
-                    for index in range(len(header["architecture"]) - 1)
+                    for index in range(len(header.architecture) - 1)
                 ),
-                tables=RangeCodingTables(
-                    cdf=tensors["tables.cdf"],
-                    cdf_start=tensors["tables.cdf_start"],
-                    cdf_offset=tensors["tables.cdf_offset"],
-                    precision=header["precision"],
-                    **({} if header["format_version"] == 1 else {"bank_tilt": tensors["tables.bank_tilt"]}),
-                ),
-                head=(tensors["head.kernel"], tensors["head.bias"]) if "head.kernel" in tensors else None,
-                rounding_lmbda=header["rounding_lmbda"] if header["format_version"] >= 3 else 0.0,
-                metadata=header["metadata"],
+                tables=tables,
+                head=(tensors["head.kernel"], tensors["head.bias"]) if header.num_classes else None,
+                rounding_lmbda=header.rounding_lmbda,
+                metadata=header.metadata,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ModelError(f"{name} is damaged: {error}") from error
         vars(model)["model_id"] = model_id  # fills the cached property
         return model
@@ -355,7 +363,7 @@ class FrozenModel:
         with _LOADING:
             model = None if model_id is None else _LOADED.get(model_id)
             if model is None:
-                data = storage.read_bytes(uri)
+                data = storage.read_bytes(uri, max_bytes=model_file.MAX_BYTES)
                 found = _model_id(data)
                 if model_id not in (None, found):
                     raise ModelError(
@@ -421,9 +429,3 @@ def _content_sha256(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> s
         digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
         digest.update(tensors[name].data)
     return digest.hexdigest()
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """Return the free-form metadata of a safetensors file: a length, then JSON, then the tensors."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})

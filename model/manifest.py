@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import json
 import os
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
-from vidpress.model import storage
+import msgspec
+
+from vidpress.model import storage, strict_json
 from vidpress.model.errors import VidpressError
+from vidpress.model.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
+from vidpress.model.strict_json import JsonError
 
-# Version 2 has generations, and lists of input files.
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)
-NAME = "manifest.json"
+# Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost.
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)
+
+# A manifest of a billion videos in shards of 50,000 has some 10 MB.
+MAX_BYTES = 2**26
+_MAX_LINE_BYTES = 2**16
+
+# What a manifest may say. More would only ask for memory, or for numbers that no other place can hold.
+MAX_SHARDS = 100_000
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class ManifestError(VidpressError, ValueError):
@@ -26,7 +39,8 @@ class InputChangedError(VidpressError, ValueError):
     """An input file that is not what it was when it was encoded."""
 
 
-class InputFile(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True)
+class InputFile:
     """A file that was read.
 
     Attributes:
@@ -34,16 +48,28 @@ class InputFile(NamedTuple):
       bytes: Its size.
       records: Records in it, damaged ones included.
       record_bytes: Bytes of their payloads.
+      lost_bytes: How much of the file could not be read, because what came before is damaged. Nobody knows how many
+        records that was.
     """
 
     file: str
-    bytes: int
-    records: int
-    record_bytes: int
+    bytes: _Number
+    records: _Number
+    record_bytes: _Number
+    lost_bytes: _Number = 0
 
     def to_json(self) -> str:
         """Return the file as one line of JSON."""
-        return json.dumps(self._asdict(), sort_keys=True)
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: builtins.bytes) -> InputFile:
+        """Read back what `to_json` gave.
+
+        Raises:
+          JsonError: If it is anything else.
+        """
+        return strict_json.decode(line, cls, max_bytes=_MAX_LINE_BYTES)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -56,13 +82,16 @@ class FileEntry:
       bytes: Its size.
       sha256: Its checksum, hexadecimal.
       row_groups: Rows of each of a shard's row groups.
+      footer_crc32: The checksum of a shard's footer (`vidpress.model.shard.footer_crc32`), by which a reader knows the
+        shard without reading all of it. None for other files, and before version 3.
     """
 
     name: str
-    rows: int
-    bytes: int
-    sha256: str
-    row_groups: tuple[int, ...] = ()
+    rows: _Number
+    bytes: _Number
+    sha256: _Sha256
+    row_groups: tuple[_Positive, ...] = ()
+    footer_crc32: _Number | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +105,16 @@ class Counts:
       dead_letters: Records set aside.
       input_bytes: Payload bytes of the records read.
       code_bytes: Bytes of the written videos' codes.
+      lost_bytes: Bytes of the input files that could not be read, because what came before is damaged.
     """
 
-    records: int
-    videos: int
-    duplicates: int
-    dead_letters: int
-    input_bytes: int
-    code_bytes: int
+    records: _Number
+    videos: _Number
+    duplicates: _Number
+    dead_letters: _Number
+    input_bytes: _Number
+    code_bytes: _Number
+    lost_bytes: _Number = 0
 
     @property
     def unaccounted(self) -> int:
@@ -93,7 +124,7 @@ class Counts:
     @classmethod
     def total(cls, counts: Iterable[Counts]) -> Counts:
         """Return the sums."""
-        return cls(*map(sum, zip((0,) * 6, *map(dataclasses.astuple, counts), strict=True)))
+        return cls(*map(sum, zip((0,) * 7, *map(dataclasses.astuple, counts), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +139,7 @@ class Generation:
       counts: What became of the input.
     """
 
-    num_shards: int
+    num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
     shards: tuple[FileEntry, ...]
     dead_letters: tuple[FileEntry, ...]
     inputs: FileEntry | None
@@ -130,8 +161,8 @@ class Manifest:
       generations: What each encode job added, the first one first.
     """
 
-    model_id: str
-    num_dims: int
+    model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    num_dims: _Positive
     generations: tuple[Generation, ...]
 
     @property
@@ -159,30 +190,34 @@ class Manifest:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, name: str = NAME) -> Manifest:
+    def from_json(cls, text: str | bytes, *, name: str = MANIFEST) -> Manifest:
         """Read back what `to_json` gave.
 
         Raises:
           ManifestError: If it is no manifest, or of another format version.
         """
         try:
-            fields: dict[str, Any] = json.loads(text)
-            version = fields.pop("format_version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ManifestError(f"{name} is not a vidpress manifest: {error!r}") from error
+            version = strict_json.decode(text, _Version, max_bytes=MAX_BYTES).format_version
+        except JsonError as error:
+            raise ManifestError(f"{name} is not a vidpress manifest: {error}.") from error
         if version not in _READABLE_VERSIONS:
             raise ManifestError(
                 f"{name} has format version {version}; this vidpress reads "
                 f"{', '.join(map(str, _READABLE_VERSIONS))}: install the version that wrote it, or a later one."
             )
         try:
-            return cls(
-                model_id=fields["model_id"],
-                num_dims=fields["num_dims"],
-                generations=tuple(map(_generation, [fields] if version == 1 else fields["generations"])),
-            )
-        except (KeyError, TypeError) as error:
-            raise ManifestError(f"{name} is damaged: {error!r}") from error
+            if version > 1:
+                manifest = strict_json.decode(text, cls, max_bytes=MAX_BYTES)
+            else:
+                first = strict_json.decode(text, _Version1, max_bytes=MAX_BYTES)
+                generation = Generation(first.num_shards, first.shards, first.dead_letters, None, first.counts)
+                manifest = cls(first.model_id, first.num_dims, (generation,))
+        except JsonError as error:
+            raise ManifestError(f"{name} is damaged: {error}.") from error
+        for number, generation in enumerate(manifest.generations, start=1):
+            for problem in _problems(number, generation):
+                raise ManifestError(f"{name} is damaged: {problem}.")
+        return manifest
 
     @classmethod
     def load(cls, data_set: str | os.PathLike[str], generation: int | None = None) -> Manifest:
@@ -195,134 +230,107 @@ class Manifest:
         Raises:
           ManifestError: If there is none, which means that the job did not finish, or it is unusable.
         """
-        if generation is None:
-            generation = newest_generation(data_set, lambda name: storage.exists(join(data_set, name)))
-        uri = join(data_set, manifest_name(generation))
-        try:
-            data = storage.read_bytes(uri)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise missing_manifest(data_set, generation) from error
-        return cls.from_json(data, name=uri).checked(generation, uri)
-
-    def checked(self, generation: int, name: str) -> Manifest:
-        """Return the manifest if it is the one of a generation.
-
-        Raises:
-          ManifestError: If not.
-        """
-        if self.generation != generation:
+        numbers = manifest_numbers(data_set)
+        if not numbers:
             raise ManifestError(
-                f"{name} lists {self.generation} generations, its name says {generation}: it was renamed; give it its "
+                f"{os.fspath(data_set)} holds no {MANIFEST}: it is no vidpress data set, or its job did not finish. "
+                "A data set is named by its folder."
+            )
+        number = max(numbers) if generation is None else generation
+        if number not in numbers:
+            fate = "is lost" if number < max(numbers) else "is none: it has no such generation"
+            raise ManifestError(
+                f"{os.fspath(data_set)} holds no {manifest_name(number)}, which {fate}. Its newest generation, "
+                f"{max(numbers)}, holds all that is older."
+            )
+        uri = join(data_set, manifest_name(number))
+        try:
+            data = storage.read_bytes(uri, max_bytes=MAX_BYTES, links=False)
+        except (FileNotFoundError, storage.PathError) as error:
+            raise ManifestError(f"{uri} cannot be read: {error}") from error
+        manifest = cls.from_json(data, name=uri)
+        if manifest.generation != number:
+            raise ManifestError(
+                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed; give it its "
                 "name back."
             )
-        return self
+        return manifest
 
 
-def newest_generation(data_set: str | os.PathLike[str], exists: Callable[[str], bool]) -> int:
-    """Return the number of the newest generation of a data set.
+class _Version(msgspec.Struct):
+    format_version: int
 
-    There is a manifest for each generation from the first to the newest, so it takes few looks and no listing.
 
-    Args:
-      data_set: The folder, for the message.
-      exists: Tells of a name whether the folder holds that file.
+class _Version1(msgspec.Struct):
+    """The manifest before there were generations."""
+
+    model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    num_dims: _Positive
+    num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
+    shards: tuple[FileEntry, ...]
+    dead_letters: tuple[FileEntry, ...]
+    counts: Counts
+
+
+def _problems(number: int, generation: Generation) -> Iterator[str]:
+    """Yield what cannot be so in a generation that vidpress wrote."""
+    names = [entry.name for entry in generation.files]
+    if len(set(names)) != len(names):
+        yield f"generation {number} lists a file twice"
+    kinds = (("shard", generation.shards), ("dead-letters", generation.dead_letters))
+    for kind, entries in (*kinds, ("inputs", () if generation.inputs is None else (generation.inputs,))):
+        for entry in entries:
+            # Nothing but such a name is ever opened: none leads out of the folder.
+            found = parse_part_name(entry.name)
+            if found is None or found["kind"] != kind:
+                yield f"{entry.name[:200]!r} is not the name of one of a data set's {kind} files"
+            elif found["generation"] is not None and int(found["generation"]) != number:
+                yield f"{entry.name} is listed as a file of generation {number}"
+            elif kind != "inputs" and not int(found["part"]) < int(found["parts"]) == generation.num_shards:
+                yield f"{entry.name} is listed as one of {generation.num_shards} parts"
+    for entry in generation.shards:
+        if sum(entry.row_groups) != entry.rows:
+            yield f"{entry.name} has {entry.rows} rows in row groups of {list(entry.row_groups)[:20]}"
+    counts = generation.counts
+    for what, counted, entries in (
+        ("videos", counts.videos, generation.shards),
+        ("dead letters", counts.dead_letters, generation.dead_letters),
+    ):
+        rows = sum(entry.rows for entry in entries)
+        if rows != counted:
+            yield f"generation {number} counts {counted:,} {what}, its files have {rows:,} rows"
+
+
+def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
+    """Return the generations of which a folder holds the manifest.
+
+    They are seen by a listing: a manifest that is lost must not hide the ones that came after it.
 
     Raises:
-      ManifestError: If there is none.
+      PermissionError: If the folder cannot be listed.
     """
-    newest, absent = 0, 1
-    while exists(manifest_name(absent)):
-        newest, absent = absent, 2 * absent
-    while absent - newest > 1:
-        middle = (newest + absent) // 2
-        newest, absent = (middle, absent) if exists(manifest_name(middle)) else (newest, middle)
-    if not newest:
-        raise missing_manifest(data_set)
-    return newest
+    found = (generation_of_manifest(file.name) for file in storage.list_files(data_set, "manifest"))
+    return {number for number in found if number is not None}
 
 
 def is_new(file: str, num_bytes: int, recorded_bytes: Iterable[int]) -> bool:
     """Return whether an input file is still to be encoded.
 
+    One that has grown was not whole when it was encoded: it is read again, and of its videos those are added that the
+    data set does not hold.
+
     Args:
       file: Its path.
       num_bytes: Its size.
-      recorded_bytes: The size that the data set's manifest gives it, if it lists it.
+      recorded_bytes: The sizes that the data set's lists give it, if they list it.
 
     Raises:
-      InputChangedError: If it is listed with another size.
+      InputChangedError: If it is smaller than it was.
     """
-    sizes = set(recorded_bytes)
-    if sizes - {num_bytes}:
+    largest = max(recorded_bytes, default=-1)
+    if num_bytes < largest:
         raise InputChangedError(
-            f"{file} has {num_bytes} bytes, but had {', '.join(map(str, sizes - {num_bytes}))} when it was encoded: "
-            "give the changed file a name of its own (videos that the data set holds are not added twice), or encode "
-            "everything to another folder."
+            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a name of its "
+            "own (videos that the data set holds are not added twice), or encode everything to another folder."
         )
-    return not sizes
-
-
-def _generation(fields: dict[str, Any]) -> Generation:
-    inputs = fields.get("inputs")
-    return Generation(
-        num_shards=fields["num_shards"],
-        shards=tuple(map(_file_entry, fields["shards"])),
-        dead_letters=tuple(map(_file_entry, fields["dead_letters"])),
-        inputs=None if inputs is None else _file_entry(inputs),
-        counts=Counts(**fields["counts"]),
-    )
-
-
-def _file_entry(fields: dict[str, Any]) -> FileEntry:
-    return FileEntry(**{**fields, "row_groups": tuple(fields["row_groups"])})
-
-
-def missing_manifest(data_set: str | os.PathLike[str], generation: int = 1) -> ManifestError:
-    """Return the error for a folder without a manifest."""
-    meaning = (
-        "it is no vidpress data set, or its job did not finish" if generation == 1 else "it has no such generation"
-    )
-    return ManifestError(f"{os.fspath(data_set)} holds no {manifest_name(generation)}: {meaning}.")
-
-
-def join(folder: str | os.PathLike[str], name: str) -> str:
-    """Return the path or URI of a file in a folder."""
-    return f"{os.fspath(folder).rstrip('/')}/{name}"
-
-
-def manifest_name(generation: int) -> str:
-    """Return the file name of a generation's manifest."""
-    return NAME if generation == 1 else f"manifest-{generation:05d}.json"
-
-
-def file_name(kind: str, generation: int, part: tuple[int, int] | None, sha256: str) -> str:
-    """Return the file name of a part of a generation.
-
-    A name goes with one content only. So runs that write at once never harm each other's files, and one that is run
-    again finds its own.
-
-    Args:
-      kind: 'shard', 'dead-letters' or 'inputs'.
-      generation: Its number.
-      part: Which of how many, if there can be several.
-      sha256: The content's checksum, hexadecimal.
-    """
-    of = "" if part is None else f"-{part[0]:05d}-of-{part[1]:05d}"
-    suffix = "parquet" if kind == "shard" else "jsonl"
-    return f"{kind}-{generation:05d}{of}-{sha256[:12]}.{suffix}"
-
-
-def generation_of(name: str) -> int | None:
-    """Return the generation that a file's name says, or None if it is no file of a generation."""
-    found = re.fullmatch(
-        r"\.?(?:shard|dead-letters|inputs)-(\d{5,})(?:-\d{5,}-of-\d{5,})?-[0-9a-f]{12}\.\w+(\..+)?", name
-    )
-    return int(found.group(1)) if found else None
-
-
-def shard_index(name: str) -> int:
-    """Return which of its generation's shards a file is."""
-    found = re.search(r"(\d+)-of-\d+", name)
-    if found is None:
-        raise ManifestError(f"{name} is not the name of a shard.")
-    return int(found.group(1))
+    return num_bytes > largest

@@ -24,6 +24,10 @@ SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.strin
 )
 
 
+# Of a dead letter; a stranger's record may have written the reason.
+MAX_REASON_LENGTH = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:
     """A record that could not be encoded.
@@ -31,19 +35,27 @@ class DeadLetter:
     Attributes:
       file: Where it stands.
       offset: Byte offset of the record in that (uncompressed) file.
-      reason: Why.
+      reason: Why, cut to `MAX_REASON_LENGTH` characters.
       id: The video's id, or None where it could not be read.
+      lost_bytes: If what is wrong ends the file: how many bytes of it could not be read, which may have held more.
     """
 
     file: str
     offset: int
     reason: str
     id: bytes | None = None
+    lost_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON_LENGTH:
+            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON_LENGTH - 3]}...")
 
     def to_json(self) -> str:
         """Return the letter as one line of JSON; an id that is not UTF-8 is escaped with backslashes."""
         fields = dataclasses.asdict(self)
         fields["id"] = None if self.id is None else self.id.decode(errors="backslashreplace")
+        if not self.lost_bytes:
+            del fields["lost_bytes"]
         return json.dumps(fields, sort_keys=True)
 
 
@@ -132,8 +144,10 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, of `shard.SCHEMA`; the number of duplicates; the dead letters.
+      The rows to write, with the columns of `shard.SCHEMA` in types without its limit of 2 GiB a column; the number of
+      duplicates; the dead letters.
     """
+    rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
     rows = rows.append_column("is_new", pc.is_valid(rows["offset"]))
     order = [(name, "ascending") for name in ("id", "is_new", "file", "offset")]
@@ -161,6 +175,12 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
             letters.append(DeadLetter(row["file"], row["offset"], reason, row["id"]))
     written = pc.and_(pa.array(~repeated), rows["is_new"])
     return rows.filter(written).select(content), num_duplicates, letters
+
+
+def _without_limit(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with offsets of 64 bits, for columns that hold more than 2 GiB in all."""
+    types = {"id": pa.large_binary(), "code": pa.large_binary(), "labels": pa.large_list(pa.int32())}
+    return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in schema])
 
 
 def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:

@@ -6,20 +6,23 @@ import dataclasses
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
-from awscrt.checksums import crc32c
-from isal import isal_zlib
-from isal.igzip_lib import IsalError
+from vidpress.model import file_kinds
+from vidpress.model.checksums import HEADER, begins_with_a_record, masked_crc32c
+from vidpress.model.gzip_stream import GzipError, GzipStream
 
 # Protocol buffers end at 2 GiB; a longer record is no record.
 MAX_PAYLOAD_BYTES = 2**31 - 1
 
-_COMPRESSED_CHUNK = 1 << 16
-_GZIP_FORMAT = 31  # `wbits` of zlib's functions
+# What a few bytes of a gzip file may unpack to: a larger record must be at most so many times the bytes that it took.
+# Features of real videos shrink by a tenth.
+MAX_UNPACKED_BYTES = 2**28
+MAX_EXPANSION = 16
 
-_HEADER = struct.Struct("<QI")
+_PIECE = 1 << 24  # of a large record: no more is allocated than arrives
 _CRC = struct.Struct("<I")
+_GZIP = b"\x1f\x8b"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,105 +30,125 @@ class Damage:
     """A place in a TFRecord file that cannot be read.
 
     Attributes:
-      offset: Byte offset of the record in the (uncompressed) file.
+      offset: Byte offset of the record in the (unpacked) file.
       reason: What is wrong with it.
       ends_file: Whether the rest of the file could not be read either.
+      lost_bytes: How many bytes of the file itself that rest has, packed ones if it is packed; 0 if it goes on.
     """
 
     offset: int
     reason: str
     ends_file: bool
-
-
-def masked_crc32c(data: bytes) -> int:
-    """Return TFRecord's masked CRC-32C of `data` (tensorflow/tsl/lib/hash/crc32c.h).
-
-    awscrt's takes 3 us for a frame-level record, with AVX-512; google-crc32c's takes 15.
-    """
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    lost_bytes: int = 0
 
 
 def open_gzip(file: BinaryIO) -> BinaryIO:
-    """Decompress a file as it is read, checking its checksums and its end.
-
-    Intel's ISA-L takes little more than half of zlib's time, which is most of what gzipped records cost. Its own file
-    object, unlike this one, loses what stands shortly before a cut; Beam's checks nothing.
-    """
-    return cast(BinaryIO, io.BufferedReader(_GzipReader(file), 1 << 18))
+    """Unpack a gzip file as it is read, checking its checksums and its end."""
+    return GzipStream(file)
 
 
-class _GzipReader(io.RawIOBase):
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._member: Any = None
-        self._compressed = b""
-        self._data = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._data:
-            chunk = self._compressed or self._file.read(_COMPRESSED_CHUNK)
-            self._compressed = b""
-            if self._member is None or self._member.eof:
-                if not chunk:
-                    return 0
-                chunk = chunk.lstrip(b"\0")  # members may be padded
-                if not chunk:
-                    continue
-                self._member = isal_zlib.decompressobj(wbits=_GZIP_FORMAT)
-            elif not chunk:
-                raise EOFError("the file ends within it")
-            self._data = memoryview(self._member.decompress(chunk))
-            self._compressed = self._member.unused_data
-        size = min(len(buffer), len(self._data))
-        buffer[:size] = self._data[:size]
-        self._data = self._data[size:]
-        return size
-
-
-def read_tfrecords(file: BinaryIO) -> Iterator[tuple[int, bytes | Damage]]:
+def read_tfrecords(
+    file: BinaryIO, num_bytes: int | None = None, *, name: str = ""
+) -> Iterator[tuple[int, bytes | Damage]]:
     """Read the records of a TFRecord file, going on after a damaged payload.
 
+    Whether a file is packed by gzip is told by its first bytes.
+
     Args:
-      file: A binary file at its start; for a compressed one, what `open_gzip` gives. Errors of reading itself, which
-        a retry may mend, are passed on.
+      file: A binary file at its start. Errors of reading itself, which a retry may mend, are passed on.
+      num_bytes: The file's size. No more is read; if there is less, something is lost.
+      name: The file's name: an empty file is whole unless it ends in '.gz'.
 
     Yields:
       `(offset, payload)`, or `(offset, Damage)` where a checksum does not fit or the file ends early. After a
       damaged length, and at a cut, nothing of the file can be trusted any more: that `Damage` is the last.
     """
     offset = 0
+
+    def lost(reason: str) -> tuple[int, Damage]:
+        if num_bytes is None:
+            return offset, Damage(offset, reason, True)
+        packed = offset if stream is None else stream.packed_bytes(offset)
+        return offset, Damage(offset, reason, True, max(num_bytes - packed, 0))
+
+    stream = file if isinstance(file, GzipStream) else None
     while True:
         try:
-            header = file.read(_HEADER.size)
+            rest = HEADER.size if num_bytes is None or stream is not None else num_bytes - offset
+            header = file.read(min(rest, HEADER.size))
+            if not offset and stream is None and header[:2] == _GZIP and not begins_with_a_record(header):
+                file = stream = GzipStream(file, header)
+                header = file.read(HEADER.size)
             if not header:
+                if not offset and stream is None and not num_bytes and name.lower().endswith((".gz", ".gzip")):
+                    yield lost("the file is empty, which no gzip file is")
+                elif stream is None and num_bytes is not None and offset < num_bytes:
+                    yield lost(f"the file ends at byte {offset:,} of {num_bytes:,}")
                 return
-            if len(header) < _HEADER.size:
-                yield (
-                    offset,
-                    Damage(offset, f"file ends within a record's length ({len(header)} bytes)", True),
+            if not begins_with_a_record(header):
+                yield lost(_explain(header, file, offset, stream))
+                return
+            length = HEADER.unpack(header)[0]
+            size = length + _CRC.size
+            if length > MAX_PAYLOAD_BYTES:
+                yield lost(
+                    f"a record of {length:,} bytes is longer than the {MAX_PAYLOAD_BYTES:,} that a record may have"
                 )
                 return
-            length, length_crc = _HEADER.unpack(header)
-            if masked_crc32c(header[:8]) != length_crc or length > MAX_PAYLOAD_BYTES:
-                yield offset, Damage(offset, "the record's length fails its checksum", True)
+            if stream is None and num_bytes is not None and size > num_bytes - offset - HEADER.size:
+                yield lost(f"file ends within a record of {length} bytes")
                 return
-            payload = file.read(length)
+            payload = file.read(length) if length <= _PIECE else _read_large(file, length, stream, offset)
             footer = file.read(_CRC.size)
-        except (IsalError, EOFError) as error:  # type: ignore[misc]  # its stub is no type
-            yield offset, Damage(offset, f"the gzip stream is damaged or cut: {error}", True)
+        except GzipError as error:
+            yield lost(f"the gzip stream is damaged or cut: {error}")
+            return
+        except _TooLargeError as error:
+            yield lost(str(error))
             return
         if len(payload) < length or len(footer) < _CRC.size:
-            yield offset, Damage(offset, f"file ends within a record of {length} bytes", True)
+            yield lost(f"file ends within a record of {length} bytes")
             return
         if masked_crc32c(payload) != _CRC.unpack(footer)[0]:
             yield offset, Damage(offset, f"the record's {length} bytes fail their checksum", False)
         else:
             yield offset, payload
-        offset += _HEADER.size + length + _CRC.size
+        offset += HEADER.size + size
+
+
+class _TooLargeError(ValueError):
+    """A record that a small part of a gzip file would unpack to."""
+
+
+def _read_large(file: BinaryIO, length: int, stream: GzipStream | None, offset: int) -> bytes:
+    data = io.BytesIO()
+    while data.tell() < length:
+        piece = file.read(min(_PIECE, length - data.tell()))
+        if not piece:
+            break
+        data.write(piece)
+        if stream is not None and data.tell() > MAX_UNPACKED_BYTES:
+            packed = stream.packed_bytes(offset + data.tell()) - stream.packed_bytes(offset)
+            if data.tell() > MAX_EXPANSION * packed:
+                raise _TooLargeError(
+                    f"a record of {length:,} bytes is packed to less than a {MAX_EXPANSION}th: beyond "
+                    f"{MAX_UNPACKED_BYTES:,} bytes, write it without compression"
+                )
+    return data.getvalue()
+
+
+def _explain(header: bytes, file: BinaryIO, offset: int, stream: GzipStream | None) -> str:
+    """Say why no record begins with `header`, and what the file is if that can be told."""
+    if len(header) < HEADER.size:
+        reason = f"file ends within a record's length ({len(header)} bytes)"
+    else:
+        reason = "the record's length fails its checksum"
+    if offset:
+        return reason
+    kind = file_kinds.describe(header + file.read(file_kinds.START_BYTES - len(header)))
+    if kind is None:
+        return reason
+    return f"{reason}: {'the file' if stream is None else 'what the gzip file holds'} {kind}"
 
 
 def write_tfrecords(file: BinaryIO, payloads: Iterable[bytes]) -> int:

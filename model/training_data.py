@@ -11,22 +11,23 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
-from vidpress.model import examples
+from vidpress.model import input_files
 from vidpress.model.errors import VidpressError
+from vidpress.model.examples import RecordError, parse_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.metrics import multi_hot
 from vidpress.model.tfrecord import Damage, read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.videos import PooledVideo, listed, parse_video, pool_frames
 
-# Records parsed by one call. Frame-level ones are parsed one by one, a quarter of a megabyte each.
-_VIDEO_LEVEL_BATCH = 256
-_FRAME_LEVEL_BATCH = 16
+# How many videos go into a fingerprint together: their values, then their labels, then how many labels each has.
+_VIDEO_LEVEL_CHUNK = 256
+_FRAME_LEVEL_CHUNK = 16
 
 
 class TrainingDataError(VidpressError, ValueError):
@@ -86,21 +87,15 @@ class LabelledVideos:
 
 
 def match_files(patterns: Sequence[str]) -> list[str]:
-    """Return the files of some patterns, sorted, each once; paths and URIs that `tf.io.gfile` takes.
+    """Return the files of some patterns, sorted, each once, as `vidpress.model.input_files.match` finds them.
 
     Raises:
-      TrainingDataError: If a pattern matches nothing.
+      TrainingDataError: If a pattern matches nothing, or something that cannot be read.
     """
-    files: set[str] = set()
-    for pattern in patterns:
-        try:
-            matches = tf.io.gfile.glob(pattern)
-        except tf.errors.OpError as error:
-            raise TrainingDataError(f"{pattern} cannot be listed: {error.message}") from error
-        if not matches:
-            raise TrainingDataError(f"{pattern} matches no file: check the path, and quote globs in a shell.")
-        files.update(matches)
-    return sorted(files)
+    try:
+        return [file.path for file in input_files.match(patterns)]
+    except VidpressError as error:
+        raise TrainingDataError(str(error)) from error
 
 
 def load_videos(
@@ -110,7 +105,7 @@ def load_videos(
     *,
     progress: Callable[[int], object] = lambda num_videos: None,
 ) -> LabelledVideos:
-    """Read, parse and pool all videos of some TFRecord files; files ending in .gz are unpacked.
+    """Read, parse and pool all videos of some TFRecord files, as encoding does; gzip is unpacked.
 
     The first record says whether the files are frame level (SequenceExamples with feature lists) or video level.
 
@@ -128,45 +123,33 @@ def load_videos(
         class, or no video has labels. Training stops at bad data, where encoding sets them aside: what a model was
         trained on should be known.
     """
-    frame_level = _is_frame_level(files)
-    records = tf.data.Dataset.from_tensor_slices(list(files)).enumerate()
-    batch_size = _FRAME_LEVEL_BATCH if frame_level else _VIDEO_LEVEL_BATCH
-    records = records.interleave(
-        lambda index, file: _records(file).batch(batch_size).map(lambda payloads: (index, payloads)),
-        cycle_length=1,  # one file after the other
-    )
-    parse = _parse_frame_level if frame_level else _parse_video_level
-    chunks = records.map(
-        lambda index, payloads: (index, *parse(payloads, spec)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(tf.data.AUTOTUNE)
+    sizes = [_size(file) for file in files]
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.rsplit('/', 1)[-1]} {tf.io.gfile.stat(file).length}\n".encode())
-    num_records = num_videos = file_index = 0
+    for file, num_bytes in zip(files, sizes, strict=True):
+        digest.update(f"{file.rsplit('/', 1)[-1]} {num_bytes}\n".encode())
+    num_records = num_videos = 0
     labels_parts, counts_parts = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     store = tempfile.TemporaryFile(prefix="vidpress-")  # noqa: SIM115 - lives as long as the map of it
-    try:
-        for index, x, labels, counts in chunks.as_numpy_iterator():
-            file_index = int(index)
-            _check_chunk(files[file_index], x, labels, num_classes)
-            num_records += len(x)
-            labelled = counts > 0
-            x = np.ascontiguousarray(x[labelled])
-            labels, counts = labels.astype(np.int32), counts[labelled].astype(np.int64)
-            for part in (x, labels, counts):
-                digest.update(part.data)
-            store.write(x.data)
-            labels_parts.append(labels)
-            counts_parts.append(counts)
-            num_videos += len(x)
-            progress(len(labelled))
-    except (tf.errors.OpError, UnicodeDecodeError) as error:  # TensorFlow quotes the record, which need not be UTF-8.
-        # Its message names neither file nor record. The chunk that failed is of the last file seen or a later one.
-        raise TrainingDataError(_find_bad_record(files[file_index:], spec, frame_level, error)) from error
+    for chunk in _chunks(files, spec, num_classes):
+        num_records += len(chunk)
+        labelled = [video for video in chunk if len(video.labels)]
+        x = np.stack([video.x for video in labelled]) if labelled else np.empty((0, spec.input_size), np.float32)
+        labels = np.concatenate([labels_parts[0], *(video.labels for video in labelled)])
+        counts = np.array([len(video.labels) for video in labelled], np.int64)
+        for part in (x, labels, counts):
+            digest.update(part.data)
+        store.write(x.data)
+        labels_parts.append(labels)
+        counts_parts.append(counts)
+        num_videos += len(x)
+        progress(len(chunk))
+    where = f"{files[0]}{' and others' if len(files) > 1 else ''}"
+    if not num_records:
+        raise TrainingDataError(f"{files[0]}{' and the others hold' if len(files) > 1 else ' holds'} no records.")
     if not num_videos:
         raise TrainingDataError(
-            f"None of the {num_records} videos in {files[0]}{' and others' if len(files) > 1 else ''} has labels "
-            f"(feature {spec.labels_key!r}): there is nothing to learn from."
+            f"None of the {num_records} videos in {where} has labels (feature {spec.labels_key!r}): there is nothing "
+            f"to learn from. If they have some, name their key with --labels_key; keys are {_first_keys(files)}."
         )
     store.flush()
     return LabelledVideos(
@@ -176,7 +159,7 @@ def load_videos(
         num_unlabelled=num_records - num_videos,
         fingerprint={
             "files": len(files),
-            "bytes": sum(tf.io.gfile.stat(file).length for file in files),
+            "bytes": sum(sizes),
             "first_file": files[0].rsplit("/", 1)[-1],
             "last_file": files[-1].rsplit("/", 1)[-1],
             "records": num_records,
@@ -246,108 +229,63 @@ def training_batches(
     return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
-def _records(file: tf.Tensor | str) -> tf.data.Dataset:
-    compression = tf.where(tf.strings.regex_full_match(file, r".*\.gz"), "GZIP", "")
-    return tf.data.TFRecordDataset(file, compression_type=compression, buffer_size=4 << 20)
+def _size(file: str) -> int:
+    opened, num_bytes = _open(file)
+    opened.close()
+    return num_bytes
 
 
-def _is_frame_level(files: Sequence[str]) -> bool:
+def _open(file: str) -> tuple[BinaryIO, int]:
+    try:
+        return input_files.open_input(file)
+    except VidpressError as error:
+        raise TrainingDataError(str(error)) from error
+
+
+def _records(file: str) -> Iterator[tuple[int, bytes]]:
+    """Yield place and payload of a file's records; all must be whole."""
+    opened, num_bytes = _open(file)
+    try:
+        with opened:
+            for offset, payload in read_tfrecords(opened, num_bytes, name=file):
+                if isinstance(payload, Damage):
+                    what = f"{file} is not a TFRecord file of videos" if offset == 0 else f"{file}, byte {offset}"
+                    raise TrainingDataError(f"{what}: {payload.reason}.")
+                yield offset, payload
+    except OSError as error:
+        raise TrainingDataError(str(input_files.unreadable(file, error))) from error
+
+
+def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int) -> Iterator[list[PooledVideo]]:
+    """Yield the videos of each file in lists of the sizes that fingerprints are made by."""
+    frame_level = None
     for file in files:
-        try:
-            for payload in _records(file).take(1).as_numpy_iterator():
-                return bool(examples.parse_record(payload)[1])
-        except (tf.errors.OpError, examples.RecordError) as error:
-            raise TrainingDataError(f"{file} is not a TFRecord file of videos: {_first_line(error)}") from error
-    raise TrainingDataError(f"{files[0]}{' and the others hold' if len(files) > 1 else ' holds'} no records.")
+        chunk: list[PooledVideo] = []
+        for offset, payload in _records(file):
+            try:
+                video = pool_frames(parse_video(payload, spec), spec)
+            except RecordError as error:
+                raise TrainingDataError(f"{file}, byte {offset}: {error}.") from error
+            if frame_level is None:
+                frame_level = video.num_frames is not None
+            if frame_level != (video.num_frames is not None):
+                level = "frame" if frame_level else "video"
+                raise TrainingDataError(
+                    f"{file}, byte {offset}: not {level} level, as the first record is; train on one kind."
+                )
+            if len(video.labels) and video.labels.max() >= num_classes:
+                raise TrainingDataError(
+                    f"{file}, byte {offset}: label {video.labels.max()} is not among the {num_classes} classes (0 to "
+                    f"{num_classes - 1}): give the number of classes of this data set with --classes."
+                )
+            chunk.append(video)
+            if len(chunk) == (_FRAME_LEVEL_CHUNK if frame_level else _VIDEO_LEVEL_CHUNK):
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
 
 
-def _parse_video_level(payloads: tf.Tensor, spec: FeatureSpec) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return `(x float32[n, input_size], labels int64[m], labels a video int64[n])` of serialized Examples."""
-    features: dict[str, Any] = {
-        feature.mean_name: tf.io.FixedLenFeature([feature.size], tf.float32) for feature in spec.features
-    }
-    features[spec.labels_key] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-    parsed = tf.io.parse_example(payloads, features)
-    x = tf.concat([parsed[feature.mean_name] for feature in spec.features], axis=1)
-    labels = parsed[spec.labels_key]
-    return x, labels.flat_values, labels.row_lengths()
-
-
-def _parse_frame_level(payloads: tf.Tensor, spec: FeatureSpec) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return `(x float32[n, input_size], labels int64[m], labels a video int64[n])` of serialized SequenceExamples."""
-    sequence_features = {feature.name: tf.io.FixedLenSequenceFeature([], tf.string) for feature in spec.features}
-    context_features = {spec.labels_key: tf.io.VarLenFeature(tf.int64)}
-
-    def pool(payload: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor]:
-        context, frames = tf.io.parse_single_sequence_example(payload, context_features, sequence_features)
-        return _pool(frames, spec), tf.RaggedTensor.from_tensor(tf.sparse.to_dense(context[spec.labels_key])[None])[0]
-
-    x, labels = tf.map_fn(
-        pool,
-        payloads,
-        fn_output_signature=(
-            tf.TensorSpec([spec.input_size], tf.float32),
-            tf.RaggedTensorSpec([None], tf.int64, ragged_rank=0, row_splits_dtype=tf.int64),
-        ),
-    )
-    return x, labels.flat_values, labels.row_lengths()
-
-
-def _pool(frames: dict[str, tf.Tensor], spec: FeatureSpec) -> tf.Tensor:
-    """Average one video's frames (serialized 8-bit numbers by feature) and dequantize: float32[input_size].
-
-    To the bit what `vidpress.model.videos.pool_frames` gives: integer sums, then float64.
-    """
-    lengths = [tf.shape(frames[feature.name])[0] for feature in spec.features]
-    checks = [tf.debugging.assert_positive(lengths[0], "the video has no frames")]
-    checks += [tf.debugging.assert_equal(lengths[0], other, "features differ in length") for other in lengths[1:]]
-    parts = []
-    with tf.control_dependencies(checks):
-        for feature, length in zip(spec.features, lengths, strict=True):
-            # decode_raw itself refuses strings of different lengths.
-            numbers = tf.io.decode_raw(frames[feature.name], tf.uint8)
-            numbers = tf.ensure_shape(numbers, (None, feature.size))
-            total = tf.reduce_sum(tf.cast(numbers, tf.int32), axis=0)
-            mean = tf.cast(total, tf.float64) / tf.cast(length, tf.float64)
-            parts.append(tf.cast(spec.dequantize(mean), tf.float32))
-    return tf.concat(parts, axis=0)
-
-
-def _check_chunk(file: str, x: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    if not np.isfinite(x).all():
-        column = int(np.flatnonzero(~np.isfinite(x).all(axis=0))[0])
-        raise TrainingDataError(f"{file}: input {column} of a video is NaN or infinite.")
-    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
-        bad = labels.min() if labels.min() < 0 else labels.max()
-        raise TrainingDataError(
-            f"{file}: label {bad} is not among the {num_classes} classes (0 to {num_classes - 1}): give the number of "
-            "classes of this data set with --classes."
-        )
-
-
-def _find_bad_record(files: Sequence[str], spec: FeatureSpec, frame_level: bool, error: Exception) -> str:
-    """Read files again, record by record, and return what is wrong with the first record that is no video."""
-    for file in files:
-        if file.endswith(".gz"):
-            continue
-        try:
-            with tf.io.gfile.GFile(file, "rb") as stream:
-                for offset, payload in read_tfrecords(stream):
-                    if isinstance(payload, Damage):
-                        return f"{file}, byte {offset}: {payload.reason}."
-                    try:
-                        video = pool_frames(parse_video(payload, spec), spec)
-                        labels_only = (video.num_frames is not None) == frame_level
-                    except examples.RecordError as bad:
-                        return f"{file}, byte {offset}: {bad}."
-                    if not labels_only:
-                        level = "frame" if frame_level else "video"
-                        return f"{file}, byte {offset}: not {level} level, as the first record is; train on one kind."
-        except tf.errors.OpError as unreadable:
-            return f"{file} cannot be read: {_first_line(unreadable)}"
-    return f"{files[0]}, or a file after it, cannot be parsed as {spec}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    message = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return message.strip().splitlines()[0] if message.strip() else type(error).__name__
+def _first_keys(files: Sequence[str]) -> list[str]:
+    """Return the names of the first record's context features."""
+    return listed(next((parse_record(payload)[0] for file in files for _, payload in _records(file)), {}))

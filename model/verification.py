@@ -7,19 +7,20 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model import range_coder, storage
-from vidpress.model.manifest import FileEntry, Generation, Manifest, ManifestError, generation_of, join, shard_index
+from vidpress.model.file_names import is_part_name, is_temporary_name, join, shard_index
+from vidpress.model.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import hash_of
 from vidpress.model.shard import Shard, ShardError, decode_codes
+from vidpress.model.strict_json import JsonError, decode
 
 _IDS_IN_MESSAGE = 3
 
@@ -41,6 +42,15 @@ class Report:
     unlisted: list[str]
 
 
+class _Letter(msgspec.Struct):
+    """A line that `vidpress.model.rows.DeadLetter.to_json` gives."""
+
+    file: str
+    offset: int
+    reason: str
+    id: str | None
+
+
 @dataclasses.dataclass
 class _Checked:
     """What was found in a file, and what it holds; `hashes` is uint64[rows], of a shard's ids."""
@@ -50,6 +60,7 @@ class _Checked:
     code_bytes: int = 0
     records: int = 0
     record_bytes: int = 0
+    lost_bytes: int = 0
     num_sampled: int = 0
 
 
@@ -84,7 +95,8 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
             uris = [join(data_set, entry.name) for entry in generation.files]
             hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
     findings += _repeated_ids(hashes)
-    unlisted = [name for name in storage.names(data_set) if generation_of(name) is not None and name not in listed]
+    names = {file.name for file in storage.list_files(data_set)} - listed
+    unlisted = [name for name in names if is_part_name(name) or is_temporary_name(name)]
     return Report(findings, manifest, num_sampled, sorted(unlisted))
 
 
@@ -111,6 +123,7 @@ def _check_counts(generation: Generation, files: Iterable[_Checked]) -> Iterator
     if generation.inputs is not None:
         found["records"] = sum(result.records for result in files)
         found["input_bytes"] = sum(result.record_bytes for result in files)
+        found["lost_bytes"] = sum(result.lost_bytes for result in files)
     for name, number in found.items():
         if number != getattr(counts, name):
             yield f"the manifest counts {getattr(counts, name):,} {name}, its files hold {number:,}."
@@ -122,18 +135,16 @@ def _check_file(
     generation = manifest.generations[number - 1]
     uri = join(data_set, entry.name)
     try:
-        data = storage.read_bytes(uri)
+        data = storage.read_bytes(uri, links=False)
     except FileNotFoundError:
         return _Checked([f"{uri} is missing: fetch or encode it again."])
-    except OSError as error:
+    except (OSError, storage.PathError) as error:
         return _Checked([f"{uri} cannot be read: {error}"])
     result = _Checked()
     if len(data) != entry.bytes:
         result.findings.append(f"{uri} has {len(data):,} bytes, its manifest says {entry.bytes:,}.")
     elif hashlib.sha256(data).hexdigest() != entry.sha256:
         result.findings.append(f"{uri} is not the file that its manifest lists: its SHA-256 differs.")
-    if generation_of(entry.name) not in (number, None):
-        result.findings.append(f"{uri} is listed as a file of generation {number}.")
     if entry in generation.shards:
         _check_shard(result, data, uri, manifest, generation, entry, sample)
     else:
@@ -147,12 +158,15 @@ def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation
         result.findings.append(f"{uri} has {len(lines):,} lines, its manifest says {entry.rows:,}.")
     for number, line in enumerate(lines, start=1):
         try:
-            fields: dict[str, Any] = json.loads(line)
             if entry == generation.inputs:
-                result.records += fields["records"]
-                result.record_bytes += fields["record_bytes"]
-        except (ValueError, KeyError, TypeError) as error:
-            result.findings.append(f"{uri}, line {number}, is damaged: {error!r}")
+                file = InputFile.from_json(line)
+                result.records += file.records
+                result.record_bytes += file.record_bytes
+                result.lost_bytes += file.lost_bytes
+            else:
+                decode(line, _Letter)
+        except JsonError as error:
+            result.findings.append(f"{uri}, line {number}, is damaged: {error}.")
 
 
 def _check_shard(
@@ -164,6 +178,8 @@ def _check_shard(
     except ShardError as error:
         result.findings.append(str(error))
         return
+    if entry.footer_crc32 not in (None, shard.footer_crc32):
+        result.findings.append(f"{uri} is not the file that its manifest lists: its footer differs.")
     sizes = shard.row_group_sizes
     if tuple(sizes) != entry.row_groups or shard.num_rows != entry.rows:
         result.findings.append(

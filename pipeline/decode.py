@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import apache_beam as beam
-import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model import examples
+from vidpress.model import storage
+from vidpress.model.file_names import join
 from vidpress.model.manifest import Manifest
-from vidpress.model.shard import decoded_schema, labels_list
 from vidpress.pipeline import launch
-from vidpress.transforms.decode_videos import DecodeVideos
-from vidpress.transforms.read_shards import ReadShards, load_manifest
-
-FORMATS = ("tfrecord", "parquet")
+from vidpress.transforms.write_features import (
+    FORMATS,
+    MARKER,
+    WriteFeatures,
+    feature_file_name,
+    is_feature_file_name,
+)
 
 
 def build_pipeline(
@@ -30,41 +31,8 @@ def build_pipeline(
       output: Folder for the features.
       output_format: 'tfrecord' or 'parquet'.
     """
-    rows = pipeline | "ReadShards" >> ReadShards(data_set, generation=manifest.generation)
-    decoded = rows | "DecodeVideos" >> DecodeVideos()
-    prefix = FileSystems.join(output, "features")
-    if output_format == "tfrecord":
-        _ = (
-            decoded
-            | "To examples" >> beam.FlatMap(to_examples)
-            | "Write TFRecords" >> beam.io.WriteToTFRecord(prefix, file_name_suffix=".tfrecord")
-        )
-    else:
-        _ = (
-            decoded
-            | "To tables" >> beam.Map(lambda batch: pa.Table.from_batches([batch]))
-            | "Write Parquet"
-            >> beam.io.WriteToParquetBatched(prefix, decoded_schema(manifest.num_dims), file_name_suffix=".parquet")
-        )
-    _ = (
-        decoded
-        | "Rows" >> beam.Map(lambda batch: batch.num_rows)
-        | "Count videos" >> beam.CombineGlobally(sum)
-        | "Check the count" >> beam.Map(_check_count, manifest.counts.videos)
-    )
-
-
-def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
-    """Turn decoded rows into serialized `tf.train.Example`s: `id`, `labels` and `z_hat`, float[num_dims]."""
-    z_hat = batch["z_hat"].flatten().to_numpy().reshape(batch.num_rows, -1)
-    labels = labels_list(batch["labels"])
-    for index, video_id in enumerate(batch["id"].to_pylist()):
-        yield examples.serialize_record({"id": video_id, "labels": labels[index], "z_hat": z_hat[index]})
-
-
-def _check_count(found: int, expected: int) -> None:
-    if found != expected:
-        raise RuntimeError(f"{found} videos were decoded, the manifest counts {expected}: run the job again.")
+    write = WriteFeatures(data_set, manifest=manifest, output=output, output_format=output_format)
+    _ = pipeline | "WriteFeatures" >> write
 
 
 def parser() -> launch.Parser:
@@ -86,7 +54,7 @@ def parser() -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.absolute,
-        help="where the features go; must not hold any",
+        help="where the features go; must not hold any, but of the same job that died: then it is completed",
     )
     parser.add_argument(
         "--format", choices=FORMATS, default="tfrecord", help="format of the features (default: %(default)s)"
@@ -98,14 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args, options = launch.parse_args(parser(), argv)
     with launch.explained_errors("vidpress decode"):
-        manifest = load_manifest(args.input)
-        launch.check_output(args.output)
-        existing = FileSystems.match([FileSystems.join(args.output, "features-*")])[0].metadata_list
-        if existing:
-            raise launch.JobError(
-                f"--output {args.output} holds features already ({existing[0].path}): name another folder, or remove "
-                "them first."
-            )
+        manifest = Manifest.load(args.input)
+        _check_output(args.output, manifest, args.format)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
@@ -116,13 +78,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         if graph := launch.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is decoded yet.")
             return
-        written = FileSystems.match([FileSystems.join(args.output, "features-*")])[0].metadata_list
-        num_bytes = sum(metadata.size_in_bytes for metadata in written)
+        names = {feature_file_name(entry, args.format) for entry in manifest.shards}
+        written = [file for file in storage.list_files(args.output, "features-") if file.name in names]
         videos = manifest.counts.videos
         print(
-            f"Decoded {videos:,} videos in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): {num_bytes:,} bytes in "
-            f"{len(written)} {args.format} files in {args.output}"
+            f"Decoded {videos:,} videos in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
+            f"{sum(file.bytes for file in written):,} bytes in {len(written)} {args.format} files in {args.output}"
         )
+
+
+def _check_output(output: str, manifest: Manifest, output_format: str) -> None:
+    """See that a folder can be written, and holds no features but what the same job left when it died.
+
+    Raises:
+      JobError: If not.
+    """
+    launch.check_output(output)
+    fix = "name another folder, or remove them first"
+    if storage.exists(join(output, MARKER)):
+        raise launch.JobError(f"--output {output} holds features already, complete with {MARKER}: {fix}.")
+    ours = {feature_file_name(entry, output_format) for entry in manifest.shards}
+    for file in storage.list_files(output, "features-"):
+        if is_feature_file_name(file.name) and file.name not in ours:
+            raise launch.JobError(f"--output {output} holds other features already ({file.name}): {fix}.")
 
 
 if __name__ == "__main__":

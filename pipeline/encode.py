@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystem import FileMetadata
-from apache_beam.io.filesystems import FileSystems
 
+from vidpress.model.features import FeatureSpec
+from vidpress.model.file_names import join
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, is_new
+from vidpress.model.input_files import MatchedFile, older_than
+from vidpress.model.manifest import Manifest, is_new, manifest_numbers
 from vidpress.model.shard import ShardHeader
-from vidpress.pipeline import launch
+from vidpress.pipeline import launch, record_options
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
-from vidpress.transforms.read_shards import load_manifest
 from vidpress.transforms.read_videos import ReadVideos
 from vidpress.transforms.write_shards import WriteShards
 
@@ -30,9 +31,12 @@ def build_pipeline(
     model: str,
     header: ShardHeader,
     output: str,
+    record_spec: FeatureSpec | None = None,
+    min_age: float = 0,
     previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
+    num_files: int | None = None,
     threads: int = 0,
 ) -> beam.PCollection[Manifest]:
     """Add the encode job to a pipeline.
@@ -43,18 +47,22 @@ def build_pipeline(
       model: Path or URI of the frozen model, for the workers.
       header: The same model's `ShardHeader`.
       output: The data set's folder.
+      record_spec: The model's features under the keys that the records have, if these are others than the model's.
+      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
-      max_bad_fraction: The share of dead letters above which the job fails.
+      max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
+      num_files: How many files there are to read, if that is known: the job fails if it read fewer.
       threads: How many batches a worker encodes while it goes on reading.
 
     Returns:
       The data set's manifest, one element.
     """
     known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
-    reading = ReadVideos(file_patterns, spec=header.spec, known_files=known_files)
+    spec = header.spec if record_spec is None else record_spec
+    reading = ReadVideos(file_patterns, spec=spec, known_files=known_files, min_age=min_age)
     videos, unread, inputs = pipeline | "ReadVideos" >> reading
-    pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=header.spec)
+    pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=spec)
     rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id, threads=threads)
     dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
     return rows | "WriteShards" >> WriteShards(
@@ -65,6 +73,7 @@ def build_pipeline(
         previous=previous,
         num_shards=num_shards,
         max_bad_fraction=max_bad_fraction,
+        num_files=num_files,
     )
 
 
@@ -89,6 +98,7 @@ def parser() -> launch.Parser:
         "--model", required=True, type=launch.absolute, help="the frozen model, a local path or gs:// URI"
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", type=launch.absolute, help="the data set's folder")
+    record_options.add_key_options(parser)
     parser.add_argument(
         "--append",
         type=launch.boolean,
@@ -100,6 +110,14 @@ def parser() -> launch.Parser:
         "without --append, such a folder is refused",
     )
     parser.add_argument(
+        "--min_age",
+        type=launch.not_negative,
+        default=0,
+        metavar="MINUTES",
+        help="leave out files that were written to in the last so many minutes, for they may still be being uploaded; "
+        "the next run with --append takes them (default: %(default)s)",
+    )
+    parser.add_argument(
         "--num_shards",
         type=launch.shards,
         help="how many shards (default: one for each 16 GiB of input, at least 1)",
@@ -108,7 +126,8 @@ def parser() -> launch.Parser:
         "--max_bad_fraction",
         type=launch.fraction,
         default=0.01,
-        help="share of bad records above which the job fails (default: %(default)s)",
+        help="share of bad records, or of input bytes that cannot be read, above which the job fails (default: "
+        "%(default)s)",
     )
     return parser
 
@@ -117,19 +136,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args, options = launch.parse_args(parser(), argv)
     with launch.explained_errors("vidpress encode"):
-        files = launch.match_input(args.input)
+        matched = launch.match_input(args.input)
+        files = older_than(60 * args.min_age, matched)
+        if len(files) < len(matched):
+            young = f"{len(matched) - len(files):,} of {len(matched):,} files are younger than {args.min_age:g} minutes"
+            print(f"{young}: they are left for the next run.", file=sys.stderr)
         model = FrozenModel.load(args.model)
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
         # A template has to become a job all the same; that job then finds out for itself, and adds nothing.
         if not new_files and not launch.graph_location(options):
-            print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
+            if before is None:
+                print("Nothing to encode yet.")
+            else:
+                print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
             return
-        input_bytes = sum(file.size_in_bytes for file in new_files)
+        input_bytes = sum(file.bytes for file in new_files)
         num_shards = args.num_shards
         if num_shards is None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
         header = ShardHeader(model.model_id, model.spec, model.tables)
+        try:
+            record_spec = record_options.with_keys(model.spec, args)
+        except ValueError as error:
+            raise launch.JobError(str(error)) from error
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
@@ -138,9 +168,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 model=args.model,
                 header=header,
                 output=args.output,
+                record_spec=record_spec,
+                min_age=60 * args.min_age,
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
+                # A template is a graph for jobs to come, which find what there is then.
+                num_files=None if launch.graph_location(options) else len(new_files),
                 threads=launch.threads_per_worker(options),
             )
 
@@ -148,32 +182,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         if graph := launch.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is encoded yet.")
             return
-        print(summary(load_manifest(args.output), args.output, seconds))
+        print(summary(Manifest.load(args.output), args.output, seconds))
 
 
 def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest | None:
     """Return the manifest of the data set to add to, or None for a new one; refuse what cannot be written to."""
-    if not (append and launch.holds_data_set(output)):
+    if not (append and manifest_numbers(output)):
         launch.check_output(output, fix="add what is new to it with --append, name another folder, or remove it first")
         return None
-    manifest = load_manifest(output)
+    manifest = Manifest.load(output)
     if manifest.model_id != model.model_id:
         raise launch.JobError(
             f"--model is {model.model_id}, but --output {output} was encoded by {manifest.model_id}, and features of "
             "two models do not go together: name that model, or another folder."
         )
-    launch.check_writable(output, FileSystems.join(output, ".write-test"))
+    launch.check_writable(output, output)
     return manifest
 
 
-def _new_files(output: str, manifest: Manifest, files: Sequence[FileMetadata]) -> list[FileMetadata]:
+def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) -> list[MatchedFile]:
     """Return the files that a data set was not encoded from yet."""
-    known = dict(item for name in input_lists(manifest) for item in read_input_files(output, name))
-    return [
-        file
-        for file in files
-        if is_new(file.path, file.size_in_bytes, [known[file.path]] if file.path in known else [])
-    ]
+    known: dict[str, int] = {}
+    for entry in input_lists(manifest):
+        for path, num_bytes in read_input_files(output, entry):
+            known[path] = max(num_bytes, known.get(path, 0))
+    new_files = []
+    for file in files:
+        recorded = [known[file.path]] if file.path in known else []
+        if is_new(file.path, file.bytes, recorded):
+            new_files.append(file)
+            if recorded:
+                print(
+                    f"{file.path} has grown from {recorded[0]:,} to {file.bytes:,} bytes since it was encoded: "
+                    "it is read again, and its new videos are added.",
+                    file=sys.stderr,
+                )
+    return new_files
 
 
 def summary(manifest: Manifest, output: str, seconds: float) -> str:
@@ -190,6 +234,7 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
         f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
         f"  duplicates    {counts.duplicates:>15,}",
         f"  dead letters  {counts.dead_letters:>15,}",
+        *([f"  not read      {counts.lost_bytes:>15,} bytes of damaged files"] if counts.lost_bytes else []),
         f"{len(added.shards)} shards by model {manifest.model_id} in {output}",
     ]
     if manifest.generation > 1:
@@ -198,7 +243,7 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
             f"{len(manifest.shards):,} shards now."
         )
     if counts.dead_letters:
-        lines.append(f"Why records were set aside: {FileSystems.join(output, added.dead_letters[0].name)}")
+        lines.append(f"Why records were set aside: {join(output, added.dead_letters[0].name)}")
     return "\n".join(lines)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vidpress.model import storage
+from vidpress.model.file_names import join
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, join
+from vidpress.model.listed_shards import open_shard
+from vidpress.model.manifest import Manifest
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.shard import Shard, ShardError, decode_codes, labels_list
 from vidpress.pipeline import launch
@@ -82,10 +84,10 @@ def describe_data_set(uri: str) -> Iterator[str]:
     yield f"  model            {manifest.model_id}"
     shards = []
     for entry in manifest.shards:
+        shards.append(open_shard(uri, entry, manifest.model_id))
         path = join(uri, entry.name)
-        if storage.sha256(path) != entry.sha256:
-            raise ShardError(f"{path} is not the file that the manifest lists: fetch or encode it again.")
-        shards.append(Shard.open(path))
+        if storage.sha256(path, links=False) != entry.sha256:
+            raise ShardError(f"{path} is not the file that its manifest lists: fetch or encode it again.")
     if shards:
         yield f"  features         {shards[0].header.spec}"
         yield f"  tables           {_describe_tables(shards[0].header.tables)}"

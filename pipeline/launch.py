@@ -8,12 +8,9 @@ import contextlib
 import logging
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError, FileMetadata
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -23,8 +20,10 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from vidpress.model import input_files, storage
 from vidpress.model.errors import VidpressError
-from vidpress.model.manifest import manifest_name
+from vidpress.model.input_files import MatchedFile
+from vidpress.model.manifest import manifest_numbers
 from vidpress.pipeline import runners, worker_processes
 from vidpress.pipeline.machine import num_cpus
 from vidpress.pipeline.options import (
@@ -34,6 +33,7 @@ from vidpress.pipeline.options import (
     fraction,
     local_folder,
     model_output,
+    not_negative,
     positive_int,
     shards,
 )
@@ -53,10 +53,10 @@ __all__ = [
     "explained_errors",
     "fraction",
     "graph_location",
-    "holds_data_set",
     "local_folder",
     "match_input",
     "model_output",
+    "not_negative",
     "parse_args",
     "positive_int",
     "run",
@@ -97,25 +97,16 @@ def threads_per_worker(options: PipelineOptions) -> int:
     return num_cpus() if runs_in_this_process(options) else 0
 
 
-def match_input(patterns: Sequence[str]) -> list[FileMetadata]:
+def match_input(patterns: Sequence[str]) -> list[MatchedFile]:
     """Return the files of some patterns, each once.
 
     Raises:
-      JobError: If a pattern matches nothing.
+      JobError: If a pattern matches nothing, or something that cannot be read.
     """
     try:
-        results = FileSystems.match(list(patterns))
-    except (BeamIOError, ValueError) as error:
-        raise JobError(f"--input {' '.join(patterns)} cannot be listed: {error}") from error
-    for pattern, result in zip(patterns, results, strict=True):
-        if not result.metadata_list:
-            raise JobError(f"--input {pattern} matches no file: check the path, and quote globs in a shell.")
-    return list({metadata.path: metadata for result in results for metadata in result.metadata_list}.values())
-
-
-def holds_data_set(output: str) -> bool:
-    """Return whether a folder holds a data set, or one whose first manifest is lost."""
-    return any(FileSystems.exists(FileSystems.join(output, manifest_name(generation))) for generation in (1, 2))
+        return input_files.match(patterns)
+    except VidpressError as error:
+        raise JobError(f"--input {error}") from error
 
 
 def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:
@@ -124,26 +115,24 @@ def check_output(output: str, *, fix: str = "name another folder, or remove it f
     Raises:
       JobError: If not; of a data set it says the fix.
     """
-    if holds_data_set(output):
+    if manifest_numbers(output):
         raise JobError(f"--output {output} holds a data set already: {fix}.")
-    check_writable(output, FileSystems.join(output, ".write-test"))
+    check_writable(output, output)
 
 
-def check_writable(output: str, probe: str) -> None:
-    """See that an output can be written, by a file beside where it will be.
+def check_writable(output: str, folder: str) -> None:
+    """See that an output can be written, and that of two runs that write the same file one fails.
 
     Args:
       output: The output, for the message.
-      probe: Path of a file to write and delete; it is made unique.
+      folder: Where its files will be.
 
     Raises:
       JobError: If not.
     """
-    probe = f"{probe}-{uuid.uuid4().hex}"
     try:
-        FileSystems.create(probe).close()
-        FileSystems.delete([probe])
-    except (OSError, BeamIOError) as error:
+        storage.check_writable(folder)
+    except (OSError, storage.PathError) as error:
         raise JobError(f"--output {output} cannot be written: {error}") from error
 
 

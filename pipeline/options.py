@@ -137,6 +137,17 @@ def fraction(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Parse an option that must be a number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0")
+    return value
+
+
 def boolean(text: str) -> bool:
     """Parse the value of a switch, for launchers that give every option one."""
     if text.lower() not in ("true", "false"):

@@ -14,13 +14,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from apache_beam.io.filesystems import FileSystems
 from tqdm import tqdm
 
-from vidpress.model import table_banks
-from vidpress.model.features import FeatureSpec
+from vidpress.model import storage, table_banks
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.pipeline import launch, stopping
+from vidpress.pipeline import launch, record_options, stopping
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,9 +50,7 @@ def parser() -> launch.Parser:
         type=launch.absolute,
         help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)",
     )
-    files.add_argument(
-        "--features", type=FeatureSpec.parse, default="rgb:1024,audio:128", help="names and sizes of the input features"
-    )
+    record_options.add_record_options(files)
     add_model_options(parser)
     return parser
 
@@ -184,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         parser().exit(1, f"{_PROG}: error: training needs {error.name}: install vidpress[train], with Python 3.11.\n")
     try:
+        args.features = record_options.with_keys(args.features, args)
         check_options(args)
     except ValueError as error:
         parser().error(str(error))
@@ -362,9 +359,9 @@ def check_output(output: str) -> None:
       FileExistsError: If there is one already.
       JobError: If it cannot be written.
     """
-    if FileSystems.exists(output):
+    if storage.exists(output):
         raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
-    launch.check_writable(output, f"{output}.write-test")
+    launch.check_writable(output, os.path.dirname(output) or ".")
 
 
 def summary(

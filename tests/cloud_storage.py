@@ -1,7 +1,7 @@
 """Cloud Storage on this machine: two emulators, and before them a proxy that makes requests fail.
 
-`gcp_storage_emulator` serves what Beam asks for, batches included, but ignores preconditions on generations;
-`fake_gcs_server` enforces those, and lacks batches. Both are programs of the venv that VIDPRESS_EMULATORS names.
+`fake_gcs_server` enforces preconditions on generations, for uploads in one request; `gcp_storage_emulator` ignores
+them. Both are programs of the venv that VIDPRESS_EMULATORS names.
 """
 
 import collections
@@ -24,7 +24,6 @@ FAULTS = ("429", "503", "reset", "lost answer", "cut answer", "slow answer")
 
 # Each is told by what the API's reference calls the method. What comes first counts.
 _KINDS = (
-    ("batch", "POST", r"/batch/"),
     ("start upload", "POST", r"/upload/.*uploadType=resumable"),
     ("upload in one", "POST", r"/upload/.*uploadType=multipart"),
     ("upload part", "PUT", r"/upload/"),
@@ -52,7 +51,6 @@ class FaultProxy:
       tokens: The `Authorization` headers that came.
       conditions: The `ifGenerationMatch` of each upload that was started, None for those without.
       refused: Kinds of calls that are always answered with a status.
-      hide_lists: Whether lists are answered as if there were nothing.
     """
 
     def __init__(self, upstream: str):
@@ -81,7 +79,6 @@ class FaultProxy:
             self.tokens = set()
             self.conditions = []
             self.refused = {}
-            self.hide_lists = False
 
     def close(self) -> None:
         self._server.shutdown()
@@ -105,17 +102,9 @@ class FaultProxy:
         if refused is not None:
             request.answer(refused, b'{"error": {"message": "injected refusal"}}')
         elif fault in ("429", "503"):
-            if kind == "batch" and number % (2 * self.every):
-                # Throttled one by one, within a batch that succeeds: the calls were made all the same.
-                status, headers, answer = self._forward(request, body)
-                line = f"HTTP/1.1 {fault} Injected".encode()
-                request.answer(status, re.sub(rb"HTTP/1.1 20\d \w[\w ]*", line, answer), headers)
-            else:
-                request.answer(int(fault), b'{"error": {"message": "injected fault"}}')
+            request.answer(int(fault), b'{"error": {"message": "injected fault"}}')
         elif fault == "reset":
             request.break_off()
-        elif self.hide_lists and kind == "list":
-            request.answer(200, b'{"kind": "storage#objects"}', [("Content-Type", "application/json")])
         else:
             status, headers, answer = self._forward(request, body)
             if fault == "lost answer":
@@ -144,7 +133,9 @@ class FaultProxy:
             answer = response.read()
         dropped = ("transfer-encoding", "content-length", "connection", "date", "server")
         kept = [(name, value) for name, value in response.getheaders() if name.lower() not in dropped]
-        # An upload's next request goes where its first answer says: through this proxy again.
+        # An upload's next request and a download go where the answer before says: through this proxy again.
+        if response.getheader("Content-Type", "").startswith("application/json"):
+            answer = answer.replace(f"http://{self._upstream}".encode(), self.url.encode())
         return response.status, [(n, v.replace(f"http://{self._upstream}", self.url)) for n, v in kept], answer
 
 

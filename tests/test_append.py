@@ -14,16 +14,17 @@ import sys
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystem import BeamIOError
 from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
+from test_manifest import GENERATION
 
 from vidpress.model.dataset import VideoDataset
+from vidpress.model.file_names import manifest_name
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, ManifestError, manifest_name
+from vidpress.model.manifest import Manifest, ManifestError
 from vidpress.model.shard import Shard, ShardHeader
 from vidpress.model.verification import verify
 from vidpress.pipeline import decode, encode, launch
-from vidpress.transforms import generation_files, write_shards
+from vidpress.transforms import generation_files, known_videos, write_shards
 
 
 class Warehouse:
@@ -137,18 +138,89 @@ def test_without_the_option_a_data_set_is_refused(warehouse, capsys):
     assert warehouse.files() == before
 
 
-def test_a_data_set_whose_first_manifest_is_lost_is_not_taken_for_an_empty_folder(warehouse, capsys):
-    for index in range(2):
-        warehouse.add(f"day{index}", frames(index))
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_lost_manifest_hides_nothing_and_destroys_nothing(warehouse, capsys, lost):
+    """The newest one holds what is older: it is read, verify says what is gone, and the next run adds to it."""
+    for index in range(3):
+        warehouse.add(f"day{index}", frames(*range(10 * index, 10 * index + 10)))
         warehouse.append()
-    (warehouse.output / "manifest.json").unlink()
+    (warehouse.output / manifest_name(lost)).unlink()
     before = warehouse.files()
-    for options, message in (((), "holds a data set already"), (("--append",), "holds no manifest.json")):
-        with pytest.raises(SystemExit) as stop:
-            warehouse.run(*options)
-        assert stop.value.code == 1
-        assert message in capsys.readouterr().err
-    assert warehouse.files() == before
+    for path in warehouse.output.iterdir():
+        os.utime(path, (0, 0))  # old enough to be taken for leftovers
+    assert VideoDataset(warehouse.output).num_videos == 30
+    with pytest.raises(SystemExit) as stop:
+        warehouse.run()
+    assert stop.value.code == 1
+    assert "holds a data set already" in capsys.readouterr().err
+    warehouse.add("day3", frames(30))
+    assert warehouse.append().generation == 4
+    assert len(videos(warehouse.output)) == 31
+    after = {name: digest for name, (digest, _) in warehouse.files().items()}
+    assert {name: digest for name, (digest, _) in before.items()}.items() <= after.items()
+    assert verify(warehouse.output).findings == [
+        f"{warehouse.output} holds no {manifest_name(lost)}, which is lost. Its newest generation, 4, holds all that "
+        "is older."
+    ]
+
+
+def test_what_only_another_manifest_lists_is_not_removed(warehouse):
+    """As after a copy that went wrong: whatever any manifest lists may be needed, and one that is damaged lists all."""
+    warehouse.add("day1", frames(*range(10)))
+    (entry,) = warehouse.append().shards
+    newest = Manifest("0123456789abcdef", 40, (GENERATION,))
+    other = warehouse.output / "shard-00001-00000-of-00001-0123456789ab.parquet"
+    other.write_bytes(b"x")
+    os.utime(other, (0, 0))
+    for content in (
+        (warehouse.output / "manifest.json").read_text().replace(entry.name, other.name),
+        '{"format_version": 3',
+    ):
+        (warehouse.output / "manifest.json").write_text(content)
+        generation_files.remove_leftovers(str(warehouse.output), newest)
+        assert other.exists()
+    (warehouse.output / "manifest.json").unlink()
+    generation_files.remove_leftovers(str(warehouse.output), newest)
+    assert not other.exists()
+
+
+def test_leftovers_stay_for_a_day_and_temporary_files_go_at_once(warehouse):
+    warehouse.add("day1", frames(*range(10)))
+    warehouse.output.mkdir()
+    digits = "0123456789abcdef" * 2
+    shard = "shard-00001-00000-of-00001-0123456789ab.parquet"
+    temporary = [f".{shard}.{digits}.tmp", f".manifest.json.{digits}.tmp", f".write-test-{digits}"]
+    old = [shard.replace("shard-00001-00000", "shard-00001-00001"), "inputs-00001-0123456789ab.jsonl"]
+    kept = [shard, shard.replace("shard-00001", "shard-00002"), "notes.txt", ".hidden", "shard-1.parquet"]
+    kept += [f".manifest-00002.json.{digits}.tmp", f".notes.{digits}.tmp", "shard-*"]
+    for name in (*temporary, *old, *kept):
+        (warehouse.output / name).touch()
+        if name != shard:
+            os.utime(warehouse.output / name, (0, 0) if name in old or name in kept else None)
+    warehouse.append()
+    names = {path.name for path in warehouse.output.iterdir()}
+    assert not names & {*temporary, *old}
+    assert names >= set(kept)
+
+
+@pytest.mark.parametrize("name", ["*", "?", "[ab]", "{a,b}", "a*"])
+def test_an_output_is_a_name_and_no_pattern(warehouse, name, tmp_path):
+    """Of data sets beside it, whose folders it would match, nothing is touched."""
+    warehouse.add("day1", frames(*range(10)))
+    for beside in ("a", "b"):
+        warehouse.output = tmp_path / "runs" / beside
+        warehouse.run("--num_shards", "2")
+        for path in warehouse.output.iterdir():
+            os.utime(path, (0, 0))
+    warehouse.add("day1", frames(*range(20, 25)))
+    warehouse.output = tmp_path / "runs" / name
+    warehouse.run()
+    assert warehouse.is_whole()
+    decode.main(["--input", str(warehouse.output), "--output", str(tmp_path / "features" / name)])
+    for beside in ("a", "b"):
+        warehouse.output = tmp_path / "runs" / beside
+        assert len(videos(warehouse.output)) == 10
+        assert warehouse.is_whole()
 
 
 def test_a_switch_is_true_or_false(warehouse, capsys):
@@ -175,12 +247,46 @@ def test_a_file_that_two_patterns_match_is_read_once(warehouse):
     assert (counts.records, counts.videos, counts.duplicates) == (2, 2, 0)
 
 
-def test_a_file_of_another_size_is_refused(warehouse, capsys):
+def test_a_file_that_has_grown_is_read_again(warehouse, capsys):
+    """It was still being uploaded: what was read of it stays, and the rest is added."""
+    path = pathlib.Path(warehouse.add("day1", frames(*range(20))))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    first = warehouse.append("--max_bad_fraction", "0.2")
+    assert first.counts.dead_letters == 1
+    path.write_bytes(whole)
+    capsys.readouterr()
+    manifest = warehouse.append()
+    line = f"{path} has grown from {len(whole) // 2:,} to {len(whole):,} bytes since it was encoded: it is read again"
+    assert line in capsys.readouterr().err
+    assert manifest.generations[1].counts.duplicates == first.counts.videos
+    assert len(videos(warehouse.output)) == 20
+    assert warehouse.is_whole()
+    warehouse.append()
+    assert "Nothing new" in capsys.readouterr().out
+    assert Manifest.load(warehouse.output).generation == 2
+
+
+def test_files_that_were_just_written_can_be_left_for_the_next_run(warehouse, capsys):
+    days = (frames(*range(10)), frames(*range(10, 20)))
+    paths = [warehouse.add(f"day{index}", payloads) for index, payloads in enumerate(days)]
+    encode.main(warehouse.arguments("--append", "--min_age", "10"))
+    printed = capsys.readouterr()
+    assert "2 of 2 files are younger than 10 minutes: they are left for the next run." in printed.err
+    assert "Nothing to encode yet." in printed.out
+    assert not (warehouse.output / "manifest.json").exists()
+    os.utime(paths[0], (0, 0))
+    assert warehouse.append("--min_age", "10").counts.videos == 10
+    assert warehouse.append().counts.videos == 20
+    assert warehouse.is_whole()
+
+
+def test_a_file_that_has_shrunk_is_refused(warehouse, capsys):
     path = warehouse.add("day1", frames(0, 1))
     warehouse.append()
     before = warehouse.files()
     size = os.path.getsize(path)
-    warehouse.add("day1", frames(0, 1, 2))
+    warehouse.add("day1", frames(0))
     warehouse.add("day2", frames(3))
     with pytest.raises(SystemExit) as stop:
         warehouse.append()
@@ -188,6 +294,46 @@ def test_a_file_of_another_size_is_refused(warehouse, capsys):
     line = capsys.readouterr().err
     assert f"{path} has {os.path.getsize(path)} bytes, but had {size} when it was encoded: give the changed" in line
     assert warehouse.files() == before
+
+
+@pytest.mark.parametrize("damage", ["another path", "another key", "another byte", "missing", "link", "longer"])
+def test_a_damaged_list_of_input_files_is_refused(warehouse, capsys, damage):
+    """What is new is decided by it: believed, it would leave files out in silence."""
+    warehouse.add("day1", frames(0, 1))
+    entry = warehouse.append().generations[0].inputs
+    path = warehouse.output / entry.name
+    text = path.read_text()
+    match damage:
+        case "another path":
+            path.write_text(text.replace("day1", "day2"))
+        case "another key":
+            path.write_text(text.replace('"bytes"', '"bytec"'))
+        case "another byte":
+            path.write_bytes(b"\xe5" + text.encode()[1:])
+        case "missing":
+            path.unlink()
+        case "link":
+            path.rename(path.with_name("elsewhere"))
+            path.symlink_to(path.with_name("elsewhere"))
+        case "longer":
+            path.write_text(text + " " * 10_000_000)
+    warehouse.add("day2", frames(2, 3))
+    with pytest.raises(SystemExit) as stop:
+        warehouse.append()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert f"{path}, which lists files that were encoded, is damaged" in error
+    assert len(error.splitlines()) == 1
+    with pytest.raises(ManifestError, match="which lists files"):  # as workers read it
+        list(known_videos.read_input_files(str(warehouse.output), entry))
+
+
+def test_a_manifest_of_fewer_files_than_there_are_is_refused(warehouse):
+    """As of a runner that loses records, or of files that are gone."""
+    warehouse.add("day1", frames(0, 1))
+    with pytest.raises(ManifestError, match="Only 1 of the 2 input files were read"):
+        generation(warehouse, "day*", 0, num_files=2)
+    assert not (warehouse.output / "manifest.json").exists()
 
 
 def test_equal_videos_of_earlier_generations_are_counted_as_duplicates(warehouse):
@@ -310,7 +456,7 @@ def test_a_generation_is_the_same_bytes_whatever_the_workers_and_the_order(wareh
     assert warehouse.is_whole()
 
 
-def generation(warehouse, pattern, previous):
+def generation(warehouse, pattern, previous, **options):
     """Run what a launcher starts that saw generation `previous` as the newest."""
     model = FrozenModel.load(warehouse.model_path)
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
@@ -322,6 +468,7 @@ def generation(warehouse, pattern, previous):
             output=str(warehouse.output),
             previous=previous,
             num_shards=2,
+            **options,
         )
 
 
@@ -363,7 +510,7 @@ def test_a_run_with_nothing_new_adds_nothing_even_if_it_is_started(warehouse):
 def test_a_file_that_changes_after_the_launch_fails_the_job(warehouse):
     warehouse.add("day1", frames(*range(40)))
     generation(warehouse, "day1", 0)
-    warehouse.add("day1", frames(*range(41)))
+    warehouse.add("day1", frames(*range(39)))
     with pytest.raises(Exception, match="when it was encoded: give the changed file"):
         generation(warehouse, "day1", 1)
     assert Manifest.load(warehouse.output).generation == 1
@@ -374,20 +521,20 @@ def test_the_files_of_a_run_at_work_are_left_to_it(warehouse, monkeypatch):
     warehouse.add("day1", frames(*range(10)))
     warehouse.append()
     warehouse.add("day2", frames(*range(10, 30)))
-    rename = generation_files.FileSystems.rename
+    write = generation_files.storage.write
     raced = []
 
-    def race(sources, destinations):
+    def race(uri, data):
         if not raced:
-            raced.append(destinations)
+            raced.append(uri)
             subprocess.run(
                 [sys.executable, "-m", "vidpress.pipeline.encode", *warehouse.arguments("--append")],
                 check=True,
                 capture_output=True,
             )
-        rename(sources, destinations)
+        write(uri, data)
 
-    monkeypatch.setattr(generation_files.FileSystems, "rename", race)
+    monkeypatch.setattr(generation_files.storage, "write", race)
     warehouse.append()
     assert raced
     assert Manifest.load(warehouse.output).generation == 2
@@ -415,29 +562,33 @@ def test_many_runs_at_once_end_in_a_whole_data_set(warehouse):
     assert warehouse.is_whole()
 
 
-def test_a_file_that_a_faster_run_took_for_a_leftover(tmp_path, monkeypatch):
-    rename = generation_files.FileSystems.rename
+def test_a_temporary_file_that_a_faster_run_took_for_a_leftover_is_written_again(tmp_path, monkeypatch):
+    replace = os.replace
+    lost = []
 
-    def lose(sources, targets):
-        os.remove(sources[0])
-        rename(sources, targets)
+    def lose(source, target):
+        if len(lost) < 2:
+            lost.append(source)
+            os.remove(source)
+        replace(source, target)
 
-    monkeypatch.setattr(generation_files.FileSystems, "rename", lose)
-    with pytest.raises(BeamIOError):
-        generation_files.write_part(str(tmp_path), "shard", 1, (0, 1), 1, b"rows")
-    (tmp_path / manifest_name(1)).touch()
-    with pytest.raises(ManifestError, match="run it again"):
-        generation_files.write_part(str(tmp_path), "shard", 1, (0, 1), 1, b"rows")
+    monkeypatch.setattr(os, "replace", lose)
+    entry = generation_files.write_part(str(tmp_path), "shard", 1, (0, 1), 1, b"rows")
+    assert len(set(lost)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [entry.name]
 
 
-def killed(arguments, function):
-    """Run an encode job that dies where it would call a function."""
+def killed(arguments, owner, name, where=""):
+    """Run an encode job that dies where it would call a function, with a first argument that ends with `where`."""
+    function = getattr(owner, name)
 
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die(first, *args, **kwargs):
+        if str(first).endswith(where):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(first, *args, **kwargs)
 
     def target():
-        setattr(*function, die)
+        setattr(owner, name, die)
         encode.main(arguments)
 
     process = multiprocessing.get_context("fork").Process(target=target)
@@ -450,16 +601,16 @@ def killed(arguments, function):
 @pytest.mark.parametrize("previous", [0, 1])
 def test_a_run_that_is_killed_leaves_the_data_set_as_it_was_and_is_repeated(warehouse, at, previous):
     function = {
-        "a shard's name": (generation_files.FileSystems, "rename"),
+        "a shard's name": (os, "replace"),
         "the manifest": (write_shards, "create_manifest"),
-        "the manifest's name": (os, "link"),
+        "the manifest's name": (generation_files.storage, "write_new", ".json"),
     }[at]
     if previous:
         warehouse.add("day1", frames(*range(10)))
         warehouse.append()
     before = warehouse.files() if previous else {}
     warehouse.add("day2", frames(*range(10, 30)))
-    killed(warehouse.arguments("--append", "--num_shards", "4"), function)
+    killed(warehouse.arguments("--append", "--num_shards", "4"), *function)
     left = warehouse.files()
     assert set(left) > set(before)
     assert {name: entry for name, entry in left.items() if name in before} == before
@@ -467,13 +618,20 @@ def test_a_run_that_is_killed_leaves_the_data_set_as_it_was_and_is_repeated(ware
         assert len(videos(warehouse.output)) == 10
         report = verify(warehouse.output)
         assert report.findings == []
-        assert set(report.unlisted) == {name for name in set(left) - set(before) if "manifest" not in name}
+        assert set(report.unlisted) == set(left) - set(before)
     else:
         with pytest.raises(ManifestError, match="its job did not finish"):
             VideoDataset(warehouse.output)
     manifest = warehouse.append("--num_shards", "3")
     assert manifest.generation == previous + 1
     assert len(videos(warehouse.output)) == 20 + 10 * previous
+    report = verify(warehouse.output)
+    assert report.findings == []
+    assert not [name for name in report.unlisted if name.startswith(".")]
+    for name in report.unlisted:  # what is left goes when it is old
+        os.utime(warehouse.output / name, (0, 0))
+    warehouse.add("day3", frames(30))
+    warehouse.append()
     assert warehouse.is_whole()
 
 

@@ -12,7 +12,8 @@ from conftest import SPEC, frame_level, random_model, video_level, write_records
 from vidpress.model.dataset import VideoDataset
 from vidpress.model.examples import serialize_record
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import Manifest, file_name
+from vidpress.model.file_names import file_name
+from vidpress.model.manifest import Manifest
 from vidpress.pipeline import decode, encode
 
 

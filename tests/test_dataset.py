@@ -9,8 +9,9 @@ from conftest import REPO
 from test_shard import header_of, make_rows
 
 from vidpress.model.dataset import VideoDataset
-from vidpress.model.manifest import Counts, FileEntry, Generation, Manifest, ManifestError, file_name
-from vidpress.model.shard import ROW_GROUP_SIZE, ShardError, write_shard
+from vidpress.model.file_names import file_name
+from vidpress.model.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
+from vidpress.model.shard import ROW_GROUP_SIZE, ShardError, footer_crc32, write_shard
 
 SIZES = (ROW_GROUP_SIZE + 300, 500, 40)
 TOTAL = sum(SIZES)
@@ -27,8 +28,9 @@ def data_set(model, tmp_path_factory):
         name = file_name("shard", 1, (index, len(SIZES)), "0" * 64)
         with (folder / name).open("wb") as file:
             write_shard(file, rows.slice(start, size), header_of(model))
+        data = (folder / name).read_bytes()
         groups = (ROW_GROUP_SIZE, size - ROW_GROUP_SIZE) if size > ROW_GROUP_SIZE else (size,)
-        entries.append(FileEntry(name, size, (folder / name).stat().st_size, "", groups))
+        entries.append(FileEntry(name, size, len(data), "0" * 64, groups, footer_crc32(data)))
         start += size
     counts = Counts(TOTAL, TOTAL, 0, 0, 0, 0)
     generation = Generation(len(SIZES), tuple(entries), (), None, counts)

@@ -1,52 +1,12 @@
 import numpy as np
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vidpress.model import examples
-from vidpress.model.examples import RecordError, frame_matrix, parse_record, serialize_record
-
-
-def feature_list(frames: np.ndarray) -> bytes:
-    return bytes(parse_record(serialize_record({}, {"rgb": frames}))[1]["rgb"])
-
-
-@given(st.integers(0, 5), st.sampled_from([1, 2, 127, 128, 129, 1024, 16384]), st.integers(0, 2**32 - 1))
-def test_frames_round_trip(num_frames, size, seed):
-    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, size), np.uint8)
-    matrix = frame_matrix(feature_list(frames), size)
-    np.testing.assert_array_equal(matrix, frames)
-
-
-def test_frames_are_a_view_not_a_copy():
-    assert frame_matrix(feature_list(np.ones((3, 128), np.uint8)), 128).base is not None
-
-
-def test_frames_in_another_valid_encoding_are_parsed_in_full():
-    """Protocol buffers allow unknown fields, which a strict stride would trip over."""
-    frames = np.arange(20, dtype=np.uint8).reshape(2, 10)
-    unknown = bytes([0x78, 0x01])  # field 15, varint 1
-    np.testing.assert_array_equal(frame_matrix(feature_list(frames) + unknown, 10), frames)
-
-
-@pytest.mark.parametrize("size", [9, 11, 1])
-def test_frames_of_another_size_are_refused(size):
-    with pytest.raises(RecordError, match=rf"frame 0 of 2 holds \[10\] bytes, not \[{size}\]"):
-        frame_matrix(feature_list(np.zeros((2, 10), np.uint8)), size)
-
-
-def test_one_frame_of_another_size_is_refused():
-    mixed = feature_list(np.zeros((2, 10), np.uint8)) + feature_list(np.zeros((1, 12), np.uint8))
-    with pytest.raises(RecordError, match="frame 2 of 3"):
-        frame_matrix(mixed, 10)
-
-
-def test_a_float_list_of_frames_is_refused():
-    payload = serialize_record({"x": np.zeros(3, np.float32)})
-    feature = parse_record(payload)[0]["x"]
-    with pytest.raises(RecordError, match="frame 0 of 1 holds"):
-        frame_matrix(bytes([0x0A, len(feature)]) + feature, 10)
+from vidpress.model.examples import KindError, RecordError, parse_record, serialize_record
+from vidpress.model.frames import frame_matrix
+from vidpress.model.message_places import MAX_ENTRIES
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=300))
@@ -85,41 +45,69 @@ def test_reads_and_writes_tensorflows_messages():
     np.testing.assert_array_equal(frame_matrix(feature_lists["rgb"], 100), frames)
 
 
-def parsed_in_full(payload):
-    try:
-        record = examples._messages()["LazyRecord"].FromString(payload)
-    except DecodeError:
-        return None
-    return dict(record.context.feature), dict(record.feature_lists.feature_list)
-
-
-@given(st.data())
-def test_any_bytes_are_read_as_protocol_buffers_read_them(data):
-    """Cut, doubled and overwritten messages: what is found without the parser is what the parser finds."""
-    payload = bytearray(
-        serialize_record(
-            {"id": b"abc", "labels": [3, 70000], "mean_rgb": np.ones(40, np.float32)},
-            {"rgb": np.ones((3, 20), np.uint8), "audio": np.zeros((2, 5), np.uint8)},
-        )
-    )
-    for _ in range(data.draw(st.integers(0, 3))):
-        begin, end = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(payload))])))
-        change = data.draw(st.sampled_from(["cut", "double", "overwrite"]))
-        if change == "cut":
-            del payload[begin:end]
-        elif change == "double":
-            payload += payload[begin:end]
-        elif begin < len(payload):
-            payload[begin] = data.draw(st.sampled_from([0, 1, 2, 0x0A, 0x12, 0x7F, 0x80, 0xFF]))
-    expected = parsed_in_full(bytes(payload))
-    if expected is None:
-        with pytest.raises(RecordError, match=r"not a tf\.train\.Example"):
-            parse_record(bytes(payload))
-    else:
-        context, feature_lists = parse_record(bytes(payload))
-        assert (dict(context), {name: bytes(value) for name, value in feature_lists.items()}) == expected
-
-
 def test_more_features_than_usual_are_read():
     names = [f"feature{index}" for index in range(1000)]
     assert sorted(parse_record(serialize_record(dict.fromkeys(names, b"x")))[0]) == sorted(names)
+
+
+def test_too_many_features_are_refused_whatever_their_form():
+    names = [f"feature{index}" for index in range(MAX_ENTRIES + 1)]
+    with pytest.raises(RecordError, match="more than 4,096 features"):
+        parse_record(serialize_record(dict.fromkeys(names, b"x")))
+    part = bytes([0x12, 0x00])  # a value, empty
+    entry = part * (MAX_ENTRIES + 1)
+    entry = b"\x0a" + varint(len(entry)) + entry
+    with pytest.raises(RecordError, match="more than 4,096 features"):
+        parse_record(b"\x0a" + varint(len(entry)) + entry)
+
+
+def test_a_long_name_is_refused():
+    with pytest.raises(RecordError, match="name has more than 4,096 bytes"):
+        parse_record(serialize_record({"x" * 5000: [1]}))
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "message"),
+    [
+        ([1], examples.bytes_values, r"integers \(int64_list\), not strings \(bytes_list\)"),
+        (b"x", examples.int64_values, r"strings \(bytes_list\), not integers \(int64_list\)"),
+        (np.ones(2), examples.int64_values, r"floats \(float_list\), not integers \(int64_list\)"),
+        (b"x", examples.float_values, r"strings \(bytes_list\), not floats \(float_list\)"),
+    ],
+)
+def test_values_of_another_kind_are_refused(value, read, message):
+    with pytest.raises(KindError, match=f"holds {message}"):
+        read(parse_record(serialize_record({"x": value}))[0]["x"])
+
+
+@pytest.mark.parametrize("read", [examples.bytes_values, examples.int64_values, examples.float_values])
+def test_a_feature_without_a_kind_is_empty(read):
+    assert len(read(b"")) == 0
+
+
+def test_more_values_than_are_wanted_are_not_read():
+    feature = parse_record(serialize_record({"x": [1] * 20}))[0]["x"]
+    assert len(examples.int64_values(feature, max_values=20)) == 20
+    with pytest.raises(RecordError, match="has 20 values, more than 19"):
+        examples.int64_values(feature, max_values=19)
+
+
+@pytest.mark.parametrize(("values", "bad"), [([5, 8, 6], 8), ([2, 5], 2), ([-1, 9], -1)])
+def test_values_out_of_range_are_refused(values, bad):
+    feature = parse_record(serialize_record({"x": values}))[0]["x"]
+    with pytest.raises(RecordError, match=f"has {bad}, which does not lie in 3 to 7"):
+        examples.int64_values(feature, least=3, greatest=7)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 125, 126, 127, 128, 5000])
+def test_strings_of_any_size_are_read(size):
+    feature = parse_record(serialize_record({"x": b"a" * size}))[0]["x"]
+    assert examples.bytes_values(feature) == [b"a" * size]

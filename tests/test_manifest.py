@@ -7,30 +7,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidpress.model.dataset import VideoDataset
+from vidpress.model.file_names import (
+    file_name,
+    generation_of,
+    generation_of_manifest,
+    is_part_name,
+    is_temporary_name,
+    manifest_name,
+    shard_index,
+)
 from vidpress.model.manifest import (
     Counts,
     FileEntry,
     Generation,
     InputChangedError,
+    InputFile,
     Manifest,
     ManifestError,
-    file_name,
-    generation_of,
     is_new,
-    manifest_name,
-    newest_generation,
-    shard_index,
+    manifest_numbers,
 )
+from vidpress.model.strict_json import JsonError
 from vidpress.model.verification import verify
 
 GENERATION = Generation(
     num_shards=2,
-    shards=(FileEntry("shard-00001-00000-of-00002-00112233aabb.parquet", 5, 1000, "aa", (4, 1)),),
-    dead_letters=(FileEntry("dead-letters-00001-00001-of-00002-00112233aabb.jsonl", 2, 100, "bb"),),
-    inputs=FileEntry("inputs-00001-00112233aabb.jsonl", 3, 100, "cc"),
-    counts=Counts(records=10, videos=5, duplicates=3, dead_letters=2, input_bytes=9000, code_bytes=50),
+    shards=(FileEntry("shard-00001-00000-of-00002-00112233aabb.parquet", 5, 1000, "a" * 64, (4, 1), 77),),
+    dead_letters=(FileEntry("dead-letters-00001-00001-of-00002-00112233aabb.jsonl", 2, 100, "b" * 64),),
+    inputs=FileEntry("inputs-00001-00112233aabb.jsonl", 3, 100, "c" * 64),
+    counts=Counts(records=10, videos=5, duplicates=3, dead_letters=2, input_bytes=9000, code_bytes=50, lost_bytes=7),
 )
-MANIFEST = Manifest(model_id="0123456789abcdef", num_dims=40, generations=(GENERATION, GENERATION))
+
+
+def numbered(number: int) -> Generation:
+    """`GENERATION` as a later one."""
+
+    def rename(entry: FileEntry) -> FileEntry:
+        return dataclasses.replace(entry, name=entry.name.replace("-00001-", f"-{number:05d}-", 1))
+
+    return dataclasses.replace(
+        GENERATION,
+        shards=tuple(map(rename, GENERATION.shards)),
+        dead_letters=tuple(map(rename, GENERATION.dead_letters)),
+        inputs=rename(GENERATION.inputs),
+    )
+
+
+MANIFEST = Manifest(model_id="0123456789abcdef", num_dims=40, generations=(GENERATION, numbered(2)))
 GOLDEN = REPO / "tests" / "golden"
 
 
@@ -41,10 +64,10 @@ def test_json_round_trip():
 
 def test_a_manifest_sums_up_its_generations():
     assert MANIFEST.generation == 2
-    assert MANIFEST.shards == 2 * GENERATION.shards
-    assert MANIFEST.dead_letters == 2 * GENERATION.dead_letters
-    assert MANIFEST.counts == Counts(20, 10, 6, 4, 18000, 100)
-    assert dataclasses.replace(MANIFEST, generations=()).counts == Counts(0, 0, 0, 0, 0, 0)
+    assert MANIFEST.shards == GENERATION.shards + numbered(2).shards
+    assert MANIFEST.dead_letters == GENERATION.dead_letters + numbered(2).dead_letters
+    assert MANIFEST.counts == Counts(20, 10, 6, 4, 18000, 100, 14)
+    assert dataclasses.replace(MANIFEST, generations=()).counts == Counts(0, 0, 0, 0, 0, 0, 0)
 
 
 def test_unaccounted_records():
@@ -58,10 +81,24 @@ def test_unaccounted_records():
         ("", "is not a vidpress manifest"),
         ("[]", "is not a vidpress manifest"),
         ("{}", "is not a vidpress manifest"),
-        ('{"format_version": 3}', "format version 3; this vidpress reads 1, 2: install the version that wrote it"),
-        ('{"format_version": 1}', "is damaged: KeyError"),
-        ('{"format_version": 2, "model_id": "x", "num_dims": 1, "generations": 5}', "is damaged: TypeError"),
-        (MANIFEST.to_json().replace('"rows"', '"lines"'), "is damaged"),
+        ('{"format_version": 4}', "format version 4; this vidpress reads 1, 2, 3: install the version that wrote it"),
+        ('{"format_version": 1}', "is damaged: .* missing required field"),
+        ('{"format_version": 2, "model_id": "x", "num_dims": 1, "generations": 5}', "is damaged: .*model_id"),
+        (MANIFEST.to_json().replace('"rows"', '"lines"'), "is damaged: .* missing required field `rows`"),
+        (MANIFEST.to_json().replace('"videos": 5', '"videos": null'), r"is damaged: Expected `int`, got `null`"),
+        (
+            MANIFEST.to_json().replace('"videos": 5', '"videos": 6'),
+            "counts 6 videos, its files have 5 rows",
+        ),
+        (MANIFEST.to_json().replace('"num_shards": 2', '"num_shards": 0'), "is damaged: .* >= 1"),
+        (MANIFEST.to_json().replace('"num_shards": 2', f'"num_shards": {2**64}'), "is damaged"),
+        (MANIFEST.to_json().replace('"num_shards": 2', '"num_shards": 3'), "is listed as one of 3 parts"),
+        (MANIFEST.to_json().replace("   4,", "   0,"), "is damaged: .* >= 1"),
+        (MANIFEST.to_json().replace("   4,", "   3,"), r"has 5 rows in row groups of \[3, 1\]"),
+        (MANIFEST.to_json().replace("shard-00002-", "shard-00001-"), "listed as a file of generation 2"),
+        ("[" * 200_000, "is not a vidpress manifest: Expected `object`, got `array`"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("9" * 100_000, "is not a vidpress manifest"),
     ],
 )
 def test_unusable_manifests_are_refused(text, message):
@@ -74,29 +111,58 @@ def test_absent_manifest_says_what_that_means(tmp_path):
         Manifest.load(tmp_path)
 
 
-@given(st.integers(1, 5000))
-def test_the_newest_generation_is_found_in_few_looks(newest):
-    looked = []
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret/shard-00001-00000-of-00002-00112233aabb.parquet",
+        "/etc/passwd",
+        "gs://bucket/shard-00001-00000-of-00002-00112233aabb.parquet",
+        "shard-00001-00000-of-00002-00112233aabb.parquet/",
+        "shard-00001-00000-of-00002-00112233aabb.jsonl",
+        "dead-letters-00001-00000-of-00002-00112233aabb.jsonl",
+        "manifest.json",
+        "..",
+        "",
+    ],
+)
+def test_nothing_but_names_of_ours_is_taken(name):
+    """Names lead to no other folder, store or kind of file."""
+    shard = dataclasses.replace(GENERATION.shards[0], name=name)
+    manifest = dataclasses.replace(MANIFEST, generations=(dataclasses.replace(GENERATION, shards=(shard,)),))
+    with pytest.raises(ManifestError, match="is not the name of one of a data set's shard files"):
+        Manifest.from_json(manifest.to_json())
 
-    def exists(name):
-        looked.append(name)
-        return name in {manifest_name(number) for number in range(1, newest + 1)}
 
-    assert newest_generation("folder", exists) == newest
-    assert len(looked) <= 2 * newest.bit_length()
+@given(st.sets(st.integers(1, 200_000), max_size=20))
+def test_manifests_are_seen_whatever_is_missing(tmp_path_factory, numbers):
+    folder = tmp_path_factory.mktemp("numbers")
+    for number in numbers:
+        (folder / manifest_name(number)).touch()
+    for other in (
+        "manifest-00001.json",
+        "manifest-2.json",
+        "manifest.json.bak",
+        "manifest-\u0661\u0661\u0661\u0661\u0661.json",
+    ):
+        (folder / other).touch()
+    assert manifest_numbers(folder) == numbers
 
 
 def test_generations_by_number(tmp_path):
     for number in range(1, 4):
-        manifest = dataclasses.replace(MANIFEST, generations=(GENERATION,) * number)
+        manifest = dataclasses.replace(MANIFEST, generations=tuple(map(numbered, range(1, number + 1))))
         (tmp_path / manifest_name(number)).write_text(manifest.to_json())
     assert Manifest.load(tmp_path).generation == 3
     assert Manifest.load(tmp_path, 2).generation == 2
-    with pytest.raises(ManifestError, match=r"holds no manifest-00009\.json: it has no such generation"):
+    with pytest.raises(ManifestError, match=r"holds no manifest-00009\.json, which is none: it has no such generation"):
         Manifest.load(tmp_path, 9)
     (tmp_path / manifest_name(2)).rename(tmp_path / manifest_name(4))
     with pytest.raises(ManifestError, match=r"manifest-00004\.json lists 2 generations, its name says 4"):
-        Manifest.load(tmp_path, 4)
+        Manifest.load(tmp_path)
+    (tmp_path / manifest_name(4)).unlink()
+    assert Manifest.load(tmp_path).generation == 3
+    with pytest.raises(ManifestError, match=r"manifest-00002\.json, which is lost.* 3, holds all that is older"):
+        Manifest.load(tmp_path, 2)
 
 
 def test_a_newest_manifest_that_is_damaged_is_an_error_and_not_passed_over(tmp_path):
@@ -111,36 +177,58 @@ def test_names_of_files():
     name = file_name("shard", 2, (7, 30), "0123456789abcdef")
     assert name == "shard-00002-00007-of-00030-0123456789ab.parquet"
     assert (generation_of(name), shard_index(name)) == (2, 7)
-    assert generation_of(f".{name}.0a1b.tmp") == 2
+    assert generation_of(f".{name}.{'0a' * 16}.tmp") == 2
     assert generation_of(file_name("inputs", 123456, None, "0" * 64)) == 123456
     assert generation_of(file_name("dead-letters", 3, (0, 1), "0" * 64)) == 3
     assert shard_index("shard-00003-of-00004.parquet") == 3  # as version 1 named them
-    for other in ("shard-00003-of-00004.parquet", "manifest-00002.json", "shard-1.parquet", f"x{name}", ".notes.tmp"):
+    for other in ("shard-00003-of-00004.parquet", "shard-1.parquet", f"x{name}", ".notes.tmp"):
         assert generation_of(other) is None
-    with pytest.raises(ManifestError, match="not the name of a shard"):
+        assert not is_part_name(other)
+        assert not is_temporary_name(other)
+    assert is_part_name(name)
+    digits = "0123456789abcdef" * 2
+    for written in (name, "manifest.json", "manifest-00012.json", f".write-test-{digits}"):
+        assert is_temporary_name(f".{written}.{digits}.tmp")
+        assert not is_part_name(f".{written}.{digits}.tmp")
+    assert is_temporary_name(f".write-test-{digits}")
+    assert not is_temporary_name(".write-test-mine")
+    assert (generation_of_manifest("manifest.json"), generation_of_manifest("manifest-00012.json")) == (1, 12)
+    assert generation_of(f".manifest-00012.json.{digits}.tmp") == 12
+    with pytest.raises(ValueError, match="not the name of a shard"):
         shard_index("shard.parquet")
 
 
 def test_new_input_files():
     assert is_new("a", 5, [])
     assert not is_new("a", 5, [5])
-    with pytest.raises(InputChangedError, match="a has 6 bytes, but had 5 when it was encoded: give the changed file"):
-        is_new("a", 6, [5])
+    assert is_new("a", 6, [5])  # it had not been whole
+    assert not is_new("a", 6, [5, 6])
+    with pytest.raises(InputChangedError, match="a has 5 bytes, but had 6 when it was encoded: give the changed file"):
+        is_new("a", 5, [5, 6])
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_lists_of_input_files():
+    file = InputFile("/data/a", 100, 5, 90, 10)
+    assert InputFile.from_json(file.to_json().encode()) == file
+    assert InputFile.from_json(b'{"bytes": 100, "file": "/data/a", "record_bytes": 90, "records": 5}').lost_bytes == 0
+    for line in (b"[]", b'{"file": "/a", "bytes": "1", "records": 1, "record_bytes": 1}', b"[" * 30_000, b"9" * 70_000):
+        with pytest.raises(JsonError):
+            InputFile.from_json(line)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_golden_data_set_is_read(version):
     folder = GOLDEN / f"data-set-v{version}"
     manifest = Manifest.load(folder)
-    assert manifest.generation == version
+    assert manifest.generation == min(version, 2)
     counts = [
         Counts(31, 30, 0, 1, 8159, manifest.generations[0].counts.code_bytes),
-        Counts(13, 10, 2, 1, 2533, manifest.generations[-1].counts.code_bytes),
+        Counts(13, 10, 2, 1, {2: 2533, 3: 3359}.get(version, 0), manifest.generations[-1].counts.code_bytes),
     ]
-    assert [generation.counts for generation in manifest.generations] == counts[:version]
+    assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
     ids = [video_id for batch in VideoDataset(folder) for video_id in batch.ids]
-    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30, 2: 40}[version])]
+    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30, 2: 40, 3: 40}[version])]
     assert verify(folder).findings == []
-    if version == 2:
+    if version == 3:
         for number in (1, 2):
             assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()

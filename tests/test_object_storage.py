@@ -17,6 +17,7 @@ from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest
 from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.pipeline import decode, encode, inspect, train, verify
+from vidpress.transforms import generation_files
 
 gcs = pytest.importorskip("google.cloud.storage")
 pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")
@@ -71,7 +72,7 @@ def proxied(emulator, environment):
 
 @pytest.fixture
 def proxy(environment):
-    yield from proxied(cloud_storage.gcp_storage_emulator, environment)
+    yield from proxied(cloud_storage.fake_gcs_server, environment)
 
 
 @pytest.fixture
@@ -116,7 +117,9 @@ def expected(model_path, tmp_path_factory):
     decode.main(["--input", str(output), "--output", str(folder / "features")])
     files = {f"compact/{path.name}": path.read_bytes() for path in output.glob("shard-*")}
     assert len(files) == 2
-    records = [payload for path in (folder / "features").iterdir() for _, payload in read_tfrecords(path.open("rb"))]
+    records = [
+        payload for path in (folder / "features").glob("features-*") for _, payload in read_tfrecords(path.open("rb"))
+    ]
     return files, sorted(records), Manifest.load(output).counts
 
 
@@ -149,7 +152,8 @@ def check_data_set(expected) -> None:
 
 def check_features(expected) -> None:
     found = []
-    for name in names("features/"):
+    assert "features/_SUCCESS" in names("features/")
+    for name in names("features/features-"):
         found += [payload for _, payload in read_tfrecords(io.BytesIO(content(name)))]
     assert sorted(found) == expected[1]
 
@@ -171,7 +175,7 @@ def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
     failures = until_done(encode.main, ENCODE, capsys) + until_done(decode.main, DECODE, capsys)
     inspect.main([f"gs://{BUCKET}/compact"])
     seen = features(f"gs://{BUCKET}/compact")
-    kinds = {"batch", "start upload", "upload in one", "upload part", "download", "metadata", "list"}
+    kinds = {"start upload", "upload in one", "upload part", "download", "metadata", "list", "delete"}
     assert set(proxy.seen) == kinds
     assert set(proxy.faulted) == (kinds if fault else set())
     assert f"Bearer {TOKEN}" in proxy.tokens
@@ -184,16 +188,18 @@ def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
     assert not [name for name in names("compact/") if name.endswith(".tmp") or "write-test" in name]
 
 
+@pytest.mark.parametrize("status", [403, 503])
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("job", "kind"),
     [
-        *((403, kind) for kind in ("download", "metadata", "list", "start upload", "upload part", "batch")),
-        # Not for batches: Beam 2.72 forgets why one failed as a whole until its patience ended.
-        *((503, kind) for kind in ("download", "upload part")),
+        *(("encode", kind) for kind in ("download", "metadata", "list", "upload in one", "delete")),
+        *(("decode", kind) for kind in ("start upload", "upload part")),
     ],
 )
-def test_what_goes_on_failing_fails_the_job_with_its_cause(status, kind, proxy, model, expected, monkeypatch, capsys):
-    """Refusals at once, outages when the client's patience ends; there is no manifest, and running again completes."""
+def test_what_goes_on_failing_fails_the_job_with_its_cause(
+    status, job, kind, proxy, model, expected, monkeypatch, capsys
+):
+    """Refusals at once, outages when the client's patience ends; nothing is complete, and running again completes."""
     from apache_beam.io.gcp import gcsio_retry
     from google.cloud.storage import retry
 
@@ -202,33 +208,34 @@ def test_what_goes_on_failing_fails_the_job_with_its_cause(status, kind, proxy, 
             monkeypatch.setattr(policy, name, 3)  # instead of two minutes
     upload_inputs()
     model.save(f"gs://{BUCKET}/model.safetensors")
+    main, arguments, last = (encode.main, ENCODE, "compact/manifest.json")
+    if job == "decode":
+        encode.main(ENCODE)
+        main, arguments, last = (decode.main, DECODE, "features/_SUCCESS")
     proxy.refused = {kind: status}
     with pytest.raises((Exception, SystemExit)) as failure:
-        encode.main(ENCODE)
+        main(arguments)
     message = capsys.readouterr().err + repr(failure.value)
     assert str(status) in message or {403: "Forbidden", 503: "ServiceUnavailable"}[status] in message, message
     proxy.reset()
-    assert "compact/manifest.json" not in names("compact/")
-    encode.main(ENCODE)
+    assert last not in names()
+    main(arguments)
     check_data_set(expected)
+    if job == "decode":
+        check_features(expected)
 
 
 def test_what_is_no_part_of_the_manifest_is_not_read(proxy, model, expected, capsys):
-    """Lists that hide everything, and strange files: readers go by the manifest."""
     upload_inputs()
     model.save(f"gs://{BUCKET}/model.safetensors")
     encode.main(ENCODE)
     before = features(f"gs://{BUCKET}/compact")
     bucket = gcs.Client().bucket(BUCKET)
     bucket.blob(f"compact/{LEFTOVER}").upload_from_string(b"of a run that died")
-    bucket.blob(f"compact/.{LEFTOVER}.0.tmp").upload_from_string(b"half a shar")
-    proxy.reset()
+    bucket.blob("compact/notes/manifest-00007.json").upload_from_string(b"somebody's")
+    bucket.blob("compact2/manifest-00007.json").upload_from_string(b"of the folder beside")
     assert features(f"gs://{BUCKET}/compact") == before
     inspect.main([f"gs://{BUCKET}/compact"])
-    assert "list" not in proxy.seen
-    proxy.hide_lists = True
-    features_local = f"gs://{BUCKET}/compact"
-    assert features(features_local) == before
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.testing.util import assert_that, equal_to
@@ -244,6 +251,21 @@ def _ids():
     import apache_beam as beam
 
     return beam.FlatMap(lambda batch: batch["id"].to_pylist())
+
+
+def test_a_store_that_ignores_preconditions_is_refused_before_any_work(environment, model, tmp_path, capsys):
+    """Two runs at once could undo each other there."""
+    write_records(tmp_path / "videos", [frame_level(0)])
+    model.save(tmp_path / "model.safetensors")
+    with cloud_storage.gcp_storage_emulator() as url:
+        environment(url)
+        gcs.Client().create_bucket(BUCKET)
+        arguments = ["--input", str(tmp_path / "videos"), "--model", str(tmp_path / "model.safetensors")]
+        with pytest.raises(SystemExit) as stop:
+            encode.main([*arguments, "--output", f"gs://{BUCKET}/compact"])
+        assert stop.value.code == 1
+        assert "makes a file where there is one already, even if told not to" in capsys.readouterr().err
+        assert not names()
 
 
 def test_output_that_holds_a_data_set_is_refused(proxy, model, capsys):
@@ -280,7 +302,7 @@ def test_new_files_are_added_and_verified(proxy, model, expected, capsys):
     assert shard.removeprefix("compact/") in capsys.readouterr().out
 
 
-def test_leftovers_of_a_run_that_died_are_removed(proxy, model, expected):
+def test_leftovers_of_a_run_that_died_are_removed_when_they_are_old(proxy, model, expected, monkeypatch):
     upload_inputs()
     model.save(f"gs://{BUCKET}/model.safetensors")
     bucket = gcs.Client().bucket(BUCKET)
@@ -288,6 +310,10 @@ def test_leftovers_of_a_run_that_died_are_removed(proxy, model, expected):
     bucket.blob("compact/notes.txt").upload_from_string(b"somebody's")
     encode.main(ENCODE)
     check_data_set(expected)
+    assert {"compact/notes.txt", f"compact/{LEFTOVER}"} <= names("compact/")
+    monkeypatch.setattr(generation_files, "LEFTOVER_SECONDS", -60)
+    bucket.blob("input/new.tfrecord").upload_from_string(b"")
+    encode.main([*ENCODE, "--append"])
     assert "compact/notes.txt" in names("compact/")
     assert f"compact/{LEFTOVER}" not in names("compact/")
 

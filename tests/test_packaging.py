@@ -16,7 +16,11 @@ LOCKS = (
     "requirements-dataflow.lock",
     "requirements-airflow.lock",
     "requirements-emulators.lock",
+    "requirements-fuzz.lock",
+    "requirements-build.lock",
 )
+# What stands alone needs few others; a lock of fewer lines than this lacks something.
+FEWEST = {"requirements-emulators.lock": 5, "requirements-build.lock": 1}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def test_wheel_has_the_command(wheel):
 def test_locks_pin_and_hash_everything_and_name_no_host(lock):
     text = (REPO / lock).read_text()
     requirements = [line for line in text.splitlines() if re.match(r"[a-zA-Z0-9]", line)]
-    assert len(requirements) > (4 if "emulators" in lock else 40)
+    assert len(requirements) >= FEWEST.get(lock, 41)
     assert all("==" in line for line in requirements)
     assert text.count("--hash=sha256:") >= len(requirements)
     assert "://" not in text
@@ -110,6 +114,16 @@ def test_light_lock_has_what_the_project_needs_and_no_tensorflow():
     locked = set(re.findall(r"^([a-zA-Z0-9-]+)==", (REPO / "requirements-light.lock").read_text(), re.MULTILINE))
     assert needed <= locked
     assert not {name for name in locked if "tensorflow" in name}
+
+
+def test_a_wheel_is_built_without_tensorflow():
+    """Neither does the environment need it that holds what a worker has."""
+    for target in ("build/wheel/.ready", ".venv-light/.ready"):
+        plan = subprocess.run(
+            ["make", "--always-make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True
+        ).stdout
+        assert "-r requirements-build.lock" in plan
+        assert "-r requirements.lock" not in plan
 
 
 def test_make_refuses_another_python(tmp_path):

@@ -1,11 +1,15 @@
 import gzip
 import io
 import struct
+import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidpress.model import tfrecord
+from vidpress.model.gzip_stream import MAX_PADDING_BYTES
 from vidpress.model.tfrecord import Damage, masked_crc32c, open_gzip, read_tfrecords, write_tfrecords
 
 
@@ -111,10 +115,116 @@ def test_damaged_gzip_gives_no_wrong_record(data):
     assert records == PAYLOADS or isinstance(items[-1], Damage)
 
 
-@given(st.lists(st.binary(max_size=400), max_size=4), st.booleans())
-def test_gzip_of_several_members_is_read_as_gzip_reads_it(parts, padded):
-    compressed = b"".join(gzip.compress(part) + bytes(7 * padded) for part in parts)
-    assert open_gzip(io.BytesIO(compressed)).read() == gzip.decompress(compressed) == b"".join(parts)
+@given(st.lists(st.binary(max_size=400), min_size=1, max_size=4), st.integers(0, MAX_PADDING_BYTES))
+def test_gzip_of_several_members_is_read_as_gzip_reads_it(parts, padding):
+    packed = b"".join(map(gzip.compress, parts)) + bytes(padding)
+    assert open_gzip(io.BytesIO(packed)).read() == gzip.decompress(packed) == b"".join(parts)
+
+
+FIRST, SECOND = (gzip.compress(tfrecord_bytes(PAYLOADS[part])) for part in (slice(0, 2), slice(2, 5)))
+
+
+@pytest.mark.parametrize(
+    ("packed", "num_records", "reason"),
+    [
+        (b"", 0, "the file is empty, which no gzip file is"),
+        (bytes(len(FIRST)), 0, "begins with zeros"),
+        (FIRST + bytes(MAX_PADDING_BYTES + 1), 2, "513 zeros follow its end"),
+        (FIRST + bytes(200_000), 2, "200,000 zeros follow its end"),
+        (FIRST + bytes(7) + SECOND, 2, "zeros and then something else follow its end"),
+        (FIRST + bytes(100_000) + SECOND, 2, "zeros and then something else follow its end"),
+        (FIRST + b"garbage", 2, "damaged or cut"),
+        (FIRST[:-1], 2, "the file ends within it"),
+        (FIRST + SECOND[:15], 2, "the file ends within it"),
+    ],
+)
+def test_a_gzip_file_that_is_not_whole_is_reported(packed, num_records, reason):
+    *records, (offset, damage) = read_tfrecords(io.BytesIO(packed), len(packed), name="a.tfrecord.gz")
+    assert [payload for _, payload in records] == PAYLOADS[:num_records]
+    assert damage.ends_file
+    assert reason in damage.reason
+    assert offset == damage.offset == sum(16 + len(payload) for _, payload in records)
+
+
+def test_an_empty_file_is_whole_unless_it_is_to_be_packed():
+    assert list(read_tfrecords(io.BytesIO(b""), 0, name="a.tfrecord")) == []
+    assert list(read_tfrecords(io.BytesIO(gzip.compress(b"")), name="a.tfrecord.gz")) == []
+
+
+@pytest.mark.parametrize("name", ["a.tfrecord", "a.tfrecord.gz"])
+def test_compression_is_told_by_the_first_bytes(name):
+    plain = tfrecord_bytes(PAYLOADS)
+    for data in (plain, gzip.compress(plain)):
+        records = [payload for _, payload in read_tfrecords(io.BytesIO(data), len(data), name=name)]
+        assert records == PAYLOADS
+
+
+def test_a_record_whose_length_begins_as_gzip_does_is_none():
+    payload = bytes(0x88B1F)  # in little endian 1f 8b 08
+    assert [payload for _, payload in read_tfrecords(io.BytesIO(tfrecord_bytes([payload])))] == [payload]
+
+
+def test_lost_bytes_are_those_of_the_file():
+    data = bytearray(tfrecord_bytes(PAYLOADS))
+    data[2 * 216 + 3] ^= 1
+    *_, (_, damage) = read_tfrecords(io.BytesIO(bytes(data)), len(data))
+    assert damage.lost_bytes == len(data) - 2 * 216
+    packed = gzip.compress(bytes(data), 0)  # stored, so that places are known
+    *_, (_, damage) = read_tfrecords(io.BytesIO(packed), len(packed))
+    assert damage.lost_bytes == pytest.approx(3 * 216, abs=30)
+    data[2 * 216 + 3] ^= 1
+    data[2 * 216 + 13] ^= 1
+    assert [item.lost_bytes for _, item in read_tfrecords(io.BytesIO(bytes(data))) if isinstance(item, Damage)] == [0]
+
+
+def test_lost_bytes_of_a_large_gzip_file_are_those_behind_the_damage():
+    rng = np.random.default_rng(0)
+    letters = rng.integers(65, 81, (2000, 1000), np.uint8)
+    packed = bytearray(gzip.compress(tfrecord_bytes([row.tobytes() for row in letters]), 1))
+    place = len(packed) // 4
+    packed[place : place + 100] = b"\xff" * 100
+    *records, (_, damage) = read_tfrecords(io.BytesIO(bytes(packed)), len(packed))
+    assert all(isinstance(record, bytes) for _, record in records)
+    assert len(packed) - place <= damage.lost_bytes <= len(packed) - place + 2**16
+    assert 1016 * len(records) == damage.offset
+
+
+def test_a_file_is_read_up_to_its_size_and_must_reach_it():
+    data = tfrecord_bytes(PAYLOADS)
+    assert len(list(read_tfrecords(io.BytesIO(data), 2 * 216))) == 2
+    *_, (_, damage) = read_tfrecords(io.BytesIO(data), 2 * 216 + 5)
+    assert "ends within a record's length" in damage.reason
+    *_, (offset, damage) = read_tfrecords(io.BytesIO(data), len(data) + 100)
+    assert (offset, damage.reason) == (len(data), "the file ends at byte 1,080 of 1,180")
+    assert damage.lost_bytes == 100
+
+
+def header(length: int) -> bytes:
+    packed = struct.pack("<Q", length)
+    return packed + struct.pack("<I", masked_crc32c(packed))
+
+
+def test_a_length_beyond_the_file_is_not_allocated():
+    tracemalloc.start()
+    try:
+        for data in (header(2**31 - 1), header(2**31 - 1) + bytes(1000)):
+            for wrapped, num_bytes in ((data, len(data)), (data, None), (gzip.compress(data), None)):
+                ((_, damage),) = read_tfrecords(io.BytesIO(wrapped), num_bytes)
+                assert "ends within a record of 2147483647 bytes" in damage.reason
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_little_unpacks_to_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr(tfrecord, "MAX_UNPACKED_BYTES", 2**25)
+    bomb = gzip.compress(tfrecord_bytes([b"a" * 2**26]))
+    ((_, damage),) = read_tfrecords(io.BytesIO(bomb))
+    assert "packed to less than a 16th" in damage.reason
+    assert damage.ends_file
+    stored = gzip.compress(tfrecord_bytes([b"a" * 2**26]), 0)
+    ((_, payload),) = read_tfrecords(io.BytesIO(stored))
+    assert payload == b"a" * 2**26
 
 
 def test_what_is_no_gzip_is_reported():

@@ -9,14 +9,14 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.manifest import InputFile
+from vidpress.model.manifest import InputFile, Manifest
 from vidpress.model.rows import DeadLetter, encode_videos
 from vidpress.model.shard import ShardHeader
 from vidpress.model.videos import Video, parse_video, pool_frames
 from vidpress.transforms.decode_videos import DecodeVideos
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.pool_frames import PoolFrames
-from vidpress.transforms.read_shards import ReadShards, load_manifest
+from vidpress.transforms.read_shards import ReadShards
 from vidpress.transforms.read_videos import ReadVideos
 from vidpress.transforms.write_shards import WriteShards
 
@@ -107,7 +107,7 @@ def test_write_and_read_shards(model, tmp_path):
     videos = [pooled(index) for index in range(60)]
     letters = [DeadLetter("z", 5, "why", b"x"), DeadLetter("a", 9, "how")]
     write(model, videos, tmp_path, letters=letters, max_bad_fraction=0.1)
-    manifest = load_manifest(str(tmp_path))
+    manifest = Manifest.load(str(tmp_path))
     assert (manifest.counts.records, manifest.counts.videos, manifest.counts.dead_letters) == (62, 60, 2)
     names = [entry.name for entry in manifest.generations[0].files]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "manifest.json"])
@@ -124,7 +124,7 @@ def test_write_and_read_shards(model, tmp_path):
 
 def test_more_shards_than_videos_leave_no_empty_files(model, tmp_path):
     write(model, [pooled(0), pooled(1)], tmp_path, num_shards=50)
-    manifest = load_manifest(str(tmp_path))
+    manifest = Manifest.load(str(tmp_path))
     assert len(manifest.shards) == 2
     assert all(entry.rows == 1 for entry in manifest.shards)
 

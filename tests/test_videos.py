@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from vidpress.model.examples import RecordError, serialize_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames, sum_frames
+from vidpress.model.videos import Video, parse_video, pool_frames, sum_frames
 
 SPEC = FeatureSpec.parse("rgb:6,audio:2")
 
@@ -56,7 +58,7 @@ def test_sum_of_frames_is_exact(num_frames, seed):
         (serialize_record({"labels": [1]}), r"no id: none of \['id', 'video_id'\] is among \['labels'\]"),
         (serialize_record({"id": b"v"}), r"feature 'rgb' is missing: .* no 'mean_rgb' among \['id'\]"),
         (serialize_record({"id": b""}), "must hold one non-empty string"),
-        (serialize_record({"id": [7]}), "must hold one non-empty string"),
+        (serialize_record({"id": [7]}), r"must hold one non-empty string, but holds integers \(int64_list\)"),
         (
             frame_level(frames(2, 5), frames(2, 2)),
             r"feature 'rgb': frame 0 of 2 holds \[5\] bytes, not \[6\]",
@@ -66,7 +68,22 @@ def test_sum_of_frames_is_exact(num_frames, seed):
             r"differ in their number of frames: {'rgb': 2, 'audio': 3}",
         ),
         (frame_level(frames(0, 6), frames(0, 2)), "missing|no frames"),
-        (frame_level(frames(1, 6), frames(1, 2), labels=[-1]), "'labels' must be class indices"),
+        (frame_level(frames(1, 6), frames(1, 2), labels=[-1]), "'labels' must be class indices, but has -1"),
+        (
+            frame_level(frames(1, 6), frames(1, 2), labels=b"cat"),
+            r"'labels' .* but holds strings \(bytes_list\).*--labels_key",
+        ),
+        (frame_level(frames(1, 6), frames(1, 2), labels=np.ones(2)), r"'labels' .* but holds floats \(float_list\)"),
+        (frame_level(frames(1, 6), frames(1, 2), labels=[1] * 16385), "but has 16,385 values, more than 16,384"),
+        (serialize_record({"id": np.ones(1)}), r"'id' must hold one non-empty string, but holds floats"),
+        (serialize_record({"id": b"x" * 4097}), "'id' has 4,097 bytes; an id has 4,096 at most"),
+        (serialize_record({"id": b"x" * 100_000}), r"'id' has 100,0\d\d bytes; an id has 4,096 at most"),
+        (serialize_record({"id": b"v", "mean_rgb": b"x" * 24}), r"'mean_rgb' holds strings \(bytes_list\), not floats"),
+        (serialize_record({"id": b"v", "mean_rgb": [1] * 6}), r"'mean_rgb' holds integers \(int64_list\), not floats"),
+        (
+            frame_level(np.zeros((2, 6), np.float32), frames(2, 2)),
+            r"'rgb': frame 0 of 2 holds floats .*; a model trained with --features rgb:6:float takes such frames",
+        ),
         (frame_level(frames(1, 6), frames(1, 2), labels=[2**40]), "'labels' must be class indices"),
         (
             serialize_record({"id": b"v", "mean_rgb": np.zeros(5, np.float32), "mean_audio": np.zeros(2)}),
@@ -85,6 +102,70 @@ def test_sum_of_frames_is_exact(num_frames, seed):
 def test_unusable_records_are_refused(payload, message):
     with pytest.raises(RecordError, match=message):
         pool(payload)
+
+
+def test_an_id_of_the_greatest_size_is_kept():
+    payload = frame_level(frames(1, 6), frames(1, 2), id=b"x" * 4096)
+    assert pool(payload).id == b"x" * 4096
+
+
+def test_messages_show_few_names_and_cut_them():
+    names = {f"{index:04d}{'x' * 1000}": [1] for index in range(1000)}
+    with pytest.raises(RecordError, match=r"and 980 more.*--id_key") as error:
+        pool(serialize_record(names))
+    assert len(str(error.value)) < 2500
+
+
+FLOATS = FeatureSpec.parse("RGB/feature/floats:6:float:0.5,audio:2")
+
+
+def float_level(rgb, audio):
+    return serialize_record({"id": b"v"}, {"RGB/feature/floats": rgb, "audio": audio})
+
+
+def test_float_frames_are_averaged_and_scaled():
+    rgb = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
+    video = pool_frames(parse_video(float_level(rgb, frames(7, 2)), FLOATS), FLOATS)
+    np.testing.assert_array_equal(video.x[:6], (rgb.astype(np.float64).sum(axis=0) / 7 * 0.5).astype(np.float32))
+    np.testing.assert_array_equal(video.x[6:], FLOATS.dequantize(np.full(2, 7.0)).astype(np.float32))
+    assert video.num_frames == 7
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (
+            np.zeros((2, 6), np.uint8),
+            r"holds strings .*; a model trained with --features RGB/feature/floats:6 takes such",
+        ),
+        (np.zeros((2, 5), np.float32), "frame 0 of 2 holds 5 floats, not 6"),
+        (np.full((2, 6), np.nan, np.float32), "input 0 of 8 is nan"),
+        (np.full((2, 6), -np.inf, np.float32), "input 0 of 8 is -inf"),
+        (np.zeros((3, 6), np.float32), "differ in their number of frames"),
+    ],
+)
+def test_odd_float_frames_are_refused(rgb, message):
+    with pytest.raises(RecordError, match=message):
+        pool_frames(parse_video(float_level(rgb, frames(2, 2)), FLOATS), FLOATS)
+
+
+def test_other_keys_can_be_named():
+    spec = dataclasses.replace(SPEC, id_keys=("clip/id",), labels_key="clip/label/index")
+    payload = serialize_record(
+        {"clip/id": b"v", "clip/label/index": [3], "id": b"other"}, {"rgb": frames(1, 6), "audio": frames(1, 2)}
+    )
+    video = parse_video(payload, spec)
+    assert (video.id, video.labels.tolist()) == (b"v", [3])
+
+
+def test_more_frames_than_32_bits_can_sum():
+    """16,843,010 frames of 255: one row, seen again and again."""
+    rows = np.broadcast_to(np.array([[255]], np.uint8), (16_843_010, 1))
+    assert sum_frames(rows).tolist() == [16_843_010 * 255]
+    assert 16_843_010 * 255 > 2**32
+    video = Video(b"v", np.empty(0, np.int32), {"tiny": rows})
+    spec = FeatureSpec.parse("tiny:1")
+    np.testing.assert_array_equal(pool_frames(video, spec).x, spec.dequantize(np.array([255.0])).astype(np.float32))
 
 
 def test_the_error_knows_the_video_where_it_could_be_read():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import uuid
-
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
+import time
 
 from vidpress.model import storage
-from vidpress.model.manifest import FileEntry, Manifest, ManifestError, file_name, generation_of, manifest_name
-from vidpress.transforms.read_shards import load_manifest
+from vidpress.model.file_names import file_name, generation_of, is_part_name, is_temporary_name, join, manifest_name
+from vidpress.model.manifest import FileEntry, Manifest, ManifestError, manifest_numbers
 
 _log = logging.getLogger(__name__)
+
+# Shards and lists that no manifest lists are of a run that died, or of one at work, or of a generation whose manifest
+# is not seen. So they stay for a day.
+LEFTOVER_SECONDS = 24 * 60 * 60
 
 
 def write_part(
@@ -24,8 +25,11 @@ def write_part(
     rows: int,
     data: bytes,
     row_groups: tuple[int, ...] = (),
+    footer_crc32: int | None = None,
 ) -> FileEntry:
     """Write a file of a generation and return its entry for the manifest.
+
+    Beam may run an attempt twice: a name goes with one content, so either may write it.
 
     Args:
       output: The data set's folder.
@@ -35,36 +39,12 @@ def write_part(
       rows: How many rows it holds.
       data: Its content.
       row_groups: Rows of each of a shard's row groups.
-
-    Raises:
-      ManifestError: If another run wrote the same generation.
+      footer_crc32: Of a shard's footer.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     name = file_name(kind, generation, part, sha256)
-    try:
-        _write_file(output, name, data)
-    except BeamIOError as error:
-        # That run took what this one was writing for a leftover.
-        manifest = FileSystems.join(output, manifest_name(generation))
-        if FileSystems.exists(manifest):
-            raise _outrun(manifest) from error
-        raise
-    return FileEntry(name, rows, len(data), sha256, row_groups)
-
-
-def _write_file(folder: str, name: str, data: bytes) -> None:
-    """Write a file that appears under its name only when complete, because Beam may run an attempt twice."""
-    path = FileSystems.join(folder, name)
-    temporary = FileSystems.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    with FileSystems.create(temporary, mime_type="application/octet-stream") as file:
-        file.write(data)
-    try:
-        FileSystems.rename([temporary], [path])
-    except BeamIOError:
-        # Another run with the same input finished meanwhile and removed what it took for a leftover. A name goes with
-        # one content, so whatever has it will do.
-        if not FileSystems.exists(path):
-            raise
+    storage.write(join(output, name), data)
+    return FileEntry(name, rows, len(data), sha256, row_groups, footer_crc32)
 
 
 def create_manifest(output: str, manifest: Manifest) -> None:
@@ -73,50 +53,56 @@ def create_manifest(output: str, manifest: Manifest) -> None:
     Raises:
       ManifestError: If another run wrote the same generation.
     """
-    name = manifest_name(manifest.generation)
-    path = FileSystems.join(output, name)
-    data = manifest.to_json().encode()
+    path = join(output, manifest_name(manifest.generation))
     try:
-        if FileSystems.get_scheme(path) in (None, "gs"):
-            storage.write_new(path, data)
-        elif FileSystems.exists(path):  # there is no better way on the other file systems that Beam reaches
-            raise FileExistsError(path)
-        else:
-            _write_file(output, name, data)
+        storage.write_new(path, manifest.to_json().encode())
     except FileExistsError as error:
-        there = load_manifest(output, manifest.generation)
+        there = Manifest.load(output, manifest.generation)
         remove_leftovers(output, there)
         if there != manifest:  # else it is ours, by an attempt before this one
-            raise _outrun(path) from error
+            listed = {entry.name for generation in there.generations for entry in generation.files}
+            written = {entry.name for entry in manifest.generations[-1].files}
+            storage.remove(join(output, name) for name in written - listed)
+            raise ManifestError(
+                f"Another run wrote {path} while this one was at work, which therefore added nothing: run it again."
+            ) from error
         return
     remove_leftovers(output, manifest)
 
 
-def _outrun(manifest: str) -> ManifestError:
-    return ManifestError(
-        f"Another run wrote {manifest} while this one was at work, which therefore added nothing: run it again."
-    )
+def remove_leftovers(output: str, newest: Manifest) -> None:
+    """Remove what runs that died left in a data set's folder: what nobody will ever need.
 
-
-def remove_leftovers(output: str, manifest: Manifest) -> None:
-    """Remove files of a manifest's generations that it does not list: nobody will ever need them.
-
-    Later generations' files may be another run's at work. A name that an encode job does not give is never touched.
+    Temporary files go at once, for a run that still writes one writes it again. Shards and lists go when they are a day
+    old and certainly in no manifest. Later generations' files may be another run's at work. A name that an encode job
+    does not give is never touched.
     """
-    listed = {entry.name for generation in manifest.generations for entry in generation.files}
-    patterns = [
-        FileSystems.join(output, f"{dot}{kind}-*") for dot in ("", ".") for kind in ("shard", "dead-letters", "inputs")
-    ]
     try:
-        paths = [metadata.path for result in FileSystems.match(patterns) for metadata in result.metadata_list]
-        names = {path: FileSystems.split(path)[1] for path in paths}
-        leftovers = [
-            path
-            for path, name in names.items()
-            if name not in listed and (generation_of(name) or manifest.generation + 1) <= manifest.generation
-        ]
-        if leftovers:
-            _log.warning("Removing %d files that unfinished runs left in %s.", len(leftovers), output)
-            FileSystems.delete(leftovers)
-    except (BeamIOError, OSError) as error:
+        listed = {entry.name for generation in newest.generations for entry in generation.files}
+        found = [file for file in storage.list_files(output) if file.name not in listed]
+        files = [file for file in found if _is_leftover(file, newest.generation)]
+        if any(is_part_name(file.name) for file in files):
+            listed = _listed_by_any(output)
+            files = [file for file in files if file.name not in listed]
+        if files:
+            _log.warning("Removing %d files that unfinished runs left in %s.", len(files), output)
+            storage.remove(join(output, file.name) for file in files)
+    except (OSError, ManifestError) as error:
         _log.warning("What unfinished runs left in %s was not all removed: %s", output, error)
+
+
+def _is_leftover(unlisted: storage.StoredFile, newest: int) -> bool:
+    if (generation_of(unlisted.name) or 0) > newest:
+        return False
+    is_old = time.time() - unlisted.modified > LEFTOVER_SECONDS
+    return is_temporary_name(unlisted.name) or (is_part_name(unlisted.name) and is_old)
+
+
+def _listed_by_any(output: str) -> set[str]:
+    """Return the names that any manifest of a folder lists.
+
+    Raises:
+      ManifestError: If one cannot be read, so that nobody knows what it lists.
+    """
+    manifests = (Manifest.load(output, number) for number in manifest_numbers(output))
+    return {entry.name for manifest in manifests for generation in manifest.generations for entry in generation.files}

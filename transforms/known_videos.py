@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model.manifest import Manifest, shard_index
+from vidpress.model import storage
+from vidpress.model.file_names import join, shard_index
+from vidpress.model.listed_shards import open_shard
+from vidpress.model.manifest import FileEntry, InputFile, Manifest, ManifestError
 from vidpress.model.rows import find_known, split_by_shard
-from vidpress.model.shard import Shard
-from vidpress.transforms.read_shards import load_manifest
+from vidpress.model.strict_json import JsonError
 
 # A bundle's ids are sent on at the latest when there are this many.
 _MAX_BUFFERED_IDS = 200_000
 
 
-def read_input_files(data_set: str, name: str) -> Iterator[tuple[str, int]]:
+def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, int]]:
     """Read a generation's list of input files.
 
+    Args:
+      data_set: Its folder.
+      entry: The list's entry in the manifest.
+
     Yields:
-      The path and the size in bytes of each.
+      The path and the size in bytes of each. What was yielded counts only if the end is reached.
+
+    Raises:
+      ManifestError: If the list is missing, damaged, or not the one that the manifest lists.
     """
-    with FileSystems.open(FileSystems.join(data_set, name), mime_type="application/octet-stream") as lines:
-        for line in lines:
-            fields = json.loads(line)
-            yield fields["file"], fields["bytes"]
+    uri = join(data_set, entry.name)
+    digest = hashlib.sha256()
+    try:
+        with storage.open_input(uri, links=False) as file:
+            if file.seek(0, io.SEEK_END) != entry.bytes:
+                raise _damaged_list(uri, f"it does not have {entry.bytes:,} bytes")
+            file.seek(0)
+            for line in io.BufferedReader(file):  # type: ignore[type-var]
+                digest.update(line)
+                listed = InputFile.from_json(line)
+                yield listed.file, listed.bytes
+    except (FileNotFoundError, storage.PathError, JsonError) as error:
+        raise _damaged_list(uri, str(error)) from error
+    if digest.hexdigest() != entry.sha256:
+        raise _damaged_list(uri, "its SHA-256 is not the one in the manifest")
 
 
-def input_lists(manifest: Manifest) -> list[str]:
-    """Return the names of the files that list a data set's input files."""
-    return [generation.inputs.name for generation in manifest.generations if generation.inputs is not None]
+def _damaged_list(uri: str, why: str) -> ManifestError:
+    return ManifestError(
+        f"{uri}, which lists files that were encoded, is damaged ({why}): fetch it again from a copy of the data set. "
+        "Without it nobody knows what is new."
+    )
+
+
+def input_lists(manifest: Manifest) -> list[FileEntry]:
+    """Return the files that list a data set's input files."""
+    return [generation.inputs for generation in manifest.generations if generation.inputs is not None]
 
 
 @dataclasses.dataclass
@@ -59,9 +86,9 @@ class ReadInputFiles(beam.PTransform):
             pbegin
             | "Data set" >> beam.Create([self.data_set])
             | "Find lists"
-            >> beam.FlatMap(lambda data_set, number: input_lists(load_manifest(data_set, number)), self.generation)
+            >> beam.FlatMap(lambda data_set, number: input_lists(Manifest.load(data_set, number)), self.generation)
             | "Deal out lists" >> beam.Reshuffle()
-            | "Read lists" >> beam.FlatMap(lambda name, data_set: read_input_files(data_set, name), self.data_set)
+            | "Read lists" >> beam.FlatMap(lambda entry, data_set: read_input_files(data_set, entry), self.data_set)
         )
 
 
@@ -99,12 +126,12 @@ class FindKnownVideos(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], tuple[str, str]]]:
-    """Yield each shard's name and model by its place: over how many shards ids were dealt, and which one it is."""
-    manifest = load_manifest(data_set, number)
+def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], tuple[FileEntry, str]]]:
+    """Yield each shard's entry and model by its place: over how many shards ids were dealt, and which one it is."""
+    manifest = Manifest.load(data_set, number)
     for generation in manifest.generations:
         for entry in generation.shards:
-            yield (generation.num_shards, shard_index(entry.name)), (entry.name, manifest.model_id)
+            yield (generation.num_shards, shard_index(entry.name)), (entry, manifest.model_id)
 
 
 class _DealIdsFn(beam.DoFn):
@@ -116,7 +143,7 @@ class _DealIdsFn(beam.DoFn):
         self._ids: list[pa.Array] = []
 
     def setup(self) -> None:
-        generations = load_manifest(self._data_set, self._generation).generations
+        generations = Manifest.load(self._data_set, self._generation).generations
         self._nums_shards = sorted({generation.num_shards for generation in generations if generation.shards})
 
     def start_bundle(self) -> None:
@@ -145,9 +172,5 @@ def _look_up(element: tuple[tuple[int, int], dict[str, Iterable[Any]]], data_set
     ids = [pa.array(part, pa.binary()) for part in groups["ids"]]
     if not ids:
         return
-    for name, model_id in groups["shards"]:
-        path = FileSystems.join(data_set, name)
-        with FileSystems.open(path, mime_type="application/octet-stream") as file:
-            shard = Shard(file, path)
-            shard.check_model(model_id)
-            yield from find_known(shard, ids)
+    for entry, model_id in groups["shards"]:
+        yield from find_known(open_shard(data_set, entry, model_id), ids)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.io import fileio
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model.examples import RecordError
+from vidpress.model import input_files
+from vidpress.model.examples import RecordError, parse_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.manifest import InputFile, is_new
 from vidpress.model.rows import DeadLetter
-from vidpress.model.tfrecord import Damage, open_gzip, read_tfrecords
-from vidpress.model.videos import Video, parse_video
+from vidpress.model.tfrecord import Damage, read_tfrecords
+from vidpress.model.videos import Video, listed, parse_video
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.coders import VideoCoder
+
+_log = logging.getLogger("vidpress")
+
+# YouTube-8M of 2019 rates segments of five seconds.
+_SEGMENT_LABELS = "segment_labels"
+_MAX_KEYS = 100
 
 beam.coders.registry.register_coder(Video, VideoCoder)
 
@@ -37,31 +44,58 @@ class VideosRead(NamedTuple):
     inputs: beam.PCollection[InputFile]
 
 
-def open_tfrecords(path: str) -> BinaryIO:
-    """Open a file of TFRecords through Beam's file systems; `.gz` is decompressed."""
-    file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return open_gzip(file) if path.endswith(".gz") else file
+def read_records(path: str, num_bytes: int | None = None) -> Iterator[tuple[int, bytes | Damage]]:
+    """Read the records of one TFRecord file, local or on Cloud Storage; gzip is unpacked.
+
+    Args:
+      path: The file.
+      num_bytes: How many bytes of it are to be read; as many as there are, unless it is given.
+
+    Yields:
+      What `vidpress.model.tfrecord.read_tfrecords` does.
+
+    Raises:
+      InputError: If the file cannot be read, which a retry may mend.
+    """
+    try:
+        if path.startswith("gs://"):
+            file, size = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED), num_bytes
+        else:
+            file, size = input_files.open_local(path)
+        with file:
+            yield from read_tfrecords(file, size if num_bytes is None else num_bytes, name=path)
+    except OSError as error:
+        raise input_files.unreadable(path, error) from error
 
 
-def read_videos(path: str, spec: FeatureSpec) -> Iterator[tuple[int, Video | DeadLetter]]:
+def read_videos(
+    path: str, spec: FeatureSpec, *, num_bytes: int | None = None, keys: set[str] | None = None
+) -> Iterator[tuple[int, Video | DeadLetter]]:
     """Read the videos of one file.
 
     Args:
       path: A TFRecord file of Examples (video level) or SequenceExamples (frame level), local or remote.
       spec: The features to take.
+      num_bytes: How many bytes of it are to be read; as many as there are, unless it is given.
+      keys: Gets the names of the first record's context features.
 
     Yields:
       The payload's length in bytes with the video, or with the reason why there is none, for every record.
+
+    Raises:
+      InputError: If the file cannot be read, which a retry may mend.
     """
-    with open_tfrecords(path) as file:
-        for offset, payload in read_tfrecords(file):
-            if isinstance(payload, Damage):
-                yield 0, DeadLetter(path, offset, payload.reason)
-                continue
-            try:
-                yield len(payload), parse_video(payload, spec, file=path, offset=offset)
-            except RecordError as error:
-                yield len(payload), DeadLetter(path, offset, str(error), error.video_id)
+    for offset, payload in read_records(path, num_bytes):
+        if isinstance(payload, Damage):
+            yield 0, DeadLetter(path, offset, payload.reason, lost_bytes=payload.lost_bytes)
+            continue
+        try:
+            if keys is not None:
+                keys.update(parse_record(payload)[0])
+                keys = None
+            yield len(payload), parse_video(payload, spec, file=path, offset=offset)
+        except RecordError as error:
+            yield len(payload), DeadLetter(path, offset, str(error), error.video_id)
 
 
 @dataclasses.dataclass
@@ -71,13 +105,16 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
-      known_files: Paths and sizes of files that are not to be read again; one that has another size now is an error.
+      known_files: Paths and sizes of files that are not to be read again, unless they have grown; one that has shrunk
+        is an error.
+      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
     """
 
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
     known_files: beam.PCollection[tuple[str, int]] | None = None
+    min_age: float = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -89,8 +126,8 @@ class ReadVideos(beam.PTransform):
         matched = (
             pbegin
             | "Patterns" >> beam.Create(list(self.file_patterns))
-            | "Match files" >> fileio.MatchAll(fileio.EmptyMatchTreatment.DISALLOW)
-            | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.size_in_bytes))
+            | "Match files" >> beam.FlatMap(_match, self.min_age)
+            | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.bytes))
         )
         known = pbegin | "No known files" >> beam.Create([]) if self.known_files is None else self.known_files
         outputs = (
@@ -100,9 +137,18 @@ class ReadVideos(beam.PTransform):
             | "Read records"
             >> beam.ParDo(_ReadFn(self.spec))
             .with_output_types(Video)
-            .with_outputs("dead_letters", "inputs", main="videos")
+            .with_outputs("dead_letters", "inputs", "seen", main="videos")
+        )
+        _ = (
+            outputs.seen
+            | "What was seen" >> beam.CombineGlobally(_Seen.total)
+            | "Say what is left out" >> beam.Map(_say_what_is_left_out, self.spec)
         )
         return VideosRead(outputs.videos, outputs.dead_letters, outputs.inputs)
+
+
+def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
+    return input_files.older_than(min_age, input_files.match([pattern]))
 
 
 def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[str, int]]:
@@ -113,23 +159,57 @@ def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[
             yield path, num_bytes
 
 
+class _Seen(NamedTuple):
+    """What records have: how many videos were read, whether one has labels, be it an empty list, and keys of some."""
+
+    videos: int
+    has_labels: bool
+    keys: tuple[str, ...]
+
+    @classmethod
+    def total(cls, parts: Iterable[_Seen]) -> _Seen:
+        parts = list(parts)
+        keys = sorted({key for part in parts for key in part.keys})[:_MAX_KEYS]
+        return cls(sum(part.videos for part in parts), any(part.has_labels for part in parts), tuple(keys))
+
+
+def _say_what_is_left_out(seen: _Seen, spec: FeatureSpec) -> None:
+    if seen.videos and not seen.has_labels:
+        _log.warning(
+            "None of the %d videos has labels under %r. If they have some, name the key with --labels_key: keys are %s",
+            seen.videos,
+            spec.labels_key,
+            listed(seen.keys),
+        )
+    if _SEGMENT_LABELS in seen.keys:
+        _log.warning(
+            "Records have %r, ratings of parts of a video: each video is encoded as a whole, and these are left out.",
+            _SEGMENT_LABELS,
+        )
+
+
 class _ReadFn(beam.DoFn):
     def __init__(self, spec: FeatureSpec):
         self._spec = spec
 
     def process(self, element: tuple[str, int]) -> Iterable[Any]:
         path, file_bytes = element
-        records = 0
-        record_bytes = 0
-        for num_bytes, item in read_videos(path, self._spec):
+        records = record_bytes = lost_bytes = videos = labelled = 0
+        keys: set[str] = set()
+        for num_bytes, item in read_videos(path, self._spec, num_bytes=file_bytes, keys=keys):
             records += 1
             record_bytes += num_bytes
             progress.advance(num_bytes)
             if isinstance(item, Video):
+                videos += 1
+                labelled += len(item.labels) > 0
                 yield item
             else:
+                lost_bytes += item.lost_bytes
                 metrics.DEAD_LETTERS.inc()
                 yield beam.pvalue.TaggedOutput("dead_letters", item)
         metrics.RECORDS_READ.inc(records)
         metrics.INPUT_BYTES.inc(record_bytes)
-        yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes))
+        yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes, lost_bytes))
+        has_labels = labelled > 0 or self._spec.labels_key in keys
+        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, has_labels, tuple(sorted(keys)[:_MAX_KEYS])))

@@ -9,16 +9,15 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model.errors import VidpressError
+from vidpress.model.file_names import join
 from vidpress.model.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
-from vidpress.model.shard import ShardHeader, write_shard
+from vidpress.model.shard import ShardHeader, footer_crc32, write_shard
 from vidpress.transforms import metrics
 from vidpress.transforms.generation_files import create_manifest, write_part
 from vidpress.transforms.known_videos import FindKnownVideos
-from vidpress.transforms.read_shards import load_manifest
 
 # A bundle's rows are sent on at the latest when there are this many; one row takes some 200 bytes.
 _MAX_BUFFERED_ROWS = 50_000
@@ -50,7 +49,9 @@ class WriteShards(beam.PTransform):
       dead_letters: Records that were set aside on the way here.
       inputs: The files that were read.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
-      max_bad_fraction: The share of dead letters above which the job fails.
+      max_bad_fraction: The job fails if a greater share of the records are dead letters, or of the input's bytes could
+        not be read.
+      num_files: How many files there are to read, if that is known: the job fails if it read fewer.
     """
 
     output: str
@@ -61,6 +62,7 @@ class WriteShards(beam.PTransform):
     previous: int = 0
     num_shards: int = 1
     max_bad_fraction: float = 0.01
+    num_files: int | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -105,6 +107,7 @@ class WriteShards(beam.PTransform):
                 header=self.header,
                 num_shards=self.num_shards,
                 max_bad_fraction=self.max_bad_fraction,
+                num_files=self.num_files,
             )
         )
 
@@ -153,9 +156,17 @@ class _WriteShardFn(beam.DoFn):
         if rows.num_rows:
             buffer = io.BytesIO()
             row_groups = write_shard(buffer, rows, self._header)
+            data = buffer.getvalue()
             part = (index, self._num_shards)
             entry = write_part(
-                self._output, "shard", self._generation, part, rows.num_rows, buffer.getvalue(), row_groups
+                self._output,
+                "shard",
+                self._generation,
+                part,
+                rows.num_rows,
+                data,
+                row_groups,
+                footer_crc32(data),
             )
             metrics.SHARDS_WRITTEN.inc()
         metrics.DUPLICATES.inc(duplicates)
@@ -201,11 +212,17 @@ def _write_manifest(
     header: ShardHeader,
     num_shards: int,
     max_bad_fraction: float,
+    num_files: int | None,
 ) -> Manifest:
-    before = load_manifest(output, generation - 1) if generation > 1 else None
+    before = Manifest.load(output, generation - 1) if generation > 1 else None
     if before is not None and before.model_id != header.model_id:
         raise ManifestError(f"{output} was encoded by model {before.model_id}: {header.model_id} cannot add to it.")
     files = sorted(inputs)
+    if num_files is not None and len(files) < num_files:
+        raise ManifestError(
+            f"Only {len(files)} of the {num_files} input files were read: either some are gone since the job began, or "
+            "its runner lost them. Nothing was added: run it again, with a runner that vidpress is tested on."
+        )
     if before is not None and not files:
         return before
     totals = Counts(
@@ -215,15 +232,11 @@ def _write_manifest(
         dead_letters=sum(entry.rows for entry in letters),
         input_bytes=sum(file.record_bytes for file in files),
         code_bytes=sum(shard.code_bytes for shard in shards),
+        lost_bytes=sum(file.lost_bytes for file in files),
     )
     if totals.unaccounted:
         raise RuntimeError(f"{totals.unaccounted} records are unaccounted for: {totals}. No manifest was written.")
-    if totals.dead_letters > max_bad_fraction * totals.records:
-        raise TooManyDeadLettersError(
-            f"{totals.dead_letters} of {totals.records} records are bad, more than --max_bad_fraction="
-            f"{max_bad_fraction:g} allows. No manifest was written. The reasons stand in "
-            f"{FileSystems.join(output, f'dead-letters-{generation:05d}-*.jsonl')}"
-        )
+    _check_bad_fraction(totals, sum(file.bytes for file in files), max_bad_fraction, output, generation)
     lines = "".join(file.to_json() + "\n" for file in files).encode()
     added = Generation(
         num_shards=num_shards,
@@ -239,3 +252,20 @@ def _write_manifest(
     )
     create_manifest(output, manifest)
     return manifest
+
+
+def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float, output: str, generation: int) -> None:
+    """See that not too much was lost: of records, and of bytes, for nobody knows how many records stood in these."""
+    bad = [
+        f"{count:,} of {total:,} {what}"
+        for count, total, what in (
+            (totals.dead_letters, totals.records, "records are bad"),
+            (totals.lost_bytes, file_bytes, "bytes of the input stand behind damage and could not be read"),
+        )
+        if count > max_bad_fraction * total
+    ]
+    if bad:
+        raise TooManyDeadLettersError(
+            f"{' and '.join(bad)}, more than --max_bad_fraction={max_bad_fraction:g} allows. No manifest was written. "
+            f"The reasons stand in {join(output, f'dead-letters-{generation:05d}-*.jsonl')}"
+        )

@@ -1,0 +1,47 @@
+"""Options that say what input records look like: shared by the jobs that read them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from vidpress.model.features import FeatureSpec
+
+
+def add_key_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that name keys of records."""
+    parser.add_argument("--id_key", metavar="NAME", help="what records call a video's id (default: id, or video_id)")
+    parser.add_argument(
+        "--labels_key", metavar="NAME", help="what records call a video's class indices (default: labels)"
+    )
+
+
+def add_record_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that say which features records have, and what they call id and labels."""
+    parser.add_argument(
+        "--features",
+        type=features,
+        default="rgb:1024,audio:128",
+        help="names and sizes of the input features; NAME:SIZE:float if their frames are floats instead of bytes, as "
+        "MediaPipe's are, NAME:SIZE:float:SCALE to multiply these by a number",
+    )
+    add_key_options(parser)
+
+
+def features(text: str) -> FeatureSpec:
+    """Parse an option such as rgb:1024,audio:128."""
+    try:
+        return FeatureSpec.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def with_keys(spec: FeatureSpec, args: argparse.Namespace) -> FeatureSpec:
+    """Return a spec with the keys that the options of `add_key_options` name.
+
+    Raises:
+      ValueError: If one of them can be no key.
+    """
+    id_keys = spec.id_keys if args.id_key is None else (args.id_key,)
+    labels_key = spec.labels_key if args.labels_key is None else args.labels_key
+    return dataclasses.replace(spec, id_keys=id_keys, labels_key=labels_key)

@@ -1,0 +1,38 @@
+from numba import typeof
+
+from vidpress.model import dense_layers
+from vidpress.model.warm_up import numba_variables, warm_up
+
+
+def test_kinds_of_processors_are_said_as_numba_takes_them():
+    assert numba_variables("x86-64-v3") == {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""}
+    assert numba_variables("x86-64-v4+amx-tile+amx-bf16") == {
+        "NUMBA_CPU_NAME": "x86-64-v4",
+        "NUMBA_CPU_FEATURES": "+amx-tile,+amx-bf16",
+    }
+
+
+class Loop:
+    """Stands for a loop that this processor may have no instructions for, and notes for which types it is wanted."""
+
+    def __init__(self):
+        self.ran, self.compiled = set(), set()
+
+    def __call__(self, *arguments):
+        self.ran.add(tuple(map(typeof, arguments)))
+        return False
+
+    def compile(self, types):
+        self.compiled.add(types)
+
+
+def test_what_is_compiled_for_matrix_units_elsewhere_is_what_layers_run_there(monkeypatch):
+    loops = {name: Loop() for name in ("_split_kernel", "_multiply")}
+    for name, loop in loops.items():
+        monkeypatch.setattr(dense_layers, name, loop)
+    monkeypatch.setattr(dense_layers, "has_matrix_units", lambda: True)
+    monkeypatch.setattr("vidpress.model.frozen_model.has_matrix_units", lambda: True, raising=False)
+    warm_up()
+    dense_layers.compile_split_dense()
+    for loop in loops.values():
+        assert loop.ran == loop.compiled != set()

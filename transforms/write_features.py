@@ -1,0 +1,181 @@
+"""Write decoded features: a file for each shard, and last of all a marker."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidpress.model import examples, storage
+from vidpress.model.file_names import join
+from vidpress.model.manifest import FileEntry, Manifest
+from vidpress.model.shard import decode_rows, decoded_schema, labels_list
+from vidpress.model.tfrecord import write_tfrecords
+from vidpress.transforms import metrics, progress
+from vidpress.transforms.read_shards import read_shard
+
+FORMATS = ("tfrecord", "parquet")
+
+# What Hadoop and Spark call it: schedulers wait for it, and readers of a folder pass over names that begin like this.
+MARKER = "_SUCCESS"
+_MARKER_VERSION = 1
+
+_FILE_NAME = re.compile(r"features-[-0-9a-f]+(?:of-[-0-9a-f]+)?\.(?:tfrecord|parquet)")
+_TEMPORARY_NAME = re.compile(rf"\.(?:{_FILE_NAME.pattern}|{MARKER})\.[0-9a-f]{{32}}\.tmp")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class FeatureFile:
+    """A file of decoded features.
+
+    Attributes:
+      name: Its name in the folder.
+      rows: How many videos it holds.
+      bytes: Its size.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+
+
+def feature_file_name(shard: FileEntry, output_format: str) -> str:
+    """Return the name of the file with a shard's features: like the shard's, it goes with one content."""
+    name = shard.name.removeprefix("shard").removesuffix(".parquet")
+    checksum = f"-{shard.sha256[:12]}"  # version 1 left it out
+    return f"features{name.removesuffix(checksum)}{checksum}.{output_format}"
+
+
+def is_feature_file_name(name: str) -> bool:
+    """Return whether a file of that name holds decoded features."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+@dataclasses.dataclass
+class WriteFeatures(beam.PTransform):
+    """Decode a data set to files of features in a folder, from a pipeline's beginning to the list of `FeatureFile`s.
+
+    Each shard becomes a file, which appears under its name when it is complete. What is there already is not written
+    again, so that a job that died is completed by the same job. The marker `_SUCCESS`, which lists the files, is
+    written last: without one, a folder does not hold all features.
+
+    Attributes:
+      data_set: The data set's folder.
+      manifest: What to decode: its manifest.
+      output: Folder for the features.
+      output_format: 'tfrecord' or 'parquet'.
+    """
+
+    data_set: str
+    _: dataclasses.KW_ONLY
+    manifest: Manifest
+    output: str
+    output_format: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.output_format not in FORMATS:
+            raise ValueError(f"output_format={self.output_format!r} must be one of {FORMATS}.")
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Sequence[FeatureFile]]:
+        """Deal out the shards, decode each on one worker, and write the marker."""
+        files = (
+            pbegin
+            | "Data set" >> beam.Create([self.manifest.generation])
+            | "List shards" >> beam.FlatMap(_list_shards, self.data_set)
+            | "Deal out shards" >> beam.Reshuffle()
+            | "Decode shards" >> beam.Map(_write_shard, self.data_set, self.output, self.output_format)
+        )
+        return (
+            pbegin
+            | "Once" >> beam.Create([None])
+            | "Write marker"
+            >> beam.Map(
+                _write_marker,
+                files=beam.pvalue.AsList(files),
+                output=self.output,
+                output_format=self.output_format,
+                model_id=self.manifest.model_id,
+                generation=self.manifest.generation,
+                num_videos=self.manifest.counts.videos,
+            )
+        )
+
+
+def _list_shards(generation: int, data_set: str) -> Iterator[tuple[FileEntry, str, int]]:
+    manifest = Manifest.load(data_set, generation)
+    for entry in manifest.shards:
+        yield entry, manifest.model_id, manifest.num_dims
+
+
+def _write_shard(element: tuple[FileEntry, str, int], data_set: str, output: str, output_format: str) -> FeatureFile:
+    entry, model_id, num_dims = element
+    name = feature_file_name(entry, output_format)
+    uri = join(output, name)
+    if storage.exists(uri):
+        progress.advance(entry.rows)
+    else:
+        write = write_parquet if output_format == "parquet" else write_examples
+        with storage.open_output(uri) as file:
+            write(file, _decoded(data_set, entry, model_id), num_dims)
+    return FeatureFile(name, entry.rows, storage.size(uri))
+
+
+def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.RecordBatch]:
+    for batch in read_shard(data_set, entry, model_id):
+        decoded = decode_rows(batch)
+        metrics.VIDEOS_DECODED.inc(decoded.num_rows)
+        progress.advance(decoded.num_rows)
+        yield decoded
+
+
+def write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
+    """Write decoded batches as Parquet, of `vidpress.model.shard.decoded_schema`, a row group each."""
+    with pq.ParquetWriter(file, decoded_schema(num_dims), write_page_checksum=True) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_examples(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
+    """Write decoded batches as TFRecords of `tf.train.Example`s: `id`, `labels` and `z_hat`, float[num_dims]."""
+    write_tfrecords(file, (payload for batch in batches for payload in to_examples(batch)))
+
+
+def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
+    """Turn decoded rows into serialized `tf.train.Example`s: `id`, `labels` and `z_hat`, float[num_dims]."""
+    z_hat = batch["z_hat"].flatten().to_numpy().reshape(batch.num_rows, -1)
+    labels = labels_list(batch["labels"])
+    for index, video_id in enumerate(batch["id"].to_pylist()):
+        yield examples.serialize_record({"id": video_id, "labels": labels[index], "z_hat": z_hat[index]})
+
+
+def _write_marker(
+    _: None,
+    *,
+    files: Sequence[FeatureFile],
+    output: str,
+    output_format: str,
+    model_id: str,
+    generation: int,
+    num_videos: int,
+) -> Sequence[FeatureFile]:
+    found = sum(file.rows for file in files)
+    if found != num_videos:
+        raise RuntimeError(f"{found} videos were decoded, the manifest counts {num_videos}: run the job again.")
+    left = [file.name for file in storage.list_files(output, ".") if _TEMPORARY_NAME.fullmatch(file.name)]
+    storage.remove(join(output, name) for name in left)  # by jobs that died
+    marker = {
+        "format_version": _MARKER_VERSION,
+        "model_id": model_id,
+        "generation": generation,
+        "format": output_format,
+        "files": [dataclasses.asdict(file) for file in sorted(files)],
+    }
+    storage.write(join(output, MARKER), (json.dumps(marker, indent=1) + "\n").encode())
+    return sorted(files)
