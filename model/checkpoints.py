@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
-import uuid
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
-from vidpress.model import strict_json
+from vidpress.model import storage, strict_json
 from vidpress.model.errors import VidpressError
 
 OPTIONS_FILE = "options.json"
@@ -39,11 +40,7 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
     if not tf.io.gfile.exists(path):
         if tf.io.gfile.glob(os.path.join(work_dir, CHECKPOINTS, "*.index")):
             raise TrainingError(f"{work_dir} holds checkpoints, but no {OPTIONS_FILE}: remove it, or name another.")
-        try:
-            tf.io.gfile.makedirs(work_dir)
-            _write(path, json.dumps(wanted, indent=1).encode())
-        except tf.errors.OpError as error:
-            _fail_to_write(work_dir, error)
+        storage.write(path, json.dumps(wanted, indent=1).encode())
         return
     found = read_options(work_dir)
     for name, value in wanted.items():
@@ -141,49 +138,25 @@ def _check_whole(path: str) -> None:
         reader.get_tensor(name)
 
 
-def save(manager: tf.train.CheckpointManager, step: int) -> None:
-    """Write a checkpoint.
+@contextlib.contextmanager
+def written(folder: str) -> Iterator[None]:
+    """Explain what TensorFlow says where it cannot write to a folder, or has too little memory.
 
     Raises:
-      TrainingError: If it cannot be written.
+      TrainingError: If so.
     """
     try:
-        manager.save(step)
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.UnimplementedError):
+        raise  # a mistake of the program
     except tf.errors.OpError as error:
-        _fail_to_write(manager.directory, error)
-
-
-def _fail_to_write(folder: str, error: tf.errors.OpError) -> NoReturn:
-    reason = "the disk is full" if "No space left" in str(error) else _reason(error)
-    raise TrainingError(
-        f"{folder} cannot be written: {reason}. Mend that, and run the same command again to go on."
-    ) from error
+        if "OOM" in str(error):
+            raise TrainingError("Not enough memory: lower --batch_size, or take a larger machine.") from error
+        reason = "the disk is full" if "No space left" in str(error) else _reason(error)
+        again = "mend that, and run the same command again to go on."
+        raise TrainingError(f"{folder} cannot be written: {reason}: {again}") from error
 
 
 def _reason(error: Exception) -> str:
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
     return (text.splitlines() or [type(error).__name__])[0].rstrip(". ")
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a small file so that there is all of it or nothing, after a power cut too."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with tf.io.gfile.GFile(temporary, "wb") as file:
-            file.write(data)
-        if "://" not in path:
-            _sync(temporary)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-        if "://" not in path:
-            _sync(os.path.dirname(path) or ".")
-    finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

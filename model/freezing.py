@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import operator
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import tensorflow_compression as tfc
 import threadpoolctl
 
 from vidpress.model import networks, range_coder
+from vidpress.model.cpus import num_cpus
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.many_rates import ManyRatesBottleneck
@@ -194,7 +194,7 @@ def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:
 
 def _run_in_threads(function: Callable[[np.ndarray], Any], chunks: Iterable[np.ndarray]) -> Iterator[Any]:
     # Each thread's products stay on one core.
-    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
         yield from pool.map(function, chunks)
 
 

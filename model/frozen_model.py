@@ -60,7 +60,7 @@ class ModelError(VidpressError, ValueError):
 Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FrozenModel:
     """A trained bottleneck network with its range coding tables.
 
@@ -115,6 +115,10 @@ class FrozenModel:
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
+
+    def __repr__(self) -> str:
+        sizes = [self.spec.input_size, *(kernel.shape[1] for kernel, _ in self.hidden)]
+        return f"<FrozenModel {self.model_id}: {self.spec}, {' -> '.join(map(str, sizes))}>"
 
     @property
     def num_dims(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from vidpress.model.checkpoints import TrainingError, check_work_dir, restore_newest, save
+from vidpress.model.checkpoints import TrainingError, check_work_dir, restore_newest, written
 from vidpress.model.image_batches import training_batches
 from vidpress.model.image_experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.image_networks import build_image_network
@@ -81,7 +81,8 @@ def train_on_images(
                 numbers = _report(options, step, task, bits)
                 bar.set_postfix(numbers)
             if step % epoch_steps == 0 or step == last_step:
-                save(manager, step)
+                with written(str(folder)):
+                    manager.save(step)
                 text = ", ".join(f"{name} {value}" for name, value in numbers.items())
                 tqdm.write(f"step {step:,} of {last_step:,}: {text}", file=sys.stderr)
     return network

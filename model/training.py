@@ -24,7 +24,7 @@ from vidpress.model.checkpoints import (
     damaged,
     read_options,
     restore_newest,
-    save,
+    written,
 )
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
@@ -209,9 +209,9 @@ def train(
         first_step=first_step,
         num_steps=options.steps - first_step,
     )
-    writer = tf.summary.create_file_writer(os.path.join(work_dir, "tensorboard"))
     with (
-        writer.as_default(),
+        written(work_dir),
+        tf.summary.create_file_writer(os.path.join(work_dir, "tensorboard")).as_default(),
         tqdm(total=options.steps, initial=first_step, unit="step", desc="train", disable=None) as bar,
     ):
         progress = _Progress(network, options, bar)
@@ -227,7 +227,7 @@ def train(
             stop = asked_to_stop() and not last
             if step % options.checkpoint_every == 0 or last or stop:
                 progress.note(step)
-                save(manager, step)
+                manager.save(step)
             if stop:
                 raise TrainingStopped(step)
     return network

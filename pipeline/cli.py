@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if args[:1] == ["help"]:
         args = [*args[1:2], "--help"]
     command, rest = (args[0], args[1:]) if args else ("--help", [])

@@ -41,6 +41,7 @@ def parser() -> launch.Parser:
         prog="vidpress decode",
         description="Decode a data set to features, for training jobs that do not read its shards themselves.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
+        examples=["vidpress decode --input compact --output features --format tfrecord"],
     )
     parser.add_argument(
         "--input",
@@ -82,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         written = [file for file in storage.list_files(args.output, "features-") if file.name in names]
         videos = manifest.counts.videos
         print(
-            f"Decoded {videos:,} videos in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
-            f"{sum(file.bytes for file in written):,} bytes in {len(written)} {args.format} files in {args.output}"
+            f"Decoded {launch.count(videos, 'video')} in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
+            f"{sum(file.bytes for file in written):,} bytes in {launch.count(len(written), f'{args.format} file')} in "
+            f"{args.output}"
         )
 
 

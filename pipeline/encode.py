@@ -83,6 +83,10 @@ def parser() -> launch.Parser:
         prog="vidpress encode",
         description="Encode YouTube-8M TFRecords, frame level or video level, to a data set of Parquet shards.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
+        examples=[
+            "vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact --num_shards 4",
+            "vidpress encode --append --input 'yt8m/*.tfrecord' --model model.safetensors --output compact",
+        ],
     )
     # Some launchers repeat an option for each of its values.
     parser.add_argument(
@@ -228,19 +232,19 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
     stored = sum(entry.bytes for entry in added.shards)
     ratio = counts.input_bytes / max(stored, 1)
     lines = [
-        f"Encoded {counts.videos:,} videos in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
+        f"Encoded {launch.count(counts.videos, 'video')} in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
         f"  input         {counts.input_bytes:>15,} bytes  {counts.input_bytes / videos:>10,.1f} a video",
         f"  shards        {stored:>15,} bytes  {stored / videos:>10,.1f} a video, 1/{ratio:,.0f}",
         f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
         f"  duplicates    {counts.duplicates:>15,}",
         f"  dead letters  {counts.dead_letters:>15,}",
         *([f"  not read      {counts.lost_bytes:>15,} bytes of damaged files"] if counts.lost_bytes else []),
-        f"{len(added.shards)} shards by model {manifest.model_id} in {output}",
+        f"{launch.count(len(added.shards), 'shard')} by model {manifest.model_id} in {output}",
     ]
     if manifest.generation > 1:
         lines.append(
             f"Generation {manifest.generation} of a data set that holds {manifest.counts.videos:,} videos in "
-            f"{len(manifest.shards):,} shards now."
+            f"{launch.count(len(manifest.shards), 'shard')} now."
         )
     if counts.dead_letters:
         lines.append(f"Why records were set aside: {join(output, added.dead_letters[0].name)}")

@@ -7,7 +7,6 @@ import concurrent.futures
 import dataclasses
 import importlib.util
 import multiprocessing
-import os
 import pathlib
 import shlex
 import signal
@@ -16,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vidpress.model.cpus import num_cpus
 from vidpress.model.features import FeatureSpec
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
 from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, stopping, train
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     own_parser, experiment = _parser_for(argv)
     args = own_parser.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    train.quiet_tensorflow()
     needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -285,7 +285,7 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
         num_jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin_process,
-        initargs=(max(1, machine.num_cpus() // num_jobs),),
+        initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
     ) as pool:
         futures = [pool.submit(run_task, task, context) for task in tasks]

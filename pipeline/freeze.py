@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -62,7 +61,7 @@ def parser() -> launch.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    train.quiet_tensorflow()
     if importlib.util.find_spec("tensorflow") is None:
         print(f"{_PROG}: error: freezing needs tensorflow: install vidpress[train].", file=sys.stderr)
         raise SystemExit(1)

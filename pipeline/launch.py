@@ -21,11 +21,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from vidpress.model import input_files, storage
+from vidpress.model.cpus import num_cpus
 from vidpress.model.errors import VidpressError
 from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import manifest_numbers
 from vidpress.pipeline import runners, worker_processes
-from vidpress.pipeline.machine import num_cpus
 from vidpress.pipeline.options import (
     Parser,
     absolute,

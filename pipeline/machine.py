@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import pathlib
 import platform
 import re
-
-# The limit that a container's runtime sets: microseconds of CPU time in each period, or "max", and the period.
-_CPU_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "tensorflow", "tensorflow-compression", "faiss-cpu")
 
@@ -27,17 +23,6 @@ def describe() -> str:
             f"Python {platform.python_version()}, {', '.join(versions)}",
         ]
     )
-
-
-def num_cpus() -> int:
-    """Return how many CPUs this process may use: not those of the machine, where a container or a mask allows fewer."""
-    # macOS has no masks.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_LIMIT.read_text().split()
-        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such limit
-        return allowed
 
 
 def _cpu() -> str:

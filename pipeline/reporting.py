@@ -47,6 +47,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def printable(text: str) -> str:
+    """Return a line for a terminal: what strangers wrote into a file must not move its cursor or set its title."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def explanation(error: BaseException) -> str | None:
     """Return the one line that says all of an error, or None if its traceback is wanted.
 
@@ -134,7 +139,7 @@ def explained_errors(prog: str) -> Iterator[None]:
         if not said:
             said.append(text)
             with contextlib.suppress(OSError):
-                print(f"{prog}: {text}", file=sys.stderr, flush=True)
+                print(printable(f"{prog}: {text}"), file=sys.stderr, flush=True)
 
     def say_stopped(stopped: Stopped) -> None:
         say(stopped.message)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from typing import NoReturn
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners import create_runner
 
@@ -45,10 +47,26 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     _, rest = beam_parser.parse_known_args(beam_args)
     if rest and not is_template:
         parser.error(f"unrecognized arguments: {rest[0]}")
+    for path in itertools.chain.from_iterable(_texts(value) for value in vars(args).values()):
+        _check_reachable(path, parser)
     options = PipelineOptions(beam_args)
     standard = options.view_as(StandardOptions)
     standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
     return args, options
+
+
+def _texts(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, str)]
+
+
+def _check_reachable(path: str, parser: Parser) -> None:
+    """See that Beam has what it reads Cloud Storage with; else it finds out after minutes, and says it in a worker."""
+    if path.startswith("gs://"):
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError:
+            parser.error(f"{path}: jobs need vidpress[gcp] for gs:// paths: pip install 'vidpress[gcp]'.")
 
 
 def _beam_parser(parser: Parser) -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import importlib
 import importlib.metadata
+import logging
 import math
 import os
 import tempfile
@@ -171,8 +172,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:
@@ -197,6 +197,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = dataclasses.replace(model, head=head)
         model.save(args.output)
         print(summary(model, args.output, work_dir, seconds, videos, validation))
+
+
+def quiet_tensorflow() -> None:
+    """Let TensorFlow say only what is an error. It is slow to load, too: --help and a mistyped option do without it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def training_options(args: argparse.Namespace) -> TrainingOptions:

@@ -11,9 +11,10 @@ import threading
 def main() -> None:
     """Do what the launcher asks, until it says that there is no more or is gone."""
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    # The launcher says what went wrong. Beam sets the logger's level, not the handler's.
+    # The launcher says what went wrong, and of what all workers do one tells. Beam sets the logger's level, not the
+    # handler's.
     handler = logging.StreamHandler()
-    handler.setLevel(logging.ERROR)
+    handler.addFilter(_is_of_interest)
     logging.getLogger().addHandler(handler)
     from apache_beam.runners.worker import sdk_worker_main
 
@@ -21,6 +22,12 @@ def main() -> None:
 
     say_errors_once()
     sdk_worker_main.main(sys.argv)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    first = os.environ.get("WORKER_ID") == "worker_0"
+    ours = first and record.levelno >= logging.WARNING and record.name.partition(".")[0] == "vidpress"
+    return ours or record.levelno >= logging.ERROR
 
 
 def _end_with_the_launcher() -> None:
