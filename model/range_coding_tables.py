@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import lzma
 import struct
 import zlib
@@ -19,17 +20,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vidpress.model import table_bytes
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.table_fitting import fit_widths
 from vidpress.model.table_widths import (
     MAX_TILT,
-    SIGNIFICANT_BITS,
-    by_rank_order,
     cdf_of_widths,
     check_dims,
     likeliest_interval,
     round_to_widths,
-    rounding_shift,
-    shorten,
     tilt_widths,
 )
 
@@ -47,22 +46,26 @@ WHOLE_INTERVAL = 2
 # up over the dimensions that are nearly always 0. The coder's own rounding costs 0.01 % more at 16 than at 14.
 DEFAULT_PRECISION = 16
 
-# Added to the count of every value of a table, and of its escape. Chosen on held-out data. Krichevsky's and Trofimov's
-# 1/2 is for symbols that are equally likely beforehand, which rarely seen values are not.
-_VALUE_PSEUDO_COUNT = 0.1
-_ESCAPE_PSEUDO_COUNT = 0.5
+# A row group of 4096 videos is decoded at once, to 128 MiB with so many dimensions.
+MAX_DIMS = 2**13
+MAX_BANKS = 256
+# Of all dimensions' distributions together. Tables fitted to 2000 dimensions of YouTube-8M have some 20,000.
+MAX_ENTRIES = 2**21
+# Of the distributions of all banks together, where one is counted once however many banks share it. With 256 banks, the
+# tables of 2000 dimensions of YouTube-8M have some 500,000.
+MAX_BANK_ENTRIES = 2**24
 
 _MAGIC = b"VPRT"
 _FORMAT_VERSION = 2
 _HEADER = struct.Struct("<4sBI")  # magic, format version, CRC-32 of the rest
 _SIZES = {1: struct.Struct("<BI"), 2: struct.Struct("<BIH")}  # precision, dimensions, and since version 2 banks
-MAX_BANKS = 256
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
+
 # Stands for all tilts of a bank that was left out (`RangeCodingTables.with_banks`).
 _LEFT_OUT = -128
 
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
-
 _CHUNK = 1 << 20  # symbols worked on at a time
+_ENTRIES_CHUNK = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,6 +112,11 @@ class RangeCodingTables:
                 f"cdf_start has {len(start)} and cdf_offset {len(self.cdf_offset)} entries: they must have "
                 "num_dims + 1 and num_dims, of at least 1."
             )
+        if self.num_dims > MAX_DIMS or len(cdf) > MAX_ENTRIES:
+            raise ValueError(
+                f"There are {self.num_dims:,} dimensions with {len(cdf):,} entries in all: {MAX_DIMS:,} and "
+                f"{MAX_ENTRIES:,} are possible. Take a narrower bottleneck; or did training diverge?"
+            )
         if start[0] != 0 or start[-1] != len(cdf):
             raise ValueError(
                 f"cdf_start goes from {start[0]} to {start[-1]}: it must go from 0 to {len(cdf)}, cdf's end."
@@ -134,14 +142,21 @@ class RangeCodingTables:
         tilt = np.array(self.bank_tilt)
         if tilt.dtype != np.int8 or tilt.ndim != 2 or tilt.shape[1] not in (1, self.num_dims):
             raise ValueError(f"bank_tilt must be int8[num_banks, {self.num_dims}], not {tilt.dtype}{list(tilt.shape)}.")
-        tilt = np.broadcast_to(tilt, (len(tilt), self.num_dims)).copy()
         if not 1 <= len(tilt) <= MAX_BANKS:
             raise ValueError(f"There are {len(tilt)} banks: 1 to {MAX_BANKS} are possible.")
+        tilt = np.broadcast_to(tilt, (len(tilt), self.num_dims)).copy()
         left_out = (tilt == _LEFT_OUT).all(axis=1)
-        if (np.abs(tilt.astype(np.int64)) > MAX_TILT).any(axis=1)[~left_out].any():
+        beyond = (tilt > MAX_TILT) | (tilt < -MAX_TILT)
+        if beyond.any(axis=1)[~left_out].any():
             raise ValueError(f"bank_tilt has values beyond {MAX_TILT} either way.")
         tilt.flags.writeable = False
         object.__setattr__(self, "bank_tilt", tilt)
+        num_entries = int((self._occurs.sum(axis=1) * np.diff(self.cdf_start)).sum())
+        if num_entries > MAX_BANK_ENTRIES:
+            raise ValueError(
+                f"The banks' distributions have {num_entries:,} entries in all: {MAX_BANK_ENTRIES:,} are possible. "
+                "Take fewer banks."
+            )
 
     @property
     def num_dims(self) -> int:
@@ -197,24 +212,17 @@ class RangeCodingTables:
         widths = np.delete(np.diff(self.cdf), self.cdf_start[1:-1] - 1)
         return widths.astype(np.int64), self.cdf_start - np.arange(self.num_dims + 1)
 
-    @functools.cached_property
-    def _bank_tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distributions of all banks, `(cdf int32[total], start int32[num_banks, num_dims])`.
+    @property
+    def _tilt_index(self) -> np.ndarray:
+        """int8[num_banks, num_dims], the tilts counted from 0; banks left out have the shared tables' distributions."""
+        return np.where(self.has_bank[:, None], self.bank_tilt, 0).astype(np.int8) + np.int8(MAX_TILT)
 
-        Banks share the distributions in which they agree. Those left out have the shared tables'.
-        """
-        tilt = np.where(self.has_bank[:, None], self.bank_tilt, 0).astype(np.int64)
-        # A distribution is a dimension and a tilt. Those that occur, numbered by dimension, then by tilt:
-        key = tilt + MAX_TILT + np.arange(self.num_dims) * (2 * MAX_TILT + 1)
-        keys, number = np.unique(key, return_inverse=True)
-        dim, tilt = np.divmod(keys, 2 * MAX_TILT + 1)
-        shared, shared_start = self._widths
-        sizes = np.diff(shared_start)
-        start = np.append(0, np.cumsum(sizes[dim]))
-        index = np.arange(start[-1]) + np.repeat(shared_start[:-1][dim] - start[:-1], sizes[dim])
-        widths = tilt_widths(shared[index], start, tilt - MAX_TILT, self.precision)
-        cdf = cdf_of_widths(widths, start, self.precision)
-        return cdf.astype(np.int32), (start[:-1] + np.arange(len(dim)))[number].reshape(key.shape).astype(np.int32)
+    @functools.cached_property
+    def _occurs(self) -> np.ndarray:
+        """bool[num_dims, 2 * MAX_TILT + 1], which tilts a dimension has in some bank."""
+        occurs = np.zeros((self.num_dims, 2 * MAX_TILT + 1), bool)
+        occurs[np.arange(self.num_dims), self._tilt_index] = True
+        return occurs
 
     @functools.cached_property
     def coder_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -224,23 +232,34 @@ class RangeCodingTables:
         intervals the upper ends, less 1, in 16 bits each from the lowest on, uint64[num_banks, num_dims]; the index of
         each last interval, the escape, int32[num_dims]; cdf_offset int32[num_dims])`.
 
-        Behind the distributions `cdf` has, `BIT_INTERVALS` before its end, one for bits, and then the whole interval,
-        `WHOLE_INTERVAL` before its end. A distribution of fewer than four intervals has empty ones at its end.
+        Banks share the distributions in which they agree. Behind the distributions `cdf` has, `BIT_INTERVALS` before
+        its end, one for bits, and then the whole interval, `WHOLE_INTERVAL` before its end. A distribution of fewer
+        than four intervals has empty ones at its end.
         """
-        cdf, start = self._bank_tables
+        dim, tilt = np.nonzero(self._occurs)
+        sizes = np.diff(self.cdf_start)
+        start = np.append(0, np.cumsum(sizes[dim], dtype=np.int64))
         whole = 1 << self.precision
-        escape = np.diff(self.cdf_start) - 2
-        first_uppers = np.zeros(start.shape, np.uint64)
-        for index in range(4):
-            upper = cdf[start + np.minimum(index, escape) + 1]
-            first_uppers |= (upper - 1).astype(np.uint64) << np.uint64(16 * index)
-        return (
-            np.append(cdf, [0, whole // 2, whole, 0, whole]).astype(np.uint32),
-            start,
-            first_uppers,
-            escape,
-            self.cdf_offset,
-        )
+        cdf = np.empty(start[-1] + BIT_INTERVALS, np.uint32)
+        cdf[-BIT_INTERVALS:] = 0, whole // 2, whole, 0, whole
+        shared, shared_start = self._widths
+        chunks = np.unique(np.searchsorted(start, np.arange(0, start[-1], _ENTRIES_CHUNK)))
+        for first, last in itertools.pairwise([*chunks, len(dim)]):
+            dims = dim[first:last]
+            widths_start = np.append(0, np.cumsum(sizes[dims] - 1))
+            index = np.arange(widths_start[-1])
+            index += np.repeat(shared_start[:-1][dims] - widths_start[:-1], sizes[dims] - 1)
+            widths = tilt_widths(shared[index], widths_start, tilt[first:last] - MAX_TILT, self.precision)
+            cdf[start[first] : start[last]] = cdf_of_widths(widths, widths_start, self.precision)
+        escape = sizes - 2
+        first_uppers = np.zeros(len(dim), np.uint64)
+        for interval in range(4):
+            upper = cdf[start[:-1] + np.minimum(interval, escape[dim]) + 1]
+            first_uppers |= (upper - 1).astype(np.uint64) << np.uint64(16 * interval)
+        # Distributions are numbered by dimension, then by tilt.
+        number = np.cumsum(self._occurs, dtype=np.int32).reshape(self._occurs.shape) - 1
+        number = number[np.arange(self.num_dims), self._tilt_index]
+        return cdf, start.astype(np.int32)[number], first_uppers[number], escape, self.cdf_offset
 
     @functools.cached_property
     def likeliest_value(self) -> np.ndarray:
@@ -317,30 +336,8 @@ class RangeCodingTables:
           ValueError: If there are no data, or a dimension's most frequent value is beyond 2^29.
         """
         counts = z_hat if isinstance(z_hat, SymbolCounts) else count_symbols(z_hat)
-        if not counts.num_symbols:
-            raise ValueError("Tables cannot be fitted to no data: give at least one row.")
-        if not 1 <= precision <= 16:
-            raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
-        value, count = counts.value.astype(np.int64), counts.count
-        mode = np.zeros(counts.num_dims, np.int64)
-        by_count = np.lexsort((-np.abs(value), count))
-        mode[counts.dim[by_count]] = value[by_count]  # the last assignment stands
-        distance = value - mode[counts.dim]
-        # What an interval of the least width takes from all other symbols.
-        price = np.log2(np.e) * max(counts.num_symbols / (1 << precision), _VALUE_PSEUDO_COUNT)
-        max_values = (1 << precision) - 1
-        above = np.minimum(_reach(counts, distance, price), max_values - 1)
-        below = np.minimum(_reach(counts, -distance, price), max_values - 1 - above)
-        sizes = below + above + 2  # with the mode and the escape
-        end = np.cumsum(sizes)
-        weights = np.full(end[-1], _VALUE_PSEUDO_COUNT)
-        weights[end - 1] = _ESCAPE_PSEUDO_COUNT
-        index = distance + below[counts.dim]
-        inside = (index >= 0) & (index < sizes[counts.dim] - 1)
-        np.add.at(weights, np.where(inside, (end - sizes)[counts.dim] + index, end[counts.dim] - 1), count)
-        start = np.append(0, end)
-        widths = shorten(round_to_widths(weights, start, precision), start)
-        return cls._from_widths(widths, start, mode - below, precision)
+        widths, start, cdf_offset = fit_widths(counts, precision)
+        return cls._from_widths(widths, start, cdf_offset, precision)
 
     @classmethod
     def _from_widths(
@@ -418,10 +415,9 @@ class RangeCodingTables:
         bank = self.check_bank(bank, len(z_hat))
         rows = z_hat.reshape(-1, self.num_dims)
         bank = np.repeat(bank, len(rows) // max(len(z_hat), 1))
-        cdf, start = self._bank_tables
-        widths = np.diff(cdf, append=0)  # those between two distributions are not used
+        cdf, start, _, escape, _ = self.coder_arrays
+        widths = np.diff(cdf.astype(np.int64), append=0)  # those between two distributions are not used
         interval_bits = self.precision - np.log2(np.maximum(widths, 1))
-        escape = np.diff(self.cdf_start) - 2
         step = max(1, _CHUNK // self.num_dims)
         for first in range(0, len(rows), step):
             index = rows[first : first + step].astype(np.int64) - self.cdf_offset
@@ -437,19 +433,9 @@ class RangeCodingTables:
 
     def to_bytes(self) -> bytes:
         """Return the tables as few bytes, less than one a value if they were fitted; `from_bytes` reads them."""
-        start = self.cdf_start.astype(np.int64)
-        # The first interval of each dimension follows from the others.
-        is_width = np.ones(len(self.cdf), bool)
-        is_width[start[:-1]] = is_width[start[:-1] + 1] = False
-        widths = np.diff(self.cdf, prepend=0)[is_width][by_rank_order(np.diff(start) - 2)]
-        shift = rounding_shift(widths)
-        codes = (shift << SIGNIFICANT_BITS) + (widths >> shift)
-        columns = np.concatenate([np.diff(start), self.cdf_offset, codes, widths - (widths >> shift << shift)])
-        # The four bytes of the numbers apart: nearly all but the lowest are 0.
-        planes = columns.astype("<i4").view(np.uint8).reshape(-1, 4).T
-        body = planes.tobytes() + self.bank_tilt.tobytes()
-        body = lzma.compress(body, format=lzma.FORMAT_RAW, filters=_LZMA)
-        rest = _SIZES[_FORMAT_VERSION].pack(self.precision, self.num_dims, self.num_banks) + body
+        body = table_bytes.pack(self.cdf, self.cdf_start, self.cdf_offset) + self.bank_tilt.tobytes()
+        rest = _SIZES[_FORMAT_VERSION].pack(self.precision, self.num_dims, self.num_banks)
+        rest += lzma.compress(body, format=lzma.FORMAT_RAW, filters=_LZMA)
         return _HEADER.pack(_MAGIC, _FORMAT_VERSION, zlib.crc32(rest)) + rest
 
     @classmethod
@@ -457,7 +443,7 @@ class RangeCodingTables:
         """Read what `to_bytes` wrote.
 
         Raises:
-          ValueError: If these are not tables, are damaged, or are of a version that is not known.
+          ValueError: If these are not tables, are damaged or too large, or are of a version that is not known.
         """
         if len(data) < _HEADER.size + 5 or data[:4] != _MAGIC:
             raise ValueError(f"These {len(data)} bytes are not range coding tables.")
@@ -471,49 +457,27 @@ class RangeCodingTables:
         if zlib.crc32(rest) != checksum:
             raise ValueError("The range coding tables are damaged: they do not fit their checksum. Fetch them again.")
         try:
-            precision, num_dims, *num_banks = _SIZES[version].unpack_from(rest)
-            body = lzma.decompress(rest[_SIZES[version].size :], format=lzma.FORMAT_RAW, filters=_LZMA)
-            num_tilts = num_banks[0] * num_dims if num_banks else 0
-            planes, tilt = np.split(np.frombuffer(body, np.uint8), [len(body) - num_tilts])
-            columns = np.ascontiguousarray(planes.reshape(4, -1).T).view("<i4").reshape(-1).astype(np.int64)
-            sizes, offset = columns[:num_dims], columns[num_dims : 2 * num_dims]
-            codes, remainders = columns[2 * num_dims :].reshape(2, -1)
-            shift = np.maximum((codes >> SIGNIFICANT_BITS) - 1, 0)
-            by_rank = ((codes - (shift << SIGNIFICANT_BITS)) << shift) + remainders
-            widths = np.empty_like(by_rank)
-            widths[by_rank_order(sizes - 2)] = by_rank
-            start = np.concatenate([[0], np.cumsum(sizes - 2)])
-            first = (1 << precision) - np.add.reduceat(widths, start[:-1])
-            widths = np.insert(widths, start[:-1], first)
-            tables = cls._from_widths(widths, start + np.arange(num_dims + 1), offset, precision)
-            if not num_banks:
-                return tables
-            return dataclasses.replace(tables, bank_tilt=tilt.view(np.int8).reshape(-1, num_dims))
+            precision, num_dims, *banks = _SIZES[version].unpack_from(rest)
+            num_banks = banks[0] if banks else 1
+            if not (1 <= precision <= 16 and 1 <= num_dims <= MAX_DIMS and 1 <= num_banks <= MAX_BANKS):
+                raise ValueError(f"{num_banks:,} banks of {num_dims:,} dimensions with precision {precision}")
+            num_tilts = num_banks * num_dims if banks else 0
+            most = table_bytes.num_bytes(MAX_ENTRIES, num_dims) + num_tilts
+            body = _decompress(rest[_SIZES[version].size :], most)
+            numbers, tilts = body[: len(body) - num_tilts], body[len(body) - num_tilts :]
+            arrays = table_bytes.unpack(numbers, precision, num_dims)
+            tilt = np.frombuffer(tilts, np.int8).reshape(num_banks, num_dims) if banks else np.zeros((1, 1), np.int8)
+            return cls(*arrays, precision, tilt)
         except (struct.error, lzma.LZMAError, IndexError, ValueError) as error:
             raise ValueError(f"The range coding tables are damaged: {error}") from error
 
 
-def _reach(counts: SymbolCounts, distance: np.ndarray, price: float) -> np.ndarray:
-    """Return how far from the most frequent value a table should reach in the direction of positive distances.
-
-    Args:
-      counts: The counts.
-      distance: int64[k], of each counted value from its dimension's most frequent one.
-      price: Bits that a further interval costs.
-
-    Returns:
-      int64[num_dims].
-    """
-    side = np.flatnonzero(distance > 0)
-    side = side[np.lexsort((distance[side], counts.dim[side]))]
-    dim, distance = counts.dim[side], distance[side]
-    # An interval saves at least the Elias gamma code and the sign, of a distance taken as from the most frequent value.
-    saved = np.cumsum(counts.count[side] * (2 * np.floor(np.log2(distance)) + 2))
-    first = np.searchsorted(dim, dim)
-    saved -= np.where(first > 0, saved[first - 1], 0) if len(saved) else 0
-    gain = saved - price * distance
-    by_gain = np.argsort(gain, kind="stable")
-    by_gain = by_gain[gain[by_gain] > 0]
-    reach = np.zeros(counts.num_dims, np.int64)
-    reach[dim[by_gain]] = distance[by_gain]  # the last assignment stands
-    return reach
+def _decompress(data: bytes, most: int) -> bytes:
+    """Return what LZMA unpacks to; a few bytes can claim gigabytes."""
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_LZMA)
+    body = decompressor.decompress(data, max_length=most + 1)
+    if len(body) > most:
+        raise ValueError(f"they unpack to more than {most:,} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("they do not end where their bytes do")
+    return body

@@ -33,8 +33,6 @@ from vidpress.model.shard_layout import Chunk, LayoutError
 # Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
 # mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.
 ROW_GROUP_SIZE = 4096
-# Fewer rows where those would have more than this many dimensions together: a row group is decoded at once.
-MAX_ROW_GROUP_NUMBERS = 2**25
 
 SCHEMA = pa.schema(
     [
@@ -93,7 +91,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
         store_schema=False,
     ) as writer:
         sizes, checksums = [], []
-        for start, end in itertools.pairwise(_row_group_bounds(rows, header.tables.num_dims)):
+        for start, end in itertools.pairwise(_row_group_bounds(rows)):
             # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
             (row_group,) = rows.take(np.arange(start, end)).cast(SCHEMA).combine_chunks().to_batches()
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
@@ -103,7 +101,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     return tuple(sizes)
 
 
-def _row_group_bounds(rows: pa.Table, num_dims: int) -> Iterator[int]:
+def _row_group_bounds(rows: pa.Table) -> Iterator[int]:
     """Yield where row groups begin, and where the last one ends: they hold what can be read, and no more.
 
     Raises:
@@ -116,16 +114,12 @@ def _row_group_bounds(rows: pa.Table, num_dims: int) -> Iterator[int]:
     ends = {limit: np.cumsum(np.append(0, of_row.to_numpy()).astype(np.int64)) for limit, of_row in sizes.items()}
     yield (start := 0)
     while start < rows.num_rows:
-        end = min(rows.num_rows, start + _max_rows(num_dims))
+        end = min(rows.num_rows, start + ROW_GROUP_SIZE)
         for limit, so_far in ends.items():
             end = min(end, int(np.searchsorted(so_far, so_far[start] + limit, side="right")) - 1)
         if end == start:
             raise ValueError(f"Row {start} has more labels, or a longer id, than a shard can hold.")
         yield (start := end)
-
-
-def _max_rows(num_dims: int) -> int:
-    return min(ROW_GROUP_SIZE, MAX_ROW_GROUP_NUMBERS // num_dims)
 
 
 def footer_crc32(data: bytes | memoryview) -> int:
@@ -252,16 +246,15 @@ class Shard:
         self.header = ShardHeader.from_metadata(parsed.metadata, name=name)
         metadata = text(parsed.metadata)
         self._checksums = metadata.pop(CHECKSUMS_KEY, "")
-        # As it was written: `header.metadata` is what this version writes.
+        # As it was written: `header.metadata` is what this version writes, and takes long to make of many banks.
         self._metadata = {key: value for key, value in metadata.items() if key.startswith(METADATA_PREFIX)}
         version = self._metadata[f"{METADATA_PREFIX}format_version"]
         schema = _SCHEMA_OF_VERSION_1 if version == "1" else SCHEMA
         try:
             if ARROW_SCHEMA_KEY in metadata:
                 raise LayoutError("it was written anew by another program")
-            shard_layout.check_footer(
-                parsed, schema.names, self.num_bytes - len(footer), _max_rows(self.header.tables.num_dims)
-            )
+            end = self.num_bytes - shard_layout.TAIL_SIZE - len(footer)
+            shard_layout.check_footer(parsed, schema.names, end, ROW_GROUP_SIZE)
             self._file = pq.ParquetFile(self._window, page_checksum_verification=True)
             columns = self._file.schema_arrow.remove_metadata()
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -351,7 +344,8 @@ class Shard:
         if "bank" not in batch.schema.names:
             index, field = SCHEMA.get_field_index("bank"), SCHEMA.field("bank")
             batch = batch.add_column(index, field, pa.array(np.zeros(batch.num_rows, np.uint8)))
-        return batch.replace_schema_metadata(self.header.metadata)
+            return batch.replace_schema_metadata(self.header.metadata)
+        return batch.replace_schema_metadata(self._metadata)
 
     def _read_columns(self, row_group: int, chunks: Sequence[Chunk]) -> pa.RecordBatch:
         """Read neighbouring columns of a row group, which are looked at before Arrow sees them."""

@@ -21,9 +21,9 @@ TAIL_SIZE = 4 + len(MAGIC)
 # 67 million videos, and 32 MiB: half of that is for tables, with 256 banks of 8,192 dimensions they take 2 MB.
 MAX_ROW_GROUPS = 2**14
 MAX_FOOTER_BYTES = 2**25
-# Of all videos of a row group together: 2,048 labels each, and ids of 16 KB. Arrow takes 16 bytes a label.
+# Of all videos of a row group together: of 4096, 2,048 labels and an id of 8 KB each.
 MAX_ROW_GROUP_LABELS = 2**23
-MAX_ROW_GROUP_ID_BYTES = 2**26
+MAX_ROW_GROUP_ID_BYTES = 2**25
 
 # A row group of a shard has some 250 values in the footer, a page's header some 15.
 _MAX_VALUES_OF_ROW_GROUP = 1024

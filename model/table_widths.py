@@ -17,6 +17,9 @@ MAX_TILT = 12 * TILT_STEPS_PER_BIT
 _TILT_FACTOR_BITS = 15
 _HALF_BIT = 46341  # 2^(15 + 1/2)
 
+# More than the number of intervals in a dimension has.
+_RANK_BITS = 17
+
 # Code lengths are compared in integers, so that every machine decides alike.
 UNITS_PER_BIT = 1024
 
@@ -128,9 +131,9 @@ def tilt_widths(widths: np.ndarray, start: np.ndarray, tilt: np.ndarray, precisi
 
 def likeliest_interval(widths: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the index of each dimension's widest interval, of equally wide ones the first: int64[num_dims]."""
-    sizes = np.diff(start)
-    dim = np.repeat(np.arange(len(sizes)), sizes)
-    return np.lexsort((-np.arange(len(widths)), widths, dim))[start[1:] - 1]
+    rank = np.arange(len(widths)) - np.repeat(start[:-1], np.diff(start))
+    widest = np.maximum.reduceat((widths << _RANK_BITS) - rank, start[:-1])
+    return start[:-1] + -widest % (1 << _RANK_BITS)
 
 
 def by_rank_order(sizes: np.ndarray) -> np.ndarray:

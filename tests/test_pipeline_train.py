@@ -142,8 +142,15 @@ def test_a_teacher_that_is_none_is_refused(data, tmp_path, capsys):
 
 
 def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
-    argv = ["--input", data[0], "--output", f"{trained}.2", "--work_dir", str(trained.with_name("model.training"))]
-    assert "holds a training with seed=0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
+    argv = [
+        "--input",
+        data[0],
+        "--output",
+        f"{trained}.2.safetensors",
+        "--work_dir",
+        str(trained.with_name("model.training")),
+    ]
+    assert "holds a training with --seed 0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +164,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
         (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
         (["--features", "rgb"], "--features"),
-        (["--learn", "0.1"], "unrecognized arguments"),
+        (["--learn", "0.1"], "unknown option --learn"),
     ],
 )
 def test_unusable_options_are_refused(argv, message, tmp_path, capsys):
@@ -173,7 +180,7 @@ def run(code, *argv):
 
 def test_a_missing_tensorflow_is_named():
     code = "import sys; sys.modules['tensorflow'] = None\nfrom vidpress.pipeline.cli import main; main(sys.argv[1:])"
-    result = run(code, "train", "--input", "x", "--output", "y")
+    result = run(code, "train", "--input", "x", "--output", "y.safetensors")
     assert result.returncode == 1
     assert result.stderr.strip() == (
         "vidpress train: error: training needs tensorflow: install vidpress[train], with Python 3.11."

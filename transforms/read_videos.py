@@ -105,13 +105,16 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
-      known_files: Paths and sizes of files that are not to be read again; one that has another size now is an error.
+      known_files: Paths and sizes of files that are not to be read again, unless they have grown; one that has shrunk
+        is an error.
+      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
     """
 
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
     known_files: beam.PCollection[tuple[str, int]] | None = None
+    min_age: float = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class ReadVideos(beam.PTransform):
         matched = (
             pbegin
             | "Patterns" >> beam.Create(list(self.file_patterns))
-            | "Match files" >> beam.FlatMap(lambda pattern: input_files.match([pattern]))
+            | "Match files" >> beam.FlatMap(_match, self.min_age)
             | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.bytes))
         )
         known = pbegin | "No known files" >> beam.Create([]) if self.known_files is None else self.known_files
@@ -142,6 +145,10 @@ class ReadVideos(beam.PTransform):
             | "Say what is left out" >> beam.Map(_say_what_is_left_out, self.spec)
         )
         return VideosRead(outputs.videos, outputs.dead_letters, outputs.inputs)
+
+
+def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
+    return input_files.older_than(min_age, input_files.match([pattern]))
 
 
 def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[str, int]]:

@@ -1,0 +1,119 @@
+"""Fuzz the parsers with Atheris, guided by what of them was run: `make fuzz`.
+
+Each target runs in a process of its own, which stops at its first finding: an exception that is none of the parser's,
+20 seconds for one file, or 2 GB of memory. The file that did it stays in the folder, and
+
+    .venv-fuzz/bin/python tests/fuzz/run.py shard --file build/fuzz/shard-crash-...
+
+shows it again. What was found interesting is kept in the folder's corpus, where the next run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+NAMES = ("tfrecord", "shard", "tables", "model", "manifest")
+
+# Without the modules that Numba compiles: it cannot where branches are counted.
+_WATCHED = (
+    "checksums",
+    "examples",
+    "features",
+    "file_names",
+    "file_window",
+    "gzip_stream",
+    "manifest",
+    "model_file",
+    "range_coding_tables",
+    "shard",
+    "shard_header",
+    "shard_layout",
+    "strict_json",
+    "table_bytes",
+    "table_widths",
+    "tfrecord",
+    "thrift_compact",
+)
+_MAX_FILE_BYTES = 2**16
+_PLAIN_SHARE = 0.2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}; all unless some are named"
+    )
+    parser.add_argument("--seconds", type=int, default=120, help="for each target")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("build/fuzz"), help="corpus and findings")
+    parser.add_argument("--file", type=pathlib.Path, help="run one target with this file only")
+    parser.add_argument("--fuzz", action="store_true", help="run one target in this process")
+    arguments = parser.parse_args()
+    arguments.targets = arguments.targets or list(NAMES)
+    if unknown := set(arguments.targets) - set(NAMES):
+        parser.error(f"unknown targets: {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def _fuzz(name: str, arguments: argparse.Namespace) -> None:
+    """Run one target; this does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=[f"vidpress.model.{module}" for module in _WATCHED]):
+        from targets import TARGETS
+    target = TARGETS[name]
+
+    def change(data: bytes, max_size: int) -> bytes:
+        return atheris.Mutate(data[: max(max_size, 1)], max(max_size, 1))
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if rng.random() >= _PLAIN_SHARE:
+            try:
+                mutated = target.mutate(data, rng, change, max_size)
+            except Exception:  # it is too damaged to be taken apart
+                mutated = b""
+            if 0 < len(mutated) <= max_size:
+                return mutated
+        return change(data, max_size)
+
+    corpus = arguments.folder / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for seed in target.seeds():
+        (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+    options = [
+        f"-artifact_prefix={arguments.folder / name}-",
+        f"-max_total_time={arguments.seconds}",
+        f"-max_len={_MAX_FILE_BYTES}",
+        "-len_control=0",
+        "-rss_limit_mb=2048",
+        "-timeout=20",
+        "-print_final_stats=1",
+    ]
+    inputs = [str(corpus)] if arguments.file is None else [str(arguments.file)]
+    atheris.Setup([sys.argv[0], *options, *inputs], target.run, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Run the targets, one after the other, and fail if one found something."""
+    arguments = _arguments()
+    if arguments.fuzz or arguments.file:
+        _fuzz(arguments.targets[0], arguments)
+    findings = []
+    for name in arguments.targets:
+        print(f"--- {name}, {arguments.seconds} s", flush=True)
+        command = [sys.executable, __file__, name, "--fuzz", "--seconds", str(arguments.seconds)]
+        if subprocess.run([*command, "--folder", str(arguments.folder)], env=os.environ, check=False).returncode:
+            findings.append(name)
+    if findings:
+        sys.exit(f"Found something in {', '.join(findings)}: see {arguments.folder}, and tests/fuzz/run.py --help.")
+
+
+if __name__ == "__main__":
+    main()
