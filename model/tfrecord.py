@@ -98,43 +98,49 @@ def read_tfrecords(
             if stream is None and num_bytes is not None and size > num_bytes - offset - HEADER.size:
                 yield lost(f"file ends within a record of {length} bytes")
                 return
-            payload = file.read(length) if length <= _PIECE else _read_large(file, length, stream, offset)
+            payload: bytes | None
+            if length <= _PIECE:
+                payload = file.read(length)
+                num_read = len(payload)
+            else:
+                payload, num_read = _read_large(file, length, stream, offset)
             footer = file.read(_CRC.size)
         except GzipError as error:
             yield lost(f"the gzip stream is damaged or cut: {error}")
             return
-        except _TooLargeError as error:
-            yield lost(str(error))
-            return
-        if len(payload) < length or len(footer) < _CRC.size:
+        if num_read < length or len(footer) < _CRC.size:
             yield lost(f"file ends within a record of {length} bytes")
             return
-        if masked_crc32c(payload) != _CRC.unpack(footer)[0]:
+        if payload is None:
+            reason = (
+                f"a record of {length:,} bytes is packed to less than a {MAX_EXPANSION}th: write one of more than "
+                f"{MAX_UNPACKED_BYTES:,} bytes without compression"
+            )
+            yield offset, Damage(offset, reason, False)
+        elif masked_crc32c(payload) != _CRC.unpack(footer)[0]:
             yield offset, Damage(offset, f"the record's {length} bytes fail their checksum", False)
         else:
             yield offset, payload
         offset += HEADER.size + size
 
 
-class _TooLargeError(ValueError):
-    """A record that a small part of a gzip file would unpack to."""
-
-
-def _read_large(file: BinaryIO, length: int, stream: GzipStream | None, offset: int) -> bytes:
+def _read_large(file: BinaryIO, length: int, stream: GzipStream | None, offset: int) -> tuple[bytes | None, int]:
+    """Return a record's payload and how much of it there is; None, passed over, if too little unpacks to it."""
     data = io.BytesIO()
-    while data.tell() < length:
-        piece = file.read(min(_PIECE, length - data.tell()))
+    num_read = 0
+    too_large = False
+    while num_read < length:
+        piece = file.read(min(_PIECE, length - num_read))
         if not piece:
             break
-        data.write(piece)
-        if stream is not None and data.tell() > MAX_UNPACKED_BYTES:
-            packed = stream.packed_bytes(offset + data.tell()) - stream.packed_bytes(offset)
-            if data.tell() > MAX_EXPANSION * packed:
-                raise _TooLargeError(
-                    f"a record of {length:,} bytes is packed to less than a {MAX_EXPANSION}th: beyond "
-                    f"{MAX_UNPACKED_BYTES:,} bytes, write it without compression"
-                )
-    return data.getvalue()
+        num_read += len(piece)
+        if stream is not None and num_read > MAX_UNPACKED_BYTES and not too_large:
+            packed = stream.packed_bytes(offset + num_read) - stream.packed_bytes(offset)
+            if num_read > MAX_EXPANSION * packed:
+                too_large, data = True, io.BytesIO()
+        if not too_large:
+            data.write(piece)
+    return None if too_large else data.getvalue(), num_read
 
 
 def _explain(header: bytes, file: BinaryIO, offset: int, stream: GzipStream | None) -> str:

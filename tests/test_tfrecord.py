@@ -218,9 +218,12 @@ def test_a_length_beyond_the_file_is_not_allocated():
 
 def test_what_little_unpacks_to_too_much_is_refused(monkeypatch):
     monkeypatch.setattr(tfrecord, "MAX_UNPACKED_BYTES", 2**25)
-    bomb = gzip.compress(tfrecord_bytes([b"a" * 2**26]))
-    ((_, damage),) = read_tfrecords(io.BytesIO(bomb))
+    bomb = gzip.compress(tfrecord_bytes([b"first", b"a" * 2**26, b"third"]))
+    (_, first), (_, damage), (_, third) = read_tfrecords(io.BytesIO(bomb))
+    assert (first, third) == (b"first", b"third")
     assert "packed to less than a 16th" in damage.reason
+    assert not damage.ends_file
+    *_, (_, damage) = read_tfrecords(io.BytesIO(bomb[: len(bomb) // 2]))
     assert damage.ends_file
     stored = gzip.compress(tfrecord_bytes([b"a" * 2**26]), 0)
     ((_, payload),) = read_tfrecords(io.BytesIO(stored))
