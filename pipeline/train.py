@@ -350,7 +350,7 @@ def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVi
         try:
             return training_data.load_videos(files, args.features, args.classes, progress=bar.update)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise launch.JobError(
                 f"the temporary folder {tempfile.gettempdir()} is full, where all videos' means are kept: make room, "
