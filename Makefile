@@ -11,11 +11,12 @@ LIGHT := .venv-light
 AIRFLOW := .venv-airflow
 EMULATORS := .venv-emulators
 FUZZ := .venv-fuzz
+BUILD := .venv-build
 PIP_INSTALL := install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-SOURCES := $(shell find model transforms pipeline -name '*.py' 2>/dev/null)
+SOURCES := $(shell find package model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
 CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py tests/test_dataflow_image.py
 
@@ -69,9 +70,11 @@ format: $(VENV)/.ready ## rewrite the code in the project's style
 .PHONY: install
 install: $(VENV)/.ready ## set up the development environment in .venv
 
+CHECK_PYTHON = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+  echo "vidpress needs Python 3.11 here (tensorflow-compression has no release for a later one): install it, or name it with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+
 $(VENV)/.ready: requirements.lock pyproject.toml setup.py
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "vidpress needs Python 3.11 here (tensorflow-compression has no release for a later one): install it, or name it with 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
+	@$(CHECK_PYTHON)
 	@echo "Setting up $(VENV) from requirements.lock (TensorFlow included: a few minutes) ..."
 	"$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
@@ -79,7 +82,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml setup.py
 	@touch $@
 
 # What an encode or decode worker has: no TensorFlow, the newest Beam, and vidpress as a regular wheel.
-$(LIGHT)/.installed: requirements-light.lock $(VENV)/.ready
+$(LIGHT)/.installed: requirements-light.lock
+	@$(CHECK_PYTHON)
 	@echo "Setting up $(LIGHT) from requirements-light.lock ..."
 	"$(PYTHON)" -m venv --clear $(LIGHT)
 	$(LIGHT)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-light.lock
@@ -89,19 +93,28 @@ $(LIGHT)/.ready: $(LIGHT)/.installed $(WHEEL)
 	@touch $@
 
 # Airflow's own dependencies do not go with TensorFlow's, nor with Beam's of 2.72: it starts vidpress in another Python.
-$(AIRFLOW)/.ready: requirements-airflow.lock $(VENV)/.ready
+$(AIRFLOW)/.ready: requirements-airflow.lock
+	@$(CHECK_PYTHON)
 	@echo "Setting up $(AIRFLOW) from requirements-airflow.lock ..."
 	"$(PYTHON)" -m venv --clear $(AIRFLOW)
 	$(AIRFLOW)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-airflow.lock
 	@touch $@
 
-$(WHEEL): $(VENV)/.ready $(SOURCES)
+# A wheel needs setuptools and nothing else: no TensorFlow has to be installed to build one.
+$(BUILD)/.ready: requirements-build.lock
+	@$(CHECK_PYTHON)
+	"$(PYTHON)" -m venv --clear $(BUILD)
+	$(BUILD)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-build.lock
+	@touch $@
+
+$(WHEEL): $(BUILD)/.ready pyproject.toml setup.py README.md $(SOURCES)
 	rm -rf build/wheel build/lib build/bdist.*
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(BUILD)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheel .
 	@touch $@
 
 # What stands in for Cloud Storage, and linters. Nothing of it is imported: an environment of its own keeps it apart.
-$(EMULATORS)/.ready: requirements-emulators.lock $(VENV)/.ready
+$(EMULATORS)/.ready: requirements-emulators.lock
+	@$(CHECK_PYTHON)
 	@echo "Setting up $(EMULATORS) from requirements-emulators.lock ..."
 	"$(PYTHON)" -m venv --clear $(EMULATORS)
 	$(EMULATORS)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-emulators.lock
@@ -126,6 +139,7 @@ lock: ## resolve the dependencies anew and write all locks (needs uv)
 	$(LOCK) pyproject.toml -o requirements-light.lock
 	$(LOCK) --group airflow -o requirements-airflow.lock
 	$(LOCK) pyproject.toml --extra gcp -o requirements-dataflow.lock
+	$(LOCK) --group build -o requirements-build.lock
 	$(LOCK) --group emulators -o requirements-emulators.lock
 	$(LOCK) pyproject.toml --group fuzz -o requirements-fuzz.lock
 
@@ -144,4 +158,4 @@ bench: $(VENV)/.ready $(LIGHT)/.ready $(RIVALS)/.ready ## run every benchmark an
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) $(FUZZ) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIGHT) $(AIRFLOW) $(EMULATORS) $(FUZZ) $(BUILD) build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,14 @@
-"""Map the top-level folders to sub-packages of `vidpress`; all metadata is in pyproject.toml."""
+"""Map the top-level folders to `vidpress` and its sub-packages; all metadata is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 
-FOLDERS = {"vidpress.model": "model", "vidpress.transforms": "transforms", "vidpress.pipeline": "pipeline"}
+# Not a folder `vidpress`, which would come before the installed package where Python runs from here.
+FOLDERS = {
+    "vidpress": "package",
+    "vidpress.model": "model",
+    "vidpress.transforms": "transforms",
+    "vidpress.pipeline": "pipeline",
+}
 
 packages = list(FOLDERS)
 for package, folder in FOLDERS.items():

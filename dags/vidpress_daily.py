@@ -11,18 +11,55 @@ log has a line for each finding.
 again. Which files are new is decided by the manifest, not by the date of the run, so that a missed day needs no
 catching up.
 
+**A run that fails** or takes too long is told of by a line in Airflow's log, or by a function of yours, which takes
+Airflow's context: name it in the environment variable `VIDPRESS_ON_FAILURE`, as `package.module:function`.
+
 The workers of Airflow need a Python that has vidpress; name it in the environment variable `VIDPRESS_PYTHON`
-(`python3` without). Set the parameters' defaults in this file, or give them when triggering a run.
+(`python3` without). Set the parameters' defaults and the time-outs in this file; parameters can also be given when
+triggering a run.
 """
 
 import datetime
+import logging
 import os
+import pkgutil
+from typing import Any
 
+import psutil
 from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Param
 
 PYTHON = os.environ.get("VIDPRESS_PYTHON", "python3")
+ON_FAILURE = os.environ.get("VIDPRESS_ON_FAILURE")
+
+# Of each try of a task, and of a whole run with its retries, which ends before the next day's is due.
+ENCODE_TIMEOUT = datetime.timedelta(hours=12)
+VERIFY_TIMEOUT = datetime.timedelta(hours=6)
+RUN_TIMEOUT = datetime.timedelta(hours=23)
+
+
+class RunEncoding(BeamRunPythonPipelineOperator):
+    """Run the job in a process that ends with the task; Airflow's own operator lets it go on after a time-out."""
+
+    def on_kill(self) -> None:
+        """End the job's processes."""
+        super().on_kill()
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+
+
+def log_failure(context: Any) -> None:
+    """Log which run failed, for which data set, and where the reasons are."""
+    dag, task = context["dag"], context.get("ti")
+    # A run that its time-out stopped comes with no parameters but the DAG's own.
+    output = (context.get("params") or dag.params)["output"]
+    logging.getLogger("vidpress").error(
+        f"{dag.dag_id} failed in run {context['run_id']} ({context.get('reason')}) for the data set {output}: the "
+        f"reason stands in the log of {f'its task {task.task_id}' if task else 'its tasks'}, those of bad records in "
+        f"{output.rstrip('/')}/dead-letters-*.jsonl. Repeating the run is safe."
+    )
+
 
 with DAG(
     dag_id="vidpress_daily",
@@ -31,7 +68,10 @@ with DAG(
     schedule="@daily",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
+    # Two runs at a time would both encode what is new, and one of them for nothing.
     max_active_runs=1,
+    dagrun_timeout=RUN_TIMEOUT,
+    on_failure_callback=pkgutil.resolve_name(ON_FAILURE) if ON_FAILURE else log_failure,
     default_args={"retries": 3, "retry_delay": datetime.timedelta(minutes=5), "retry_exponential_backoff": True},
     # So that numbers and the Beam options come as what they are, not as text.
     render_template_as_native_obj=True,
@@ -53,6 +93,12 @@ with DAG(
         "max_bad_fraction": Param(
             0.01, type="number", minimum=0, maximum=1, description="Share of bad records above which the job fails."
         ),
+        "min_age": Param(
+            0,
+            type="integer",
+            minimum=0,
+            description="Minutes: younger files, which may still be uploaded, are left for the next run.",
+        ),
         "runner": Param(
             "FnApiRunner",
             type="string",
@@ -62,17 +108,21 @@ with DAG(
         "beam_options": Param(
             {},
             type="object",
-            description='Further options for Beam, such as {"direct_num_workers": 2, "direct_running_mode": '
-            '"multi_processing"} or {"flink_master": "jobmanager:8081", "environment_type": "EXTERNAL"}.',
+            description="Further options of `vidpress encode` and for Beam, such as "
+            '{"direct_num_workers": 2, "direct_running_mode": "multi_processing"} or '
+            '{"flink_master": "jobmanager:8081", "environment_type": "EXTERNAL"}.',
         ),
     },
 ) as dag:
-    encode = BeamRunPythonPipelineOperator(
+    encode = RunEncoding(
         task_id="encode",
         doc_md="Adds the videos of new files. The log ends with what was added, or with the reason why nothing was.",
         py_interpreter=PYTHON,
         py_options=["-m"],
         py_file="vidpress.pipeline.encode",
+        execution_timeout=ENCODE_TIMEOUT,
+        # Deferred, the job would run in Airflow's triggerer instead of a worker, whatever Airflow's default is.
+        deferrable=False,
         runner="{{ params.runner }}",
         default_pipeline_options="{{ params.beam_options }}",
         pipeline_options={
@@ -81,12 +131,14 @@ with DAG(
             "model": "{{ params.model }}",
             "output": "{{ params.output }}",
             "max_bad_fraction": "{{ params.max_bad_fraction }}",
+            "min_age": "{{ params.min_age or False }}",
         },
     )
     verify = BashOperator(
         task_id="verify",
         doc_md="Checks the data set against its manifest. A finding is damage that no retry mends: see the log.",
         retries=1,
+        execution_timeout=VERIFY_TIMEOUT,
         bash_command='exec "$VIDPRESS_PYTHON" -m vidpress.pipeline.verify "$DATA_SET"',
         env={"VIDPRESS_PYTHON": PYTHON, "DATA_SET": "{{ params.output }}"},
         append_env=True,

@@ -5,16 +5,22 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat >&2 <<'EOF'
-usage: dataflow.sh build                                  makes both images and both templates
-       dataflow.sh launch encode|decode NAME=VALUE ...    starts a job; the names are those of its metadata.json
+usage: dataflow.sh build                     makes both images and both templates
+       dataflow.sh pin                       pins the base images to what their tags name now, by digest
+       dataflow.sh launch encode|decode [NAME=VALUE ...] [--FLAG=VALUE ...]
+                                             starts a job; the names are those of its metadata.json, the flags those
+                                             of `gcloud dataflow flex-template run`:
+                                               --max-workers=100 --num-workers=10 --worker-machine-type=c3-standard-4
+                                               --worker-zone=us-central1-a --network=NETWORK --subnetwork=SUBNETWORK
+                                               --disable-public-ips --dataflow-kms-key=KEY
+                                               --service-account-email=ACCOUNT --additional-user-labels=team=video
 
 In the environment:
   PROJECT, REGION      where the job runs
   TEMPLATES            gs://BUCKET/FOLDER of the templates, encode.json and decode.json
   REPOSITORY, TAG      build: REGION-docker.pkg.dev/PROJECT/REPOSITORY, and the images' tag (default: the commit)
   STAGING              launch: gs://BUCKET/FOLDER for what the job stages (default: TEMPLATES/staging)
-  LAUNCH_FLAGS         launch: further flags of `gcloud dataflow flex-template run`, such as
-                       "--max-workers=100 --service-account-email=... --disable-public-ips"
+  LAUNCH_FLAGS         launch: flags for every launch, before those of the command line
 EOF
   exit 2
 }
@@ -22,9 +28,14 @@ EOF
 command=${1:-}
 [ -n "$command" ] && shift
 case "$command" in
+  pin)
+    [ $# -eq 0 ] || usage
+    python3 dataflow_templates/pin_images.py
+    ;;
   build)
     [ $# -eq 0 ] || usage
     : "${PROJECT:?}" "${REGION:?}" "${TEMPLATES:?}" "${REPOSITORY:?}"
+    python3 dataflow_templates/pin_images.py --check
     make wheel
     gcloud builds submit . --project="$PROJECT" --region="$REGION" --config=dataflow_templates/cloudbuild.yaml \
       --substitutions="_REPOSITORY=$REPOSITORY,_TEMPLATES=${TEMPLATES%/},_TAG=${TAG:-$(git rev-parse --short HEAD)}"
@@ -34,13 +45,21 @@ case "$command" in
     job=${1:-}
     [ "$job" = encode ] || [ "$job" = decode ] || usage
     shift
-    # Globs may hold commas, which gcloud would part a list at: the list is parted at | instead.
-    parameters=$(IFS='|'; echo "$*")
     read -r -a flags <<< "${LAUNCH_FLAGS:-}"
+    parameters=()
+    for argument; do
+      case "$argument" in
+        --*) flags+=("$argument") ;;
+        *=*) parameters+=("$argument") ;;
+        *) usage ;;
+      esac
+    done
+    # Globs may hold commas, which gcloud would part a list at: the list is parted at | instead.
+    list=$(IFS='|'; echo "${parameters[*]}")
     gcloud dataflow flex-template run "vidpress-$job-$(date -u +%Y%m%d-%H%M%S)" --project="$PROJECT" \
       --region="$REGION" --template-file-gcs-location="${TEMPLATES%/}/$job.json" \
       --staging-location="${STAGING:-${TEMPLATES%/}/staging}" --temp-location="${STAGING:-${TEMPLATES%/}/staging}/temp" \
-      --parameters="^|^$parameters" "${flags[@]}"
+      --parameters="^|^$list" "${flags[@]}"
     ;;
   *) usage ;;
 esac

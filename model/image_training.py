@@ -11,11 +11,12 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
+from vidpress.model.checkpoints import TrainingError, check_work_dir, restore_newest, written
 from vidpress.model.image_batches import training_batches
 from vidpress.model.image_experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.image_networks import build_image_network
 from vidpress.model.networks import bottleneck_of
-from vidpress.model.training import TrainingError, build_training_step, check_work_dir, restore
+from vidpress.model.training import build_training_step
 
 _REPORT_EVERY = 50
 _MOMENTUM = 0.9  # He et al.
@@ -54,8 +55,7 @@ def train_on_images(
     last_step = num_steps(options, data)
     training_step, state = _training_step(network, options, last_step)
     manager = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=1)
-    if manager.latest_checkpoint:
-        restored = restore(state, manager.latest_checkpoint)
+    restored = restore_newest(state, str(folder))
     first_step = int(state.step)
     if first_step == last_step:
         restored.expect_partial()  # the optimisers' part is not asked for any more
@@ -81,7 +81,8 @@ def train_on_images(
                 numbers = _report(options, step, task, bits)
                 bar.set_postfix(numbers)
             if step % epoch_steps == 0 or step == last_step:
-                manager.save(step)
+                with written(str(folder)):
+                    manager.save(step)
                 text = ", ".join(f"{name} {value}" for name, value in numbers.items())
                 tqdm.write(f"step {step:,} of {last_step:,}: {text}", file=sys.stderr)
     return network

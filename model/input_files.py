@@ -11,6 +11,7 @@ import collections
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple, cast
 
@@ -56,6 +57,11 @@ def match(patterns: Sequence[str]) -> list[MatchedFile]:
         found = _match_gcs(path) if path.startswith("gs://") else _match_local(path)
         files.update((file.path, file) for file in found)
     return sorted(files.values())
+
+
+def older_than(seconds: float, files: Sequence[MatchedFile]) -> list[MatchedFile]:
+    """Return the files that were last written at least so long ago: a younger one may still be being uploaded."""
+    return [file for file in files if file.modified <= time.time() - seconds] if seconds else list(files)
 
 
 def open_input(path: str) -> tuple[BinaryIO, int]:

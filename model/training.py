@@ -14,8 +14,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from vidpress.model import networks
-from vidpress.model.errors import VidpressError
+from vidpress.model import networks, strict_json
+from vidpress.model.checkpoints import (
+    CHECKPOINTS,
+    OPTIONS_FILE,
+    TrainingError,
+    check_work_dir,
+    checkpoint_paths,
+    damaged,
+    read_options,
+    restore_newest,
+    written,
+)
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.metrics import Metrics, MetricsAccumulator
@@ -30,14 +40,20 @@ _EVALUATION_BATCH = 1024
 # Validation in the course of training looks at so many videos at most; after it, at all.
 _MAX_VALIDATION_VIDEOS = 10_000
 
-_OPTIONS_FILE = "options.json"
-_CHECKPOINTS = "checkpoints"
 # What may change between a run and its continuation without changing the result up to there.
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
 
 
-class TrainingError(VidpressError, RuntimeError):
-    """A training that cannot start, go on or end well: the message names the cause and the fix."""
+class TrainingStopped(Exception):  # noqa: N818 - nothing went wrong
+    """A training that was asked to stop, and did so.
+
+    Attributes:
+      step: Its last one, at which there is a checkpoint.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +137,10 @@ class TrainingOptions:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TrainingOptions:
-        """Return what `to_json` gave; other values are left alone."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: _as_tuple(value) for name, value in values.items() if name in names})
-
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def train(
@@ -145,6 +151,7 @@ def train(
     *,
     validation: LabelledVideos | None = None,
     teachers: Sequence[FrozenModel] = (),
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> tf.keras.Model:
     """Train a network, or go on with what `work_dir` holds.
 
@@ -162,12 +169,15 @@ def train(
       work_dir: A folder, local or a URI that `tf.io.gfile` takes, for `checkpoints/` and `tensorboard/`.
       validation: Videos on which metrics are measured along the way, if given.
       teachers: Models trained on the same task without a rate, if the network shall learn from them.
+      asked_to_stop: Says after each step whether that is to be the last one for now.
 
     Returns:
       The trained network (`networks.build_network`).
 
     Raises:
-      TrainingError: If `work_dir` holds a training with other options or data, or the loss is not finite.
+      TrainingError: If `work_dir` holds a training with other options or data or cannot be written, or the loss is
+        not finite.
+      TrainingStopped: If it was asked to stop.
       TeacherError: If a model cannot teach this network.
     """
     teacher = None
@@ -176,9 +186,8 @@ def train(
     _check_training(options, spec, videos, teachers, work_dir)
     network = _build_network(options, spec, videos.class_frequencies(options.num_classes))
     training_step, state = _training_step(network, options, teacher)
-    manager = tf.train.CheckpointManager(state, os.path.join(work_dir, _CHECKPOINTS), _KEEP_CHECKPOINTS)
-    if manager.latest_checkpoint:
-        restore(state, manager.latest_checkpoint)
+    manager = tf.train.CheckpointManager(state, os.path.join(work_dir, CHECKPOINTS), _KEEP_CHECKPOINTS)
+    if restore_newest(state, work_dir) is not None:
         if options.lmbda_range is not None:
             networks.select_lmbda(network, options.lmbda)
         print(f"Going on from step {int(state.step):,} in {work_dir}.", file=sys.stderr)
@@ -200,9 +209,9 @@ def train(
         first_step=first_step,
         num_steps=options.steps - first_step,
     )
-    writer = tf.summary.create_file_writer(os.path.join(work_dir, "tensorboard"))
     with (
-        writer.as_default(),
+        written(work_dir),
+        tf.summary.create_file_writer(os.path.join(work_dir, "tensorboard")).as_default(),
         tqdm(total=options.steps, initial=first_step, unit="step", desc="train", disable=None) as bar,
     ):
         progress = _Progress(network, options, bar)
@@ -215,9 +224,12 @@ def train(
                 progress.report(step)
             if validation is not None and (step % options.validate_every == 0 or last):
                 progress.validate(step, validation)
-            if step % options.checkpoint_every == 0 or last:
+            stop = asked_to_stop() and not last
+            if step % options.checkpoint_every == 0 or last or stop:
                 progress.note(step)
                 manager.save(step)
+            if stop:
+                raise TrainingStopped(step)
     return network
 
 
@@ -241,6 +253,16 @@ class Trained:
     teachers: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """What a training's folder says beside the options."""
+
+    features: str
+    training_data: str
+    teachers: list[str]
+    lmbda_range: tuple[float, float] | None = None
+
+
 def load_trained(work_dir: str) -> Trained:
     """Load the network of a training's last checkpoint.
 
@@ -250,40 +272,25 @@ def load_trained(work_dir: str) -> Trained:
     Raises:
       TrainingError: If that folder does not hold a training, or one without a checkpoint, or that is damaged.
     """
-    path = os.path.join(work_dir, _OPTIONS_FILE)
-    if not tf.io.gfile.exists(path):
-        raise TrainingError(f"{work_dir} holds no training: there is no {_OPTIONS_FILE}. Give the folder of one.")
-    with tf.io.gfile.GFile(path) as file:
-        values = json.loads(file.read())
-    checkpoint = tf.train.latest_checkpoint(os.path.join(work_dir, _CHECKPOINTS))
-    if checkpoint is None:
+    path = os.path.join(work_dir, OPTIONS_FILE)
+    values = read_options(work_dir)
+    if not checkpoint_paths(work_dir):
         raise TrainingError(f"{work_dir} holds a training without a checkpoint: go on with it first.")
-    if values.get("lmbda_range"):
-        values["lmbda"] = math.sqrt(math.prod(values["lmbda_range"]))
-    options, spec = TrainingOptions.from_json(values), FeatureSpec.parse(values["features"])
+    try:
+        begun = strict_json.decode(json.dumps(values), _Begun)
+        if begun.lmbda_range is not None:
+            values["lmbda"] = math.sqrt(abs(math.prod(begun.lmbda_range)))
+        options = strict_json.decode(json.dumps(values), TrainingOptions)
+        spec = FeatureSpec.parse(begun.features)
+    except ValueError as error:
+        raise damaged(path, error) from error
     network = _build_network(options, spec, None)
     state = tf.train.Checkpoint(network=network, step=tf.Variable(0, dtype=tf.int64, trainable=False))
-    restore(state, checkpoint).expect_partial().assert_existing_objects_matched()
+    restore_newest(state, work_dir).expect_partial().assert_existing_objects_matched()
     options = dataclasses.replace(options, steps=int(state.step))
     if options.lmbda_range is not None:
         networks.select_lmbda(network, options.lmbda)
-    return Trained(network, options, spec, values["training_data"], values["teachers"])
-
-
-def restore(state: tf.train.Checkpoint, checkpoint: str) -> Any:
-    """Restore a checkpoint, and return what `tf.train.Checkpoint.restore` does.
-
-    Raises:
-      TrainingError: If it is damaged, or its variables have other shapes.
-    """
-    try:
-        return state.restore(checkpoint)
-    except (ValueError, IndexError, tf.errors.OpError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(
-            f"{checkpoint} is damaged, or of another version of vidpress: {reason} Remove that training's folder, or "
-            "name another."
-        ) from error
+    return Trained(network, options, spec, begun.training_data, begun.teachers)
 
 
 def _build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies: np.ndarray | None) -> tf.keras.Model:
@@ -313,32 +320,6 @@ def _check_training(
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
     wanted["teachers"] = [model.model_id for model in teachers]
     check_work_dir(work_dir, wanted)
-
-
-def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
-    """Write down what is trained in a folder, or compare it with what was begun there.
-
-    Args:
-      work_dir: The folder, local or a URI that `tf.io.gfile` takes.
-      wanted: JSON values of all that a training must not change when it goes on.
-
-    Raises:
-      TrainingError: If the folder holds another training.
-    """
-    path = os.path.join(work_dir, _OPTIONS_FILE)
-    if not tf.io.gfile.exists(path):
-        tf.io.gfile.makedirs(work_dir)
-        with tf.io.gfile.GFile(path, "w") as file:
-            file.write(json.dumps(wanted, indent=1))
-        return
-    with tf.io.gfile.GFile(path) as file:
-        found = json.loads(file.read())
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise TrainingError(
-                f"{work_dir} holds a training with {name}={found.get(name)}, not {value}: give the same to go on, or "
-                "name another folder with --work_dir, or remove this one."
-            )
 
 
 def _training_step(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model import range_coder, storage
+from vidpress.model.cpus import num_cpus
 from vidpress.model.file_names import is_part_name, is_temporary_name, join, shard_index
 from vidpress.model.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import hash_of
@@ -83,7 +84,7 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
     num_sampled = 0
     listed: set[str] = set()
     hashes: dict[str, np.ndarray] = {}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
         for number, generation in enumerate(manifest.generations, start=1):
             check = functools.partial(_check_file, data_set, manifest, number, sample)
             checked = list(pool.map(check, generation.files))

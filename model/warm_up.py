@@ -1,14 +1,28 @@
 """Compile every loop that encoding and decoding run, and keep the machine code: `python -m vidpress.model.warm_up`.
 
 Without it, the first process on a machine compiles for seconds before its first record. An image should hold what this
-leaves beside the modules, or in the folder that NUMBA_CACHE_DIR names. Machine code is for one kind of processor:
-others compile anew.
+leaves beside the modules, or in the folder that NUMBA_CACHE_DIR names.
+
+Machine code is kept for one kind of processor, down to each feature. An image that runs on several is warmed for what
+they have in common, such as `python -m vidpress.model.warm_up "x86-64-v3 x86-64-v4+amx-tile+amx-bf16"`: for processors
+by LLVM's names, and features that they have beside. They find it when NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say so, as
+`numba_variables` has them; this processor needs to be none of them.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from numba.core.registry import CPUDispatcher
+
+from vidpress.model import matrix_units
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
@@ -20,21 +34,73 @@ from vidpress.model.videos import parse_video, pool_frames
 
 
 def warm_up() -> None:
-    """Encode and decode two made-up videos, with a network of one dimension that always comes to lie at a half."""
-    spec = FeatureSpec.parse("rgb:2,audio:1")
-    kernel = np.zeros((spec.input_size, 1), np.float32)
-    layer = kernel, np.full(1, 0.5, np.float32)
+    """Encode and decode two made-up videos, by networks of two units that always come to lie at a half."""
+    spec = FeatureSpec.parse("rgb:512,audio:1")  # sums of so many inputs are in parts
+    layers = tuple(
+        (np.zeros((size_in, 1), np.float32), np.full(1, 0.5, np.float32)) for size_in in (spec.input_size, 1)
+    )
     values = np.array([[0], [1], [0]], np.int32)
     tables = fit_banks(RangeCodingTables.fit(values), values, 2)
-    # Read back, since loops are compiled anew for arrays that cannot be written.
-    model = FrozenModel.from_bytes(FrozenModel(spec, (layer,), tables, rounding_lmbda=0.03).to_bytes())
     videos = []
     for num_frames in (1, 2):  # a single frame lies in the record without a gap, which is another type to the compiler
         frames = np.ones((num_frames, spec.input_size), np.uint8)
         payload = serialize_video(b"id", np.array([1]), frames, spec)
         videos.append(pool_frames(parse_video(payload, spec), spec))
-    decode_codes(encode_videos(model, videos).rows, model.tables)
+    for rounds_every_layer in (False, True):
+        model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
+        # Read back, since loops are compiled anew for arrays that cannot be written.
+        model = FrozenModel.from_bytes(model.to_bytes())
+        decode_codes(encode_videos(model, videos).rows, model.tables)
+
+
+def signatures() -> dict[tuple[str, str], list[Any]]:
+    """Return for which types this process has compiled each loop, by its module and name."""
+    return {
+        (module.__name__, name): list(value.signatures)
+        for module in list(sys.modules.values())
+        if getattr(module, "__name__", "").startswith("vidpress.")
+        for name, value in vars(module).items()
+        if isinstance(value, CPUDispatcher) and value.py_func.__module__ == module.__name__
+    }
+
+
+def numba_variables(kind: str) -> dict[str, str]:
+    """Return the environment in which Numba compiles for a kind of processors, such as 'x86-64-v4+amx-tile'."""
+    name, *features = kind.split("+")
+    return {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in features)}
+
+
+def compile_for(kind: str, loops: Mapping[tuple[str, str], Sequence[Any]]) -> None:
+    """Compile loops for a kind of processors without running any, in a process of its own: Numba asks but once."""
+    program = (
+        "import pickle, sys\n"
+        "from vidpress.model.warm_up import compile_loops\n"
+        "compile_loops(*pickle.load(sys.stdin.buffer))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps((loops, "+amx-" in kind)),
+        env={**os.environ, **numba_variables(kind)},
+        check=True,
+    )
+
+
+def compile_loops(loops: Mapping[tuple[str, str], Sequence[Any]], has_matrix_units: bool) -> None:
+    """Compile loops, by module and name, for the types that are given; and those for matrix units, if there are any."""
+    for (module, name), types in loops.items():
+        for signature in types:
+            getattr(importlib.import_module(module), name).compile(signature)
+    if has_matrix_units:
+        matrix_units.compile_ahead()
+
+
+def main(kinds: Sequence[str]) -> None:
+    """Compile for this processor, and for the kinds that are named."""
+    warm_up()
+    loops = signatures()
+    for kind in kinds:
+        compile_for(kind, loops)
 
 
 if __name__ == "__main__":
-    warm_up()
+    main(" ".join(sys.argv[1:]).split())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
+
+import vidpress
+from vidpress.pipeline.reporting import explained_errors
 
 COMMANDS = {
     "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",
@@ -22,16 +26,26 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args and args[0] == "--version":
-        print(f"vidpress {importlib.metadata.version('vidpress')}")
-    elif args and args[0] in COMMANDS:
-        importlib.import_module(f"vidpress.pipeline.{args[0]}").main(args[1:])
-    elif not args or args[0] in ("-h", "--help"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    if args[:1] == ["help"]:
+        args = [*args[1:2], "--help"]
+    command, rest = (args[0], args[1:]) if args else ("--help", [])
+    if command == "--version":
+        print(f"vidpress {vidpress.__version__}")
+    elif command in COMMANDS:
+        # Here already, since importing the libraries takes seconds in which Ctrl-C may come.
+        with explained_errors(f"vidpress {command}"):
+            importlib.import_module(f"vidpress.pipeline.{command}").main(rest)
+    elif command in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print("usage: vidpress COMMAND [options]; `vidpress COMMAND --help` lists the options\n")
         print("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+        print("\nexample:\n  vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact")
     else:
-        print(f"vidpress: error: no command {args[0]!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(COMMANDS)}"
+        print(f"vidpress: error: no command {command!r}: {hint}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -36,13 +35,13 @@ def build_pipeline(
     _ = pipeline | "WriteFeatures" >> write
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress decode",
         description="Decode a data set to features, for training jobs that do not read its shards themselves.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        allow_abbrev=False,
+        examples=["vidpress decode --input compact --output features --format tfrecord"],
     )
     parser.add_argument(
         "--input",
@@ -84,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         written = [file for file in storage.list_files(args.output, "features-") if file.name in names]
         videos = manifest.counts.videos
         print(
-            f"Decoded {videos:,} videos in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
-            f"{sum(file.bytes for file in written):,} bytes in {len(written)} {args.format} files in {args.output}"
+            f"Decoded {launch.count(videos, 'video')} in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
+            f"{sum(file.bytes for file in written):,} bytes in {launch.count(len(written), f'{args.format} file')} in "
+            f"{args.output}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import apache_beam as beam
 from vidpress.model.features import FeatureSpec
 from vidpress.model.file_names import join
 from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.input_files import MatchedFile
+from vidpress.model.input_files import MatchedFile, older_than
 from vidpress.model.manifest import Manifest, is_new, manifest_numbers
 from vidpress.model.shard import ShardHeader
 from vidpress.pipeline import launch, record_options
@@ -33,6 +32,7 @@ def build_pipeline(
     header: ShardHeader,
     output: str,
     record_spec: FeatureSpec | None = None,
+    min_age: float = 0,
     previous: int = 0,
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
@@ -48,6 +48,7 @@ def build_pipeline(
       header: The same model's `ShardHeader`.
       output: The data set's folder.
       record_spec: The model's features under the keys that the records have, if these are others than the model's.
+      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: Over how many shards the videos are dealt.
       max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
@@ -59,7 +60,7 @@ def build_pipeline(
     """
     known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
     spec = header.spec if record_spec is None else record_spec
-    reading = ReadVideos(file_patterns, spec=spec, known_files=known_files)
+    reading = ReadVideos(file_patterns, spec=spec, known_files=known_files, min_age=min_age)
     videos, unread, inputs = pipeline | "ReadVideos" >> reading
     pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=spec)
     rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id, threads=threads)
@@ -76,13 +77,16 @@ def build_pipeline(
     )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress encode",
         description="Encode YouTube-8M TFRecords, frame level or video level, to a data set of Parquet shards.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        allow_abbrev=False,
+        examples=[
+            "vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact --num_shards 4",
+            "vidpress encode --append --input 'yt8m/*.tfrecord' --model model.safetensors --output compact",
+        ],
     )
     # Some launchers repeat an option for each of its values.
     parser.add_argument(
@@ -110,8 +114,16 @@ def parser() -> argparse.ArgumentParser:
         "without --append, such a folder is refused",
     )
     parser.add_argument(
+        "--min_age",
+        type=launch.not_negative,
+        default=0,
+        metavar="MINUTES",
+        help="leave out files that were written to in the last so many minutes, for they may still be being uploaded; "
+        "the next run with --append takes them (default: %(default)s)",
+    )
+    parser.add_argument(
         "--num_shards",
-        type=launch.positive_int,
+        type=launch.shards,
         help="how many shards (default: one for each 16 GiB of input, at least 1)",
     )
     parser.add_argument(
@@ -128,13 +140,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args, options = launch.parse_args(parser(), argv)
     with launch.explained_errors("vidpress encode"):
-        files = launch.match_input(args.input)
+        matched = launch.match_input(args.input)
+        files = older_than(60 * args.min_age, matched)
+        if len(files) < len(matched):
+            young = f"{len(matched) - len(files):,} of {len(matched):,} files are younger than {args.min_age:g} minutes"
+            print(f"{young}: they are left for the next run.", file=sys.stderr)
         model = FrozenModel.load(args.model)
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
         # A template has to become a job all the same; that job then finds out for itself, and adds nothing.
         if not new_files and not launch.graph_location(options):
-            print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
+            if before is None:
+                print("Nothing to encode yet.")
+            else:
+                print(f"Nothing new: {args.output} was encoded from all {len(files):,} files of --input already.")
             return
         input_bytes = sum(file.bytes for file in new_files)
         num_shards = args.num_shards
@@ -154,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 header=header,
                 output=args.output,
                 record_spec=record_spec,
+                min_age=60 * args.min_age,
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
@@ -212,19 +232,19 @@ def summary(manifest: Manifest, output: str, seconds: float) -> str:
     stored = sum(entry.bytes for entry in added.shards)
     ratio = counts.input_bytes / max(stored, 1)
     lines = [
-        f"Encoded {counts.videos:,} videos in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
+        f"Encoded {launch.count(counts.videos, 'video')} in {seconds:.1f} s ({counts.videos / seconds:,.0f} videos/s).",
         f"  input         {counts.input_bytes:>15,} bytes  {counts.input_bytes / videos:>10,.1f} a video",
         f"  shards        {stored:>15,} bytes  {stored / videos:>10,.1f} a video, 1/{ratio:,.0f}",
         f"  codes         {counts.code_bytes:>15,} bytes  {counts.code_bytes / videos:>10,.1f} a video",
         f"  duplicates    {counts.duplicates:>15,}",
         f"  dead letters  {counts.dead_letters:>15,}",
         *([f"  not read      {counts.lost_bytes:>15,} bytes of damaged files"] if counts.lost_bytes else []),
-        f"{len(added.shards)} shards by model {manifest.model_id} in {output}",
+        f"{launch.count(len(added.shards), 'shard')} by model {manifest.model_id} in {output}",
     ]
     if manifest.generation > 1:
         lines.append(
             f"Generation {manifest.generation} of a data set that holds {manifest.counts.videos:,} videos in "
-            f"{len(manifest.shards):,} shards now."
+            f"{launch.count(len(manifest.shards), 'shard')} now."
         )
     if counts.dead_letters:
         lines.append(f"Why records were set aside: {join(output, added.dead_letters[0].name)}")

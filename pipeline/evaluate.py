@@ -7,18 +7,18 @@ import concurrent.futures
 import dataclasses
 import importlib.util
 import multiprocessing
-import os
 import pathlib
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vidpress.model.cpus import num_cpus
 from vidpress.model.features import FeatureSpec
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
-from vidpress.model.images import ImageDataError
-from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, train
+from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, stopping, train
 from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
 from vidpress.pipeline.evaluation_task import task_of
@@ -26,18 +26,20 @@ from vidpress.pipeline.evaluation_task import task_of
 _PROG = "vidpress evaluate"
 
 
-def parser(experiment: Experiment | None = None) -> argparse.ArgumentParser:
+def parser(experiment: Experiment | None = None) -> launch.Parser:
     """Return the parser of the job's options: of an experiment on images, or on videos."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog=_PROG,
         description="Train networks over a sweep of lmbda, measure them and everything that they compete with on the "
         "validation data, and write results.json, results.csv, figures and index.html.",
         epilog="Run again with the same options, an evaluation that was stopped goes on: what is finished is neither "
         "trained nor measured again. Every option that says what is trained and how holds for all networks. With "
         "--experiment, `--help` lists the experiment's options instead of those for videos.",
-        formatter_class=train.HelpFormatter,
+        examples=[
+            "vidpress evaluate --input 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' \\",
+            "    --hidden 2000 --lmbda 0.001 0.002 --steps 3000 --output evaluation",
+        ],
         conflict_handler="resolve",
-        allow_abbrev=False,
     )
     if experiment is None:
         train.add_model_options(parser)
@@ -48,11 +50,22 @@ def parser(experiment: Experiment | None = None) -> argparse.ArgumentParser:
     )
     files = parser.add_argument_group("files")
     if experiment is None:
-        files.add_argument("--input", nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
-        files.add_argument("--validation", nargs="+", metavar="GLOB", help="the data that everything is measured on")
+        files.add_argument(
+            "--input", nargs="+", metavar="GLOB", type=launch.absolute, help="training data; .gz is unpacked"
+        )
+        files.add_argument(
+            "--validation",
+            nargs="+",
+            metavar="GLOB",
+            type=launch.absolute,
+            help="the data that everything is measured on",
+        )
     else:
         files.add_argument(
-            "--input", metavar="FOLDER", help=f"holds {experiment.data_set} as published: {experiment.files}"
+            "--input",
+            metavar="FOLDER",
+            type=launch.local_folder,
+            help=f"holds {experiment.data_set} as published: {experiment.files}",
         )
         files.add_argument(
             "--hold_out",
@@ -62,8 +75,16 @@ def parser(experiment: Experiment | None = None) -> argparse.ArgumentParser:
             help="measure on so many of the training images, which are not trained on, instead of the test images: to "
             "choose options by",
         )
-    files.add_argument("--output", required=True, metavar="FOLDER", help="for the results and the finished points")
-    files.add_argument("--work_dir", metavar="FOLDER", help="for checkpoints and models (default: FOLDER.work)")
+    files.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        type=launch.local_folder,
+        help="for the results and the finished points",
+    )
+    files.add_argument(
+        "--work_dir", metavar="FOLDER", type=launch.absolute, help="for checkpoints and models (default: FOLDER.work)"
+    )
     if experiment is None:
         files.add_argument(
             "--features",
@@ -117,7 +138,7 @@ def parser(experiment: Experiment | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _parser_for(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, Experiment | None]:
+def _parser_for(argv: Sequence[str]) -> tuple[launch.Parser, Experiment | None]:
     """Return the parser of what options ask for, and the experiment that they name."""
     first = argparse.ArgumentParser(prog=_PROG, add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", choices=EXPERIMENTS)
@@ -151,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     own_parser, experiment = _parser_for(argv)
     args = own_parser.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    train.quiet_tensorflow()
     needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -164,22 +185,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.input and (experiment or args.validation)):
         needed_options = "--input is" if experiment else "--input and --validation are"
         own_parser.error(f"{needed_options} needed, but for --report_only.")
-    from vidpress.model import teacher, training, training_data
-
     with launch.explained_errors(_PROG):
         try:
             plan = make_plan(args, _networks(experiment, args))
         except ValueError as error:
             own_parser.error(str(error))
-        try:
-            run(args, plan, f"{_PROG} {shlex.join(argv)}")
-        except (
-            training.TrainingError,
-            training_data.TrainingDataError,
-            teacher.TeacherError,
-            ImageDataError,
-        ) as error:
-            raise launch.JobError(str(error)) from error
+        run(args, plan, f"{_PROG} {shlex.join(argv)}")
 
 
 def _measures(context: Context) -> Any:
@@ -255,8 +266,10 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
         for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
             for _ in _run_tasks(tasks, context, args.jobs):
                 write_results()
-    finally:
+    except Exception:
         print(_write_report(args.output))
+        raise
+    print(_write_report(args.output))
 
 
 def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: int) -> Iterator[None]:
@@ -271,8 +284,8 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
     with concurrent.futures.ProcessPoolExecutor(
         num_jobs,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_limit_threads,
-        initargs=(max(1, (os.cpu_count() or 1) // num_jobs),),
+        initializer=_begin_process,
+        initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
     ) as pool:
         futures = [pool.submit(run_task, task, context) for task in tasks]
@@ -280,13 +293,19 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
             for future in concurrent.futures.as_completed(futures):
                 future.result()
                 yield
+        except stopping.Stopped:
+            for process in multiprocessing.active_children():
+                process.kill()  # what they have finished is written down, and trainings go on from their checkpoints
+            raise
         except BaseException:
             # The others finish what they are at, but begin nothing.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _limit_threads(num_threads: int) -> None:
+def _begin_process(num_threads: int) -> None:
+    # Ctrl-C reaches every process of a terminal: what then becomes of this one is for the first to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import tensorflow as tf
     import threadpoolctl
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,18 +25,24 @@ _SEARCH_SAMPLE = 64_000
 _MEASURED_EVERY = 4
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog=_PROG,
         description="Freeze the network of a training anew: with other tables, or, if it was trained with "
         "--lmbda_range, at another rate.",
-        formatter_class=train.HelpFormatter,
-        allow_abbrev=False,
+        examples=[
+            "vidpress freeze --training many.training --input 'yt8m/train*.tfrecord' --bytes 60 --banks 256 \\",
+            "    --output sixty.safetensors",
+        ],
     )
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--training", required=True, metavar="FOLDER", help="what `vidpress train` had as --work_dir: MODEL.training"
+        "--training",
+        required=True,
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="what `vidpress train` had as --work_dir: MODEL.training",
     )
     train.add_file_options(files)
     rate = parser.add_argument_group("rate, of a training with --lmbda_range")
@@ -56,17 +61,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    train.quiet_tensorflow()
     if importlib.util.find_spec("tensorflow") is None:
         print(f"{_PROG}: error: freezing needs tensorflow: install vidpress[train].", file=sys.stderr)
         raise SystemExit(1)
-    from vidpress.model import training, training_data
-
     with launch.explained_errors(_PROG):
-        try:
-            print(run(args))
-        except (training.TrainingError, training_data.TrainingDataError) as error:
-            raise launch.JobError(str(error)) from error
+        print(run(args))
 
 
 def run(args: argparse.Namespace) -> str:

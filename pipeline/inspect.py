@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,10 +15,15 @@ from vidpress.model.listed_shards import open_shard
 from vidpress.model.manifest import Manifest
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.shard import Shard, ShardError, decode_codes, labels_list
-from vidpress.pipeline import launch
+from vidpress.model.storage import PathError
+from vidpress.pipeline.options import Parser, absolute
+from vidpress.pipeline.reporting import count, explained_errors, printable
 
 # Bits by dimension are averaged over at most this many videos.
 _SAMPLE = 4096
+
+# Characters of a value of a model's metadata.
+_MAX_VALUE = 200
 
 
 def describe_model(uri: str) -> Iterator[str]:
@@ -31,7 +36,7 @@ def describe_model(uri: str) -> Iterator[str]:
     yield f"  task head        {'none' if model.head is None else f'{model.head[0].shape[1]} classes'}"
     yield f"  tables           {_describe_tables(model.tables)}"
     for key, value in sorted(model.metadata.items()):
-        yield f"  {key:<16} {value if isinstance(value, str) else json.dumps(value)}"
+        yield f"  {key:<16} {_shortened(value if isinstance(value, str) else json.dumps(value))}"
 
 
 def describe_shard(uri: str) -> Iterator[str]:
@@ -44,7 +49,7 @@ def describe_shard(uri: str) -> Iterator[str]:
     num_bytes = storage.size(uri)
     rows = max(shard.num_rows, 1)
     yield f"vidpress shard {uri}"
-    yield f"  videos           {shard.num_rows:,} in row groups of {shard.row_group_sizes}"
+    yield f"  videos           {shard.num_rows:,} in row groups of {_shortened(str(shard.row_group_sizes))}"
     yield f"  file             {num_bytes:,} bytes, {num_bytes / rows:,.1f} a video"
     for name, column_bytes in shard.column_bytes.items():
         yield f"    {name:<14} {column_bytes:,} bytes, {column_bytes / rows:,.2f} a video"
@@ -68,16 +73,16 @@ def describe_data_set(uri: str) -> Iterator[str]:
     stored = sum(entry.bytes for entry in manifest.shards)
     videos = max(counts.videos, 1)
     yield f"vidpress data set {uri}"
-    yield f"  videos           {counts.videos:,} in {len(manifest.shards)} shards"
+    yield f"  videos           {counts.videos:,} in {count(len(manifest.shards), 'shard')}"
     yield f"  generations      {manifest.generation:,}"
     for number, generation in enumerate(manifest.generations, start=1):
         yield (
-            f"    {number:<14} {generation.counts.videos:,} videos in {len(generation.shards)} shards (of "
-            f"{generation.num_shards})"
+            f"    {number:<14} {count(generation.counts.videos, 'video')} in {count(len(generation.shards), 'shard')} "
+            f"(of {generation.num_shards:,})"
         )
     yield f"  records read     {counts.records:,}"
     yield f"  duplicates       {counts.duplicates:,}"
-    yield f"  dead letters     {counts.dead_letters:,} in {len(manifest.dead_letters)} files"
+    yield f"  dead letters     {counts.dead_letters:,} in {count(len(manifest.dead_letters), 'file')}"
     yield f"  input            {counts.input_bytes:,} bytes, {counts.input_bytes / videos:,.1f} a video"
     yield f"  shards           {stored:,} bytes, {stored / videos:,.1f} a video"
     yield f"  codes            {counts.code_bytes:,} bytes, {counts.code_bytes / videos:,.1f} a video"
@@ -93,6 +98,10 @@ def describe_data_set(uri: str) -> Iterator[str]:
         yield f"  tables           {_describe_tables(shards[0].header.tables)}"
     yield from _describe_rows(shards)
     yield "  health           every shard fits the manifest, every row group its checksum, every code decodes"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}... ({len(text):,} characters)"
 
 
 def _describe_tables(tables: RangeCodingTables) -> str:
@@ -139,27 +148,34 @@ def describe(uri: str) -> Iterator[str]:
 
     Raises:
       FileNotFoundError: If there is nothing.
-      ValueError: If it is nothing of ours, or damaged; the message says which.
+      VidpressError: If it is nothing of ours, or damaged; the message says which.
     """
     if uri.endswith(".safetensors"):
         return describe_model(uri)
     if uri.endswith(".parquet"):
         return describe_shard(uri)
+    if os.path.isfile(uri):
+        fix = "give its folder" if os.path.basename(uri).startswith("manifest") else "give one of these"
+        what = "neither a model (.safetensors), nor a shard (.parquet), nor a data set's folder"
+        raise PathError(f"{uri} is {what}: {fix}.")
+    if not uri.startswith("gs://") and not os.path.exists(uri):
+        raise FileNotFoundError(f"{uri} does not exist: check the path.")
     return describe_data_set(uri)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print what a path is."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidpress inspect",
         description="Say what a model (.safetensors), a shard (.parquet) or a data set (its folder) is: counts, bytes "
         "a video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
+        examples=["vidpress inspect compact", "vidpress inspect model.safetensors"],
     )
-    parser.add_argument("path", help="a local path or URI")
+    parser.add_argument("path", type=absolute, help="a local path or gs:// URI")
     args = parser.parse_args(argv)
-    with launch.explained_errors("vidpress inspect"):
+    with explained_errors("vidpress inspect"):
         for line in describe(args.path):
-            print(line)
+            print(printable(line))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,11 @@ import argparse
 import collections
 import contextlib
 import logging
-import math
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -25,90 +21,69 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from vidpress.model import input_files, storage
+from vidpress.model.cpus import num_cpus
 from vidpress.model.errors import VidpressError
 from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import manifest_numbers
+from vidpress.pipeline import runners, worker_processes
+from vidpress.pipeline.options import (
+    Parser,
+    absolute,
+    boolean,
+    fraction,
+    local_folder,
+    model_output,
+    not_negative,
+    positive_int,
+    shards,
+)
+from vidpress.pipeline.reporting import count, explained_errors, explanation
+from vidpress.pipeline.runners import DEFAULT_RUNNER
 from vidpress.transforms import metrics, progress
 
+__all__ = [
+    "DEFAULT_RUNNER",
+    "JobError",
+    "Parser",
+    "absolute",
+    "boolean",
+    "check_output",
+    "check_writable",
+    "count",
+    "explained_errors",
+    "fraction",
+    "graph_location",
+    "local_folder",
+    "match_input",
+    "model_output",
+    "not_negative",
+    "parse_args",
+    "positive_int",
+    "run",
+    "runs_in_this_process",
+    "shards",
+    "threads_per_worker",
+]
+
 _log = logging.getLogger("vidpress")
-
-# Beam's DirectRunner first tries to download another engine; this one is always there.
-DEFAULT_RUNNER = "FnApiRunner"
-
-# Runners that break a promise, by lower-case name, and which one.
-REFUSED_RUNNERS = {"daskrunner": "it mixes up the outputs of a step and loses records"}
-
-# Errors of ours whose message says all; of any other, the traceback is wanted.
-_EXPLAINED = (
-    "ModelError",
-    "ManifestError",
-    "ShardError",
-    "DamagedCodeError",
-    "InputChangedError",
-    "InputError",
-    "PathError",
-    "TooManyDeadLettersError",
-)
 
 
 class JobError(VidpressError):
     """A job that cannot start or did not finish: the message names the cause and the fix."""
 
 
-def parse_args(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, PipelineOptions]:
-    """Parse a job's own options, and leave the others to Beam."""
-    args, beam_args = parser.parse_known_args(argv)
-    options = PipelineOptions(beam_args)
-    standard = options.view_as(StandardOptions)
-    if standard.runner is None:
-        standard.runner = DEFAULT_RUNNER
-    # Beam takes a runner's name in any case, and with its module.
-    broken = REFUSED_RUNNERS.get(standard.runner.rsplit(".", 1)[-1].lower())
-    if broken is not None:
-        parser.error(
-            f"--runner {standard.runner} is refused because {broken}: take FnApiRunner, PrismRunner, FlinkRunner or "
-            "DataflowRunner."
-        )
-    return args, options
-
-
-def absolute(path: str) -> str:
-    """Return a local path or pattern as it reads from any folder, for workers started elsewhere; a URI as it is."""
-    return path if FileSystems.get_scheme(path) is not None else os.path.abspath(path)
-
-
-def positive_int(text: str) -> int:
-    """Parse an option that must be a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def fraction(text: str) -> float:
-    """Parse an option that must lie in [0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must lie in [0, 1]")
-    return value
-
-
-def boolean(text: str) -> bool:
-    """Parse the value of a switch, for launchers that give every option one."""
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
-    return text.lower() == "true"
+def parse_args(parser: Parser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Parse a job's own options and Beam's; an option that neither knows ends the program."""
+    return runners.parse_args(parser, list(sys.argv[1:] if argv is None else argv))
 
 
 def runs_in_this_process(options: PipelineOptions) -> bool:
     """Return whether the workers share the launcher's memory."""
+    direct = options.view_as(DirectOptions)
     return (
         options.view_as(StandardOptions).runner == DEFAULT_RUNNER
-        and options.view_as(DirectOptions).direct_num_workers == 1
+        and direct.direct_num_workers == 1
+        and direct.direct_running_mode != "multi_processing"
     )
 
 
@@ -119,7 +94,7 @@ def graph_location(options: PipelineOptions) -> str | None:
 
 def threads_per_worker(options: PipelineOptions) -> int:
     """Return how many threads a worker should have besides its own: all cores' if it is the only one, else none."""
-    return len(os.sched_getaffinity(0)) if runs_in_this_process(options) else 0
+    return num_cpus() if runs_in_this_process(options) else 0
 
 
 def match_input(patterns: Sequence[str]) -> list[MatchedFile]:
@@ -179,18 +154,30 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
     start = time.monotonic()
     bar = progress.bar(total, unit) if runs_in_this_process(options) else contextlib.nullcontext()
     try:
-        with bar, beam.Pipeline(options=options) as pipeline:
+        with bar, worker_processes.supervised(), _no_cells(), beam.Pipeline(options=options) as pipeline:
             build(pipeline)
     except Exception as error:
         # Runners that cross a process boundary pass on an error's text, not its type.
-        found = re.search(rf"(?:{'|'.join(_EXPLAINED)}): (.*)", f"{type(error).__name__}: {error}")
-        if found is None:
+        text = explanation(error)
+        if text is None:
             raise
-        raise JobError(re.sub(r" \[while running .*", "", found.group(1))) from error
+        raise JobError(text) from error
     seconds = time.monotonic() - start
     if pipeline.result.state == PipelineState.DONE and _log.isEnabledFor(logging.INFO):
         _log_metrics(pipeline.result)
     return seconds
+
+
+@contextlib.contextmanager
+def _no_cells() -> Iterator[None]:
+    """Keep Beam from naming steps by the cells of a notebook: what it imports for that fails with some pandas."""
+    module = vars(beam.pipeline)
+    before = module["alter_label_if_ipython"]
+    module["alter_label_if_ipython"] = lambda *_args: None
+    try:
+        yield
+    finally:
+        module["alter_label_if_ipython"] = before
 
 
 def _log_metrics(result: PipelineResult) -> None:
@@ -205,17 +192,3 @@ def _log_metrics(result: PipelineResult) -> None:
     for values in found["distributions"]:
         data = values.result
         _log.info("%s: %d values from %d to %d", values.key.metric.name, data.count, data.min, data.max)
-
-
-@contextlib.contextmanager
-def explained_errors(prog: str) -> Iterator[None]:
-    """End the program with one line and exit code 1 where the message of an error says all."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, JobError | FileNotFoundError | FileExistsError | PermissionError) and (
-            type(error).__name__ not in _EXPLAINED
-        ):
-            raise
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import importlib
 import importlib.metadata
+import logging
 import math
 import os
-import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from vidpress.model import storage, table_banks
-from vidpress.model.frozen_model import FrozenModel, ModelError
-from vidpress.pipeline import launch, record_options
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.pipeline import launch, record_options, stopping
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -28,28 +31,25 @@ _PROG = "vidpress train"
 _SUFFIX = ".safetensors"
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that say something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False
-        return action.help if silent else super()._get_help_string(action)
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> launch.Parser:
     """Return the parser of the job's options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog=_PROG,
         description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. "
         "The defaults are those of Singh et al., End-to-end Learning of Compressible Features (ICIP 2020).",
         epilog="Run again with the same options, a training that was stopped goes on from its last checkpoint.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
+        examples=[
+            "vidpress train --input 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' \\",
+            "    --hidden 2000 --lmbda 0.0015 --steps 3000 --output model.safetensors",
+        ],
     )
     files = parser.add_argument_group("files")
     add_file_options(files)
     files.add_argument(
-        "--work_dir", help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)"
+        "--work_dir",
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="folder for checkpoints and TensorBoard's logs (default: MODEL.training beside the output)",
     )
     record_options.add_record_options(files)
     add_model_options(parser)
@@ -58,11 +58,28 @@ def parser() -> argparse.ArgumentParser:
 
 def add_file_options(files: argparse._ArgumentGroup) -> None:
     """Add the options that say what a model is made of, and where it goes."""
-    files.add_argument("--input", required=True, nargs="+", metavar="GLOB", help="training data; .gz is unpacked")
     files.add_argument(
-        "--validation", nargs="+", metavar="GLOB", help="data for GAP along the way and for the model's metrics"
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="GLOB",
+        type=launch.absolute,
+        help="training data; .gz is unpacked",
     )
-    files.add_argument("--output", required=True, metavar="MODEL.safetensors", help="the model; must not exist yet")
+    files.add_argument(
+        "--validation",
+        nargs="+",
+        metavar="GLOB",
+        type=launch.absolute,
+        help="data for GAP along the way and for the model's metrics",
+    )
+    files.add_argument(
+        "--output",
+        required=True,
+        metavar="MODEL.safetensors",
+        type=launch.model_output,
+        help="the model; must not exist yet",
+    )
     files.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
 
 
@@ -93,6 +110,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MODEL.safetensors",
+        type=launch.absolute,
         help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels",
     )
     training.add_argument("--steps", type=int, default=300_000, help="training steps")
@@ -154,20 +172,19 @@ def sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    # TensorFlow is slow to load and talks while it does: --help and a mistyped option need not wait for it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     try:
-        from vidpress.model import teacher, training, training_data
+        importlib.import_module("tensorflow")
     except ImportError as error:
         if not (error.name or "").startswith(("tensorflow", "keras")):
             raise
-        _fail(f"training needs {error.name}: install vidpress[train], with Python 3.11.", error)
+        parser().exit(1, f"{_PROG}: error: training needs {error.name}: install vidpress[train], with Python 3.11.\n")
     try:
         args.features = record_options.with_keys(args.features, args)
         check_options(args)
     except ValueError as error:
         parser().error(str(error))
-    try:
+    with launch.explained_errors(_PROG):
         check_output(args.output)
         work_dir = args.work_dir or args.output.removesuffix(_SUFFIX) + ".training"
         videos = load_videos(args.input, args)
@@ -179,18 +196,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         head = None if args.no_head else model.head
         model = dataclasses.replace(model, head=head)
         model.save(args.output)
-    except (
-        training.TrainingError,
-        training_data.TrainingDataError,
-        teacher.TeacherError,
-        ModelError,
-        FileExistsError,
-        FileNotFoundError,
-        PermissionError,
-        launch.JobError,
-    ) as error:
-        _fail(str(error), error)
-    print(summary(model, args.output, work_dir, seconds, videos, validation))
+        print(summary(model, args.output, work_dir, seconds, videos, validation))
+
+
+def quiet_tensorflow() -> None:
+    """Let TensorFlow say only what is an error. It is slow to load, too: --help and a mistyped option do without it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def training_options(args: argparse.Namespace) -> TrainingOptions:
@@ -248,7 +260,20 @@ def train_model(
     options = training_options(args)
     start = time.monotonic()
     teachers = [FrozenModel.load(path) for path in args.teacher]
-    network = training.train(options, args.features, videos, work_dir, validation=validation, teachers=teachers)
+    with stopping.finishing() as asked_to_stop:
+        try:
+            network = training.train(
+                options,
+                args.features,
+                videos,
+                work_dir,
+                validation=validation,
+                teachers=teachers,
+                asked_to_stop=lambda: bool(asked_to_stop()),
+            )
+        except training.TrainingStopped as stopped:
+            message = f"stopped at step {stopped.step:,}: run the same command again to go on."
+            raise stopping.Stopped(asked_to_stop(), message) from stopped
     seconds = time.monotonic() - start
     teacher_ids = [teacher.model_id for teacher in teachers]
     return freeze_network(network, options, teacher_ids, args, videos, validation), seconds
@@ -321,8 +346,16 @@ def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVi
     from vidpress.model import training_data
 
     files = training_data.match_files(patterns)
-    with tqdm(unit="video", desc=f"read {len(files)} files", disable=None) as bar:
-        return training_data.load_videos(files, args.features, args.classes, progress=bar.update)
+    with tqdm(unit="video", desc=f"read {launch.count(len(files), 'file')}", disable=None) as bar:
+        try:
+            return training_data.load_videos(files, args.features, args.classes, progress=bar.update)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise launch.JobError(
+                f"the temporary folder {tempfile.gettempdir()} is full, where all videos' means are kept: make room, "
+                "or name a larger one by the environment's TMPDIR, and run the same command again."
+            ) from error
 
 
 def check_output(output: str) -> None:
@@ -335,11 +368,6 @@ def check_output(output: str) -> None:
     if storage.exists(output):
         raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
     launch.check_writable(output, os.path.dirname(output) or ".")
-
-
-def _fail(message: str, cause: Exception) -> NoReturn:
-    print(f"{_PROG}: error: {message}", file=sys.stderr)
-    raise SystemExit(1) from cause
 
 
 def summary(

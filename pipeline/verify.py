@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
-from vidpress.model.verification import verify
-from vidpress.pipeline import launch
+from vidpress.model.errors import VidpressError
+from vidpress.model.verification import Report, verify
+from vidpress.pipeline.options import Parser, absolute, positive_int
+from vidpress.pipeline.reporting import count, explained_errors, printable
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidpress verify",
         description="Check a data set against its newest manifest: sizes, checksums and rows of every file, every page "
         "and row group, that no id occurs twice, that the counts add up, and a sample of the codes. Prints a line for "
         "each finding, and exits with 1 if there is any.",
+        examples=["vidpress verify compact"],
     )
-    parser.add_argument("path", help="the data set's folder, a local path or URI")
+    parser.add_argument("path", type=absolute, help="the data set's folder, a local path or gs:// URI")
     parser.add_argument(
         "--sample",
-        type=launch.positive_int,
+        type=positive_int,
         default=1024,
         metavar="N",
         help="how many codes of each shard to decode (default: %(default)s)",
@@ -32,24 +33,32 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check what a path holds."""
     args = parser().parse_args(argv)
-    with launch.explained_errors("vidpress verify"):
+    with explained_errors("vidpress verify"):
         report = verify(args.path, sample=args.sample)
+        for finding in report.findings:
+            print(printable(finding))
+        if report.unlisted:
+            print(
+                f"Note: {count(len(report.unlisted), 'file')} in {args.path} of an unfinished run, or one at work: "
+                f"{report.unlisted[0]}{', ...' if len(report.unlisted) > 1 else ''}"
+            )
+        if report.findings:
+            raise DamagedDataSetError(f"{args.path} has {count(len(report.findings), 'finding')}.")
+        print(printable(summary(report, args.path)))
+
+
+class DamagedDataSetError(VidpressError):
+    """A data set that is not whole."""
+
+
+def summary(report: Report, path: str) -> str:
+    """Return what was found to be right."""
     manifest = report.manifest
-    for finding in report.findings:
-        print(finding)
-    if report.unlisted:
-        print(
-            f"Note: {len(report.unlisted)} files in {args.path} are not of the data set: of an unfinished run, or one "
-            f"at work ({report.unlisted[0]}, ...)."
-        )
-    if report.findings:
-        print(f"vidpress verify: error: {args.path} has {len(report.findings)} findings.", file=sys.stderr)
-        raise SystemExit(1)
     files = sum(len(generation.files) for generation in manifest.generations)
-    print(
-        f"{args.path} is whole: {manifest.counts.videos:,} videos of model {manifest.model_id} in "
-        f"{len(manifest.shards):,} shards, generation {manifest.generation}. {files:,} files fit the manifest, every "
-        f"row group fits its checksum, {report.num_sampled:,} sampled codes decode."
+    return (
+        f"{path} is whole: {count(manifest.counts.videos, 'video')} of model {manifest.model_id} in "
+        f"{count(len(manifest.shards), 'shard')}, generation {manifest.generation}. {count(files, 'file')} as the "
+        f"manifest lists them, every row group fits its checksum, {count(report.num_sampled, 'sampled code')} decoded."
     )
 
 

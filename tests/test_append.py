@@ -267,6 +267,20 @@ def test_a_file_that_has_grown_is_read_again(warehouse, capsys):
     assert Manifest.load(warehouse.output).generation == 2
 
 
+def test_files_that_were_just_written_can_be_left_for_the_next_run(warehouse, capsys):
+    days = (frames(*range(10)), frames(*range(10, 20)))
+    paths = [warehouse.add(f"day{index}", payloads) for index, payloads in enumerate(days)]
+    encode.main(warehouse.arguments("--append", "--min_age", "10"))
+    printed = capsys.readouterr()
+    assert "2 of 2 files are younger than 10 minutes: they are left for the next run." in printed.err
+    assert "Nothing to encode yet." in printed.out
+    assert not (warehouse.output / "manifest.json").exists()
+    os.utime(paths[0], (0, 0))
+    assert warehouse.append("--min_age", "10").counts.videos == 10
+    assert warehouse.append().counts.videos == 20
+    assert warehouse.is_whole()
+
+
 def test_a_file_that_has_shrunk_is_refused(warehouse, capsys):
     path = warehouse.add("day1", frames(0, 1))
     warehouse.append()

@@ -1,8 +1,12 @@
+import dataclasses
+import os
 import subprocess
 import sys
 
 import pytest
-from conftest import frame_level, write_records
+from conftest import frame_level, random_model, write_records
+
+from vidpress.model.features import FeatureSpec
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,46 @@ assert compiled() == before, {key: value for key, value in compiled().items() if
 """
 
 
-def test_a_job_compiles_nothing_after_the_warm_up(model_path, tmp_path):
-    records = write_records(tmp_path / "a.tfrecord", [frame_level(index) for index in range(300)])
-    subprocess.run([sys.executable, "-c", JOBS, records, model_path, str(tmp_path / "out")], check=True)
+@pytest.mark.parametrize("rounds_every_layer", [False, True])
+@pytest.mark.parametrize(("features", "hidden"), [("rgb:24,audio:8", (40,)), ("rgb:400,audio:8", (50, 40))])
+def test_a_job_compiles_nothing_after_the_warm_up(features, hidden, rounds_every_layer, tmp_path):
+    spec = FeatureSpec.parse(features)
+    model = dataclasses.replace(random_model(spec, hidden), rounds_every_layer=rounds_every_layer, rounding_lmbda=0.03)
+    model.save(tmp_path / "model.safetensors")
+    records = write_records(tmp_path / "a.tfrecord", [frame_level(index, spec) for index in range(300)])
+    arguments = [records, str(tmp_path / "model.safetensors"), str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", JOBS, *arguments], check=True)
+
+
+CALL = """
+import numpy as np
+from vidpress.model.warm_up import warm_up
+warm_up()
+"""
+
+
+def compiles(tmp_path, cache) -> bool:
+    """Run every loop in a new process; return whether it said that it compiled."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    result = subprocess.run([sys.executable, "-c", CALL], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr in ("", "Compiling for this processor, which takes some 20 s where it was not done before.\n")
+    return bool(result.stderr)
+
+
+def test_damaged_machine_code_is_compiled_anew(tmp_path):
+    cache = tmp_path / "cache"
+    assert compiles(tmp_path, cache)
+    assert not compiles(tmp_path, cache)
+    for number, path in enumerate(sorted(cache.glob("*/*.nb[ic]"))):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        changed = (content[:middle], b"", content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+        path.write_bytes(changed[number % 3])
+    assert compiles(tmp_path, cache)
+    assert not compiles(tmp_path, cache)
+
+
+def test_a_folder_that_cannot_hold_a_cache_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("I am no folder")
+    assert compiles(tmp_path, tmp_path / "file" / "cache")

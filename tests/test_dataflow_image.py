@@ -6,6 +6,7 @@ as it would for Dataflow, against an emulator of Cloud Storage; and the graph th
 
 import dataclasses
 import hashlib
+import http.server
 import importlib.util
 import io
 import json
@@ -15,6 +16,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import types
 
 import cloud_storage
 import pyarrow as pa
@@ -25,8 +28,10 @@ from conftest import REPO, frame_level, video_level, write_records
 from test_dataflow_templates import JOBS, TEMPLATES, dataflow, metadata, service_message
 
 from vidpress.model.dataset import VideoDataset
+from vidpress.model.warm_up import numba_variables
 
 DOCKERFILE = TEMPLATES / "Dockerfile"
+START = TEMPLATES / "start.sh"
 IMAGE = "region-docker.pkg.dev/project/repository/vidpress-encode:0123abc"
 
 
@@ -39,11 +44,15 @@ def tools() -> pathlib.Path:
     return pathlib.Path(folder) / "bin"
 
 
-def container_spec(job: str, image: str = IMAGE) -> dict:
-    module_spec = importlib.util.spec_from_file_location("container_spec", TEMPLATES / "container_spec.py")
+def script(name: str) -> types.ModuleType:
+    module_spec = importlib.util.spec_from_file_location(name, TEMPLATES / f"{name}.py")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    return module.container_spec(job, image)
+    return module
+
+
+def container_spec(job: str, image: str = IMAGE) -> dict:
+    return script("container_spec").container_spec(job, image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +86,7 @@ def image(tools) -> pathlib.Path:
     wheels = sorted((REPO / "build" / "wheel").glob("vidpress-*.whl"))
     if not wheels:
         pytest.skip("needs vidpress's wheel: `make wheel` builds it")
-    made_of = [DOCKERFILE, REPO / "requirements-dataflow.lock", *wheels]
+    made_of = [DOCKERFILE, START, REPO / "requirements-dataflow.lock", *wheels]
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()
     root = REPO / "build" / "image"
     if (root / "stamp").exists() and (root / "stamp").read_text() == stamp:
@@ -104,16 +113,16 @@ def image(tools) -> pathlib.Path:
             )
             assert result.returncode == 0, result.stderr
             ran += 1
-    assert ran == 2
+    assert ran == 3
     (root / "stamp").write_text(stamp)
     return root
 
 
 def run_in_image(image: pathlib.Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run the image's Python in its own folder, without this checkout's modules."""
+    """Run the image's Python as its entry point does, in its own folder, without this checkout's modules."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
-        [str(image / "opt/vidpress/bin/python"), *arguments],
+        ["sh", START, image / "opt/vidpress/bin/python", *arguments],
         cwd=image,
         env={**inherited, **environment},
         capture_output=True,
@@ -126,8 +135,8 @@ def test_dockerfile_has_no_lint(tools):
     subprocess.run([tools / "hadolint", "--failure-threshold", "style", DOCKERFILE], check=True)
 
 
-def test_script_has_no_lint(tools):
-    subprocess.run([tools / "shellcheck", TEMPLATES / "dataflow.sh"], check=True)
+def test_scripts_have_no_lint(tools):
+    subprocess.run([tools / "shellcheck", TEMPLATES / "dataflow.sh", START], check=True)
 
 
 def test_dockerfile_takes_what_is_there():
@@ -139,10 +148,13 @@ def test_dockerfile_takes_what_is_there():
             assert any(pathlib.PurePath(source).match(pattern) for pattern in allowed), source
             assert "*" in source or (REPO / source).exists(), source
     locked = re.search(r"^apache-beam==(\S+)", (REPO / "requirements-dataflow.lock").read_text(), re.MULTILINE)[1]
-    assert f"ARG BEAM_VERSION={locked}" in DOCKERFILE.read_text()
+    assert f"/beam_python3.11_sdk:{locked}" in DOCKERFILE.read_text()
     assert all("pip" not in step.text for step in steps() if step.name == "RUN" and step.user is None)
     assert not [step for step in steps() if step.name == "RUN" and step.stage in ("job", "encode", "decode")]
     entry_points = {step.stage: step.text for step in steps() if "FLEX_TEMPLATE_PYTHON_PY_FILE" in step.text}
+    (start,) = (json.loads(step.text) for step in steps() if step.name == "ENTRYPOINT")
+    assert start == ["/bin/sh", "/template/start.sh", "/opt/apache/beam/boot"]
+    assert any(step.text == "dataflow_templates/start.sh /template/start.sh" for step in steps() if step.stage == "job")
     for job in JOBS:
         assert entry_points[job] == f"FLEX_TEMPLATE_PYTHON_PY_FILE=/template/{job}.py"
         assert any(step.text == f"dataflow_templates/{job}/main.py /template/{job}.py" for step in steps())
@@ -173,6 +185,184 @@ def test_image_has_what_a_worker_needs(image):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().startswith(f"{image}/opt/vidpress/lib")
+
+
+class Registry(http.server.BaseHTTPRequestHandler):
+    """A registry of images that gives manifests to who has a token, and tokens to everyone, as Docker Hub does."""
+
+    manifests = {
+        "/v2/library/python/manifests/3.11-slim-bookworm": b'{"schemaVersion": 2, "manifests": []}',
+        "/v2/some-project/launcher/manifests/20260720_RC00": b'{"schemaVersion": 2, "layers": []}',
+    }
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        if path == "/token":
+            self.answer(200, json.dumps({"token": query}).encode())
+        elif self.headers.get("Authorization") != "Bearer service=hub&scope=repository%3Apull":
+            realm = f"http://{self.headers['Host']}/token"
+            challenge = f'Bearer realm="{realm}",service="hub",scope="repository:pull"'
+            self.answer(401, b"", ("WWW-Authenticate", challenge))
+        elif path in self.manifests and "application/vnd.oci.image.index.v1+json" in self.headers["Accept"]:
+            self.answer(200, self.manifests[path])
+        else:
+            self.answer(404, b"")
+
+    def answer(self, status, body, *headers):
+        self.send_response(status)
+        for header in (("Content-Length", str(len(body))), *headers):
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def pins(monkeypatch):
+    module = script("pin_images")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(module, "HOSTS", {"docker.io": url, "gcr.io": url})
+        yield module
+        server.shutdown()
+
+
+def digest(path: str) -> str:
+    return f"@sha256:{hashlib.sha256(Registry.manifests[path]).hexdigest()}"
+
+
+def test_pinning_writes_what_the_tags_name(pins, monkeypatch, tmp_path, capsys):
+    python, launcher = map(digest, Registry.manifests)
+    old = f"@sha256:{64 * '0'}"
+    dockerfile = """# comment with gcr.io/some-project/launcher:20260720_RC00
+FROM docker.io/library/python:3.11-slim-bookworm{python} AS base
+FROM gcr.io/some-project/launcher:20260720_RC00{launcher} AS launcher
+FROM base AS job
+"""
+    build = """steps:
+  - id: a
+    name: &launcher gcr.io/some-project/launcher:20260720_RC00{launcher}
+  - name: *launcher
+  - name: docker.io/library/python:3.11-slim-bookworm{python}
+"""
+    for name, text in (("Dockerfile", dockerfile), ("cloudbuild.yaml", build)):
+        (tmp_path / name).write_text(text.format(python="", launcher=old))
+    files = [str(tmp_path / name) for name in ("Dockerfile", "cloudbuild.yaml")]
+    monkeypatch.setattr(sys, "argv", ["pin_images.py", "--check", *files])
+    with pytest.raises(SystemExit, match=r"python:3\.11-slim-bookworm is not pinned by a digest"):
+        pins.main()
+    monkeypatch.setattr(sys, "argv", ["pin_images.py", *files])
+    pins.main()
+    for name, text in (("Dockerfile", dockerfile), ("cloudbuild.yaml", build)):
+        assert (tmp_path / name).read_text() == text.format(python=python, launcher=launcher)
+        assert f"Pinned the images of {tmp_path / name}." in capsys.readouterr().out or name != "Dockerfile"
+    monkeypatch.setattr(sys, "argv", ["pin_images.py", "--check", *files])
+    pins.main()
+
+
+def test_a_tag_that_is_not_there_changes_nothing(pins, monkeypatch, tmp_path):
+    file = tmp_path / "Dockerfile"
+    text = "FROM docker.io/library/python:3.11-slim-bookworm AS a\nFROM gcr.io/some-project/launcher:new AS b\n"
+    file.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["pin_images.py", str(file)])
+    with pytest.raises(
+        SystemExit, match=r"gcr.io/some-project/launcher:new cannot be looked up at .*404.*: check its name"
+    ):
+        pins.main()
+    assert file.read_text() == text
+
+
+def test_every_image_that_is_named_can_be_pinned():
+    """So that `pin` overlooks none."""
+    pins = script("pin_images")
+    stages = {step.stage for step in steps()}
+    named = [step.text.split()[0] for step in steps() if step.name == "FROM" and step.text.split()[0] not in stages]
+    named += [step["name"] for step in yaml.safe_load((TEMPLATES / "cloudbuild.yaml").read_text())["steps"]]
+    found = {found[0].split()[-1] for path in pins.FILES for found in pins.IMAGE.finditer(path.read_text())}
+    assert len(found) == 5
+    assert set(named) == found
+
+
+BASE_FLAGS = "fpu avx avx2 bmi1 bmi2 cx16 f16c fma abm movbe xsave"
+WIDE_FLAGS = f"{BASE_FLAGS} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (BASE_FLAGS, "x86-64-v3"),
+        (WIDE_FLAGS, "x86-64-v4"),
+        (f"{WIDE_FLAGS} amx_bf16 amx_tile amx_int8", "x86-64-v4+amx-tile+amx-bf16"),
+        (f"{WIDE_FLAGS} amx_tile", "x86-64-v4"),
+        (f"{BASE_FLAGS} avx512f", "x86-64-v3"),
+        (WIDE_FLAGS.replace("fma ", ""), None),
+        ("fpu avx", None),
+    ],
+)
+def test_a_worker_says_which_machine_code_it_can_run(tmp_path, flags, kind):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: x\n\nflags\t\t: none\n")
+    start = tmp_path / "start.sh"
+    start.write_text(START.read_text().replace("/proc/cpuinfo", str(tmp_path / "cpuinfo")))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    command = ["sh", start, "sh", "-c", 'env | grep NUMBA_CPU; echo "$1"', "sh", "two words"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    *variables, argument = result.stdout.splitlines()
+    assert argument == "two words"
+    assert dict(line.split("=", 1) for line in variables) == ({} if kind is None else numba_variables(kind))
+    if kind is not None:
+        assert kind in subprocess.run(["sh", START], capture_output=True, text=True, check=True).stdout.split()
+
+
+KINDS = """
+import glob, json, os, pickle
+import vidpress.model.warm_up as warm_up
+found = {}
+for path in glob.glob(os.path.join(os.path.dirname(warm_up.__file__), "__pycache__", "*.nbi")):
+    with open(path, "rb") as file:
+        pickle.load(file)
+        _, compiled = pickle.loads(file.read())
+    for _, (_, name, features), _ in compiled:
+        found.setdefault(name + features.replace(",", ""), set()).add(os.path.basename(path).split("-")[0])
+print(json.dumps({kind: sorted(loops) for kind, loops in found.items()}))
+"""
+
+
+def test_the_image_holds_machine_code_for_each_kind_of_processors(image):
+    result = run_in_image(image, "-c", KINDS)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    narrow, wide, units = subprocess.run(["sh", START], capture_output=True, text=True, check=True).stdout.split()
+    assert len(found[narrow]) > 10
+    assert found[narrow] == found[wide]
+    assert {"matrix_units._multiply", "matrix_units._split_kernel"} <= set(found[units])
+    assert set(found[wide]) <= set(found[units])
+
+
+FIRST_BUNDLE = """
+import sys
+from numba.core.registry import CPUDispatcher
+from vidpress.pipeline import decode, encode
+records, model, output, features = sys.argv[1:]
+encode.main(["--input", records, "--model", model, "--output", output])
+decode.main(["--input", output, "--output", features])
+loops = {
+    f"{name}.{key}": value for name, module in list(sys.modules.items()) if name.startswith("vidpress.")
+    for key, value in vars(module).items() if isinstance(value, CPUDispatcher)
+}
+compiled = {name: dict(loop.stats.cache_misses) for name, loop in loops.items() if loop.stats.cache_misses}
+assert not compiled, compiled
+assert sum(bool(loop.stats.cache_hits) for loop in loops.values()) > 5
+"""
+
+
+def test_a_workers_first_bundle_compiles_nothing(image, model_path, tmp_path):
+    records = write_records(tmp_path / "a.tfrecord", [frame_level(index) for index in range(300)])
+    paths = [records, model_path, str(tmp_path / "compact"), str(tmp_path / "features")]
+    result = run_in_image(image, "-c", FIRST_BUNDLE, *paths)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -227,6 +417,19 @@ PARAMETERS = {
 }
 
 
+# By the names that `gcloud dataflow flex-template run` has for them.
+FLAGS = {
+    "num-workers": "10",
+    "worker-machine-type": "c3-standard-4",
+    "worker-zone": "us-central1-a",
+    "network": "video",
+    "subnetwork": "regions/us-central1/subnetworks/video",
+    "dataflow-kms-key": "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k",
+    "service-account-email": "worker@p.iam.gserviceaccount.com",
+    "additional-user-labels": "team=video,cost-center=42",
+}
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_launch_request_validates(job, tmp_path):
     """What `dataflow.sh launch` asks gcloud for is a request that the service knows, with parameters that it takes."""
@@ -235,7 +438,9 @@ def test_launch_request_validates(job, tmp_path):
         "launch",
         job,
         *(f"{name}={value}" for name, value in PARAMETERS[job].items()),
-        LAUNCH_FLAGS="--max-workers=100 --disable-public-ips",
+        *(f"--{flag}={value}" for flag, value in FLAGS.items()),
+        "--disable-public-ips",
+        LAUNCH_FLAGS="--max-workers=100 --worker-machine-type=n2-standard-8",
     )
     assert result.returncode == 0, result.stderr
     assert gcloud.arguments[:3] == ["dataflow", "flex-template", "run"]
@@ -255,6 +460,14 @@ def test_launch_request_validates(job, tmp_path):
             "parameters": parameters,
             "environment": {
                 "maxWorkers": int(flags["max-workers"]),
+                "numWorkers": int(flags["num-workers"]),
+                "machineType": flags["worker-machine-type"],
+                "workerZone": flags["worker-zone"],
+                "network": flags["network"],
+                "subnetwork": flags["subnetwork"],
+                "kmsKeyName": flags["dataflow-kms-key"],
+                "serviceAccountEmail": flags["service-account-email"],
+                "additionalUserLabels": dict(pair.split("=") for pair in flags["additional-user-labels"].split(",")),
                 "stagingLocation": flags["staging-location"],
                 "tempLocation": flags["temp-location"],
                 "ipConfiguration": "WORKER_IP_PRIVATE",
@@ -262,20 +475,40 @@ def test_launch_request_validates(job, tmp_path):
         },
         "validateOnly": True,
     }
+    assert flags["max-workers"] == "100"
+    assert {flag: flags[flag] for flag in FLAGS} == FLAGS  # also where LAUNCH_FLAGS has another value
     message = service_message(dataflow.LaunchFlexTemplateRequest, request)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", message.launchParameter.jobName)
 
 
-def test_build_submits_the_build_file(tmp_path):
+def test_build_submits_the_build_file_once_all_images_are_pinned(tmp_path):
     gcloud = Gcloud(tmp_path)
-    assert gcloud.run("build", TAG="v1").returncode == 0
+    pins = script("pin_images")
+    unpinned = [
+        found[0] for path in pins.FILES for found in pins.IMAGE.finditer(path.read_text()) if not found["digest"]
+    ]
+    if unpinned:
+        result = gcloud.run("build")
+        assert result.returncode == 1
+        assert re.fullmatch(
+            r"pin_images.py: error: \S+ is not pinned by a digest: run `dataflow_templates/dataflow.sh pin`, .*\n",
+            result.stderr,
+        )
+    # Once they are, or seem so.
+    (tmp_path / "python3").write_text("#!/bin/sh\n")
+    (tmp_path / "python3").chmod(0o755)
+    result = gcloud.run("build", TAG="v1")
+    assert result.returncode == 0, result.stderr
     assert gcloud.arguments[:3] == ["builds", "submit", "."]
     assert "--config=dataflow_templates/cloudbuild.yaml" in gcloud.arguments
     expected = "_REPOSITORY=region-docker.pkg.dev/project/repository,_TEMPLATES=gs://bucket/templates,_TAG=v1"
     assert f"--substitutions={expected}" in gcloud.arguments
 
 
-@pytest.mark.parametrize("arguments", [[], ["launch"], ["launch", "train"], ["build", "x"], ["lunch", "encode"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["launch"], ["launch", "train"], ["launch", "encode", "x"], ["build", "x"], ["pin", "x"], ["lunch", "encode"]],
+)
 def test_script_says_how_it_is_used(arguments, tmp_path):
     result = Gcloud(tmp_path).run(*arguments)
     assert result.returncode == 2
@@ -318,6 +551,7 @@ def launcher_arguments(job: str, parameters: dict[str, str], launch: str) -> lis
         f"--sdk_container_image={environment['sdkContainerImage']}",
         f"--machine_type={environment['machineType']}",
         f"--disk_size_gb={environment['diskSizeGb']}",
+        f"--max_num_workers={environment['maxWorkers']}",
         *(f"--experiments={experiment}" for experiment in environment["additionalExperiments"]),
         "--no_auth",
         "--dataflow_endpoint=http://localhost:1",
@@ -364,6 +598,7 @@ def check_job(fields: dict, job: str) -> None:
     assert not any(image.useSingleCorePerContainer is False for image in pool.sdkHarnessContainerImages)
     assert pool.machineType == environment["machineType"]
     assert pool.diskSizeGb == environment["diskSizeGb"]
+    assert pool.autoscalingSettings.maxNumWorkers == environment["maxWorkers"]
     assert "use_runner_v2" in message.environment.experiments
     # Everything is in the image: nothing is left for pip to install when a worker starts.
     staged = [package.name for package in pool.packages]

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidpress.pipeline import decode, encode
+from vidpress.transforms import metrics
 
 TEMPLATES = REPO / "dataflow_templates"
 JOBS = {"encode": encode, "decode": decode}
@@ -36,7 +38,9 @@ def metadata(job: str) -> dict:
 
 
 def options(job: str) -> dict[str, argparse.Action]:
-    return {action.dest: action for action in JOBS[job].parser()._actions if action.dest != "help"}
+    """Return the options that a template has: not the one for runners that nobody tested, which Dataflow is not."""
+    without = ("help", "allow_untested_runner")
+    return {action.dest: action for action in JOBS[job].parser()._actions if action.dest not in without}
 
 
 PARAMETERS = [
@@ -106,13 +110,16 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
 @pytest.mark.parametrize(
     ("job", "name", "good", "bad"),
     [
-        ("encode", "num_shards", ["1", "10", "100", "007"], ["0", "00", "-1", "1.5", "", "many"]),
+        ("encode", "num_shards", ["1", "10", "100", "007", "100000"], ["0", "00", "-1", "1.5", "", "many", "100001"]),
         (
             "encode",
             "max_bad_fraction",
             ["0", "1", "0.01", "0.5", ".25", "1.0", "1e-3", "2.5e-05"],
             ["1.1", "-0.1", "2", "1e3", "9e-0", "nan", "", "1 %"],
         ),
+        ("encode", "id_key", ["video_id", "clip/data_path"], ["", "a\nb"]),
+        ("encode", "labels_key", ["labels"], [""]),
+        ("encode", "min_age", ["0", "30", "0.5"], ["", "-1", "nan", "30m"]),
         ("encode", "append", ["true", "false"], ["", "yes", "True", "1"]),
         ("encode", "input", ["gs://b/a.tfrecord", "gs://b/c/*/d*.gz"], ["gs://b", "gs://b/", "/data/*", "s3://b/a"]),
         ("encode", "model", ["gs://b/m.safetensors"], ["gs://b/m", "m.safetensors"]),
@@ -149,3 +156,46 @@ def test_the_docs_launch_every_job_with_parameters_that_it_has(job):
     assert {name for name, parameter in known.items() if not parameter.get("isOptional")} <= set(given)
     for name, value in given.items():
         assert all(re.fullmatch(regex, value) for regex in known[name].get("regexes", ())), name
+
+
+def test_the_docs_name_beams_options_and_the_dags_parameters():
+    """The table of docs/dataflow.md that says what is called how."""
+    text = (REPO / "docs" / "dataflow.md").read_text()
+    rows = re.findall(r"^\| [a-z ]+ \| `(--[a-z-]+)` \| `([a-z_]+)` \| `(--[a-z_]+)` \|$", text, re.MULTILINE)
+    assert len(rows) == 10
+    beam = argparse.ArgumentParser()
+    for options in (WorkerOptions, GoogleCloudOptions):
+        options._add_argparse_args(beam)
+    usage = (TEMPLATES / "dataflow.sh").read_text()
+    dag = (REPO / "dags" / "vidpress_daily_dataflow.py").read_text()
+    for flag, parameter, option in rows:
+        assert flag in usage
+        assert f'": "{parameter}",\n' in dag
+        assert f'        "{parameter}": ' in dag
+        assert option in beam._option_string_actions
+
+
+@pytest.mark.parametrize("path", sorted((TEMPLATES / "alerts").glob("*.json")), ids=lambda path: path.stem)
+def test_alerts_watch_what_jobs_are_called_and_count(path):
+    policy = json.loads(path.read_text())
+    ((kind, condition),) = (item for item in policy["conditions"][0].items() if item[0] != "displayName")
+    text = condition["filter"]
+    prefix = re.search(r'job_name (?:= starts_with\(|=~ )"\^?([a-z-]+)"', text)[1]
+    for job in JOBS:
+        assert f"{prefix}{job}".startswith("vidpress-")
+    assert f'"{prefix}$job-' in (TEMPLATES / "dataflow.sh").read_text()
+    assert f'"jobName": "{prefix}encode"' in (REPO / "dags" / "vidpress_daily_dataflow.py").read_text()
+    if kind == "conditionThreshold":
+        assert f'metric.labels.metric_name = "{metrics.DEAD_LETTERS.metric_name.name}"' in text
+    else:
+        # Cloud Monitoring takes no policy that watches logs without it.
+        assert policy["alertStrategy"]["notificationRateLimit"]
+    assert f"dataflow_templates/alerts/{path.name}" in (REPO / "docs" / "dataflow.md").read_text().replace(
+        "$alert", path.stem
+    )
+
+
+def test_the_docs_name_counters_that_jobs_have():
+    text = (REPO / "docs" / "dataflow.md").read_text()
+    named = re.search(r'metric_name=~"([a-z|-]+)"', text)[1].split("|")
+    assert set(named) <= {value.metric_name.name for value in vars(metrics).values() if hasattr(value, "metric_name")}

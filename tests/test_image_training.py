@@ -12,9 +12,9 @@ pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 import tensorflow as tf
 
 from vidpress.model import image_batches, image_training, images
+from vidpress.model.checkpoints import TrainingError
 from vidpress.model.image_experiments import EXPERIMENTS
 from vidpress.model.image_training import train_on_images
-from vidpress.model.training import TrainingError
 
 FASHION = dataclasses.replace(EXPERIMENTS["fashion-mnist-resnetv2-20"], width=4, map_shape=(4, 4, 16))
 OPTIONS = dataclasses.replace(FASHION.options, epochs=4, batch_size=60, lmbda=0.01, mixed_precision=True)
@@ -112,7 +112,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(data, tmp_path, monkeypa
     finished = train_on_images(FASHION, OPTIONS, training, tmp_path / "whole")
     for expected, found in zip(before, finished.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, found)
-    with pytest.raises(TrainingError, match=r"holds a training with lmbda=0.01, not 0.02"):
+    with pytest.raises(TrainingError, match=r"holds a training with --lmbda 0.01, not 0.02"):
         train_on_images(FASHION, dataclasses.replace(OPTIONS, lmbda=0.02), training, tmp_path / "whole")
 
 

@@ -14,7 +14,17 @@ MAY_IMPORT = {
     "pipeline": {"model", "transforms", "pipeline"},
 }
 TENSORFLOW = {
-    *("bottleneck", "networks", "training_data", "many_rates", "teacher", "training", "freezing", "task_heads"),
+    *(
+        "bottleneck",
+        "checkpoints",
+        "networks",
+        "training_data",
+        "many_rates",
+        "teacher",
+        "training",
+        "freezing",
+        "task_heads",
+    ),
     *("image_networks", "image_batches", "image_training", "plug_in"),
 }
 MODULES = [path for folder in MAY_IMPORT for path in sorted((REPO / folder).rglob("*.py"))]

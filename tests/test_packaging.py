@@ -17,7 +17,10 @@ LOCKS = (
     "requirements-airflow.lock",
     "requirements-emulators.lock",
     "requirements-fuzz.lock",
+    "requirements-build.lock",
 )
+# What stands alone needs few others; a lock of fewer lines than this lacks something.
+FEWEST = {"requirements-emulators.lock": 5, "requirements-build.lock": 1}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def wheel(tmp_path_factory):
         check=True,
     ).stdout.split()
     for name in files:
-        if name.startswith(("model/", "transforms/", "pipeline/")) or "/" not in name:
+        if name.startswith(("package/", "model/", "transforms/", "pipeline/")) or "/" not in name:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((REPO / name).read_bytes())
@@ -42,10 +45,11 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
+def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    assert {name.rsplit("/", 1)[0] for name in names} == {"vidpress/model", "vidpress/transforms", "vidpress/pipeline"}
-    sources = {
+    folders = {"vidpress", "vidpress/model", "vidpress/transforms", "vidpress/pipeline"}
+    assert {name.rsplit("/", 1)[0] for name in names} == folders
+    sources = {"vidpress/__init__.py"} | {
         f"vidpress/{path.relative_to(REPO)}"
         for folder in ("model", "transforms", "pipeline")
         for path in (REPO / folder).glob("*.py")
@@ -70,6 +74,23 @@ def test_wheel_is_imported_from_another_folder(wheel, tmp_path):
     assert result.stdout.split() == ["vidpress.model.dataset", str(tmp_path / "site/vidpress/model/__init__.py")]
 
 
+def test_version_is_known_without_the_libraries(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = "import sys, vidpress; print(vidpress.__version__, vidpress.__file__, *sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    version, file, *modules = result.stdout.split()
+    assert version == tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
+    assert file == str(tmp_path / "site/vidpress/__init__.py")
+    assert not {"numpy", "apache_beam", "pyarrow", "vidpress.model"} & set(modules)
+
+
 def test_wheel_has_the_command(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
@@ -80,7 +101,7 @@ def test_wheel_has_the_command(wheel):
 def test_locks_pin_and_hash_everything_and_name_no_host(lock):
     text = (REPO / lock).read_text()
     requirements = [line for line in text.splitlines() if re.match(r"[a-zA-Z0-9]", line)]
-    assert len(requirements) > (4 if "emulators" in lock else 40)
+    assert len(requirements) >= FEWEST.get(lock, 41)
     assert all("==" in line for line in requirements)
     assert text.count("--hash=sha256:") >= len(requirements)
     assert "://" not in text
@@ -93,6 +114,16 @@ def test_light_lock_has_what_the_project_needs_and_no_tensorflow():
     locked = set(re.findall(r"^([a-zA-Z0-9-]+)==", (REPO / "requirements-light.lock").read_text(), re.MULTILINE))
     assert needed <= locked
     assert not {name for name in locked if "tensorflow" in name}
+
+
+def test_a_wheel_is_built_without_tensorflow():
+    """Neither does the environment need it that holds what a worker has."""
+    for target in ("build/wheel/.ready", ".venv-light/.ready"):
+        plan = subprocess.run(
+            ["make", "--always-make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True
+        ).stdout
+        assert "-r requirements-build.lock" in plan
+        assert "-r requirements.lock" not in plan
 
 
 def test_make_refuses_another_python(tmp_path):

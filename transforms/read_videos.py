@@ -105,13 +105,16 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
-      known_files: Paths and sizes of files that are not to be read again; one that has another size now is an error.
+      known_files: Paths and sizes of files that are not to be read again, unless they have grown; one that has shrunk
+        is an error.
+      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
     """
 
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
     known_files: beam.PCollection[tuple[str, int]] | None = None
+    min_age: float = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class ReadVideos(beam.PTransform):
         matched = (
             pbegin
             | "Patterns" >> beam.Create(list(self.file_patterns))
-            | "Match files" >> beam.FlatMap(lambda pattern: input_files.match([pattern]))
+            | "Match files" >> beam.FlatMap(_match, self.min_age)
             | "Paths and sizes" >> beam.Map(lambda file: (file.path, file.bytes))
         )
         known = pbegin | "No known files" >> beam.Create([]) if self.known_files is None else self.known_files
@@ -144,6 +147,10 @@ class ReadVideos(beam.PTransform):
         return VideosRead(outputs.videos, outputs.dead_letters, outputs.inputs)
 
 
+def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
+    return input_files.older_than(min_age, input_files.match([pattern]))
+
+
 def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[str, int]]:
     path, sizes = element
     # Two patterns may match a file, and a data set may list files that no pattern matches.
@@ -153,21 +160,21 @@ def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[
 
 
 class _Seen(NamedTuple):
-    """What records have: how many videos were read, how many of them with labels, and keys of some."""
+    """What records have: how many videos were read, whether one has labels, be it an empty list, and keys of some."""
 
     videos: int
-    labelled: int
+    has_labels: bool
     keys: tuple[str, ...]
 
     @classmethod
     def total(cls, parts: Iterable[_Seen]) -> _Seen:
         parts = list(parts)
         keys = sorted({key for part in parts for key in part.keys})[:_MAX_KEYS]
-        return cls(sum(part.videos for part in parts), sum(part.labelled for part in parts), tuple(keys))
+        return cls(sum(part.videos for part in parts), any(part.has_labels for part in parts), tuple(keys))
 
 
 def _say_what_is_left_out(seen: _Seen, spec: FeatureSpec) -> None:
-    if seen.videos and not seen.labelled:
+    if seen.videos and not seen.has_labels:
         _log.warning(
             "None of the %d videos has labels under %r. If they have some, name the key with --labels_key: keys are %s",
             seen.videos,
@@ -204,4 +211,5 @@ class _ReadFn(beam.DoFn):
         metrics.RECORDS_READ.inc(records)
         metrics.INPUT_BYTES.inc(record_bytes)
         yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes, lost_bytes))
-        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, labelled, tuple(sorted(keys)[:_MAX_KEYS])))
+        has_labels = labelled > 0 or self._spec.labels_key in keys
+        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, has_labels, tuple(sorted(keys)[:_MAX_KEYS])))

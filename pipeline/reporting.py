@@ -1,0 +1,163 @@
+"""What a command says when it fails or is stopped: one line with the fix, or a traceback where that is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+from vidpress.pipeline.stopping import Stopped, stoppable
+
+# What helps against an error of the system, by number; what is not here speaks for itself.
+_FIXES = {
+    errno.ENOSPC: "the disk is full: make room, and run the same command again",
+    errno.EDQUOT: "the quota of the disk is used up: make room, and run the same command again",
+    errno.EFBIG: "the file grew beyond the limit on a file's size: raise it (`ulimit -f`), or take more shards",
+    errno.EMFILE: "too many open files: raise the limit (`ulimit -n 4096`), and run the same command again",
+    errno.ENFILE: "too many files are open on this machine: close some, and run the same command again",
+    errno.EROFS: "the file system is read-only: name another folder",
+    errno.EACCES: "there is no permission: give it, or run as a user who has it",
+    errno.EPERM: "it is not permitted: give the permission, or run as a user who has it",
+    errno.EIO: "the disk or the network failed: check them, and run the same command again",
+    errno.ENOMEM: "there is not enough memory: free some, or take a larger machine",
+    errno.ENOENT: "it does not exist: check the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
+    errno.EISDIR: "it is a folder, not a file: check the path",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "symbolic links lead in a circle: check the path",
+    errno.ESTALE: "the network file system has lost it: run the same command again",
+}
+_NO_MEMORY = "not enough memory: free some, take a larger machine, or fewer workers at a time."
+
+# Errors of Google's clients and Beam's use of them: of the network, of names and of permissions, not of this program.
+_REMOTE_MODULES = ("google.api_core.exceptions", "google.auth.exceptions", "apitools.base.py.exceptions")
+
+# The last line of a traceback in a text, which is what is left of an exception that crossed processes.
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t]+.*\n|\n)+(?P<last>\S.*)")
+_EXCEPTION = re.compile(r"(?P<module>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?:: (?P<text>.*))?")
+_WHERE = re.compile(r" \[while running .*", re.DOTALL)
+_ERRNO = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: '1 shard', '2,000 shards'."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Return a line for a terminal: what strangers wrote into a file must not move its cursor or set its title."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def explanation(error: BaseException) -> str | None:
+    """Return the one line that says all of an error, or None if its traceback is wanted.
+
+    Errors of ours and of the system are explained, and those that arise in a worker and reach the launcher as text.
+    """
+    # Only now: Ctrl-C is to be understood before the libraries behind it are loaded.
+    from vidpress.model.errors import VidpressError
+
+    if isinstance(error, VidpressError):
+        return _one_line(str(error))
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    if details := getattr(error, "exception_details", None):  # Beam's errors of several files
+        path, cause = next(iter(details.items()))
+        return f"{path}: {explanation(cause) or _one_line(str(cause))}"
+    if isinstance(error, OSError):
+        return _explained_os_error(error)
+    if any(base.__module__.startswith(_REMOTE_MODULES) for base in type(error).__mro__):
+        return _one_line(str(error)) or type(error).__name__
+    return _explained_text(f"{type(error).__name__}: {error}")
+
+
+def _explained_os_error(error: OSError) -> str:
+    # What is raised here gives a sentence alone.
+    number = error.errno
+    if number is None:
+        found = _ERRNO.search(str(error))
+        number = int(found.group(1)) if found else None
+    fix = _FIXES.get(number or 0)
+    if fix is None:
+        return _one_line(str(error)) or type(error).__name__
+    name = error.filename if error.filename is not None else _path_in(str(error))
+    place = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) and name else ""
+    return f"{place}{fix}."
+
+
+def _path_in(text: str) -> str | None:
+    found = re.search(r"'([^']*/[^']*)'", text)
+    return found.group(1) if found else None
+
+
+def _explained_text(text: str) -> str | None:
+    """Explain an error by its text, with or without a traceback: by the names of the errors that are explained."""
+    from vidpress.model.errors import VidpressError
+
+    *_, last = [found.group("last") for found in _TRACEBACK.finditer(text)] or [text]
+    found = _EXCEPTION.match(last)
+    if found is None:
+        return None
+    name, message = found.group("name"), found.group("text") or ""
+    if name in _names(VidpressError) or name == "BeamIOError" or found.group("module").startswith(_REMOTE_MODULES):
+        return _one_line(message) or name
+    message = _WHERE.sub("", message)
+    if name == "MemoryError":
+        return _NO_MEMORY
+    if name in _names(OSError):
+        number = _ERRNO.search(message)
+        path = _path_in(message)
+        error = OSError(int(number.group(1)), message, path) if number else OSError(message)
+        return _explained_os_error(error)
+    # Beam wraps what it cannot raise again with the step's name.
+    return _explained_text(message) if name == "RuntimeError" and message else None
+
+
+def _names(base: type) -> set[str]:
+    """Return the names of a class and of all that is derived from it."""
+    subclasses: list[type] = base.__subclasses__()
+    return {base.__name__}.union(*map(_names, subclasses))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in _WHERE.sub("", text).splitlines() if line.strip())
+
+
+@contextlib.contextmanager
+def explained_errors(prog: str) -> Iterator[None]:
+    """End the program with one line and exit code 1 where the message of an error says all; 130 or 143 if stopped.
+
+    Args:
+      prog: What the line begins with.
+    """
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if not said:
+            said.append(text)
+            with contextlib.suppress(OSError):
+                print(printable(f"{prog}: {text}"), file=sys.stderr, flush=True)
+
+    def say_stopped(stopped: Stopped) -> None:
+        say(stopped.message)
+
+    try:
+        with stoppable(say_stopped):
+            yield
+            sys.stdout.flush()
+    except Stopped as stopped:
+        say_stopped(stopped)
+        raise SystemExit(stopped.exit_code) from stopped
+    except BrokenPipeError as error:
+        # Whoever read the output, `head` say, has seen enough. Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from error
+    except Exception as error:
+        text = explanation(error)
+        if text is None:
+            raise
+        say(f"error: {text}")
+        raise SystemExit(1) from error

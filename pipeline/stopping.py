@@ -1,0 +1,157 @@
+"""How a command is stopped by Ctrl-C and SIGTERM: within seconds, whatever it is at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Seconds that a stopped command has to clean up; one that first finishes what it is at (`finishing`); and, after
+# either, the process to end.
+_CLEAN_UP = 8.0
+_FINISH = 60.0
+_EXIT = 3.0
+
+_active: _Stopping | None = None
+
+
+class Stopped(BaseException):
+    """The command was told to stop. Like KeyboardInterrupt, it is no Exception, which libraries might catch."""
+
+    def __init__(self, signum: int, message: str | None = None) -> None:
+        """Say which signal it was, and with which line the command ends."""
+        super().__init__(signum)
+        self.signum = signum
+        self.message = message or f"stopped by {self.reason}: the same command can be run again."
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended: 130 or 143."""
+        return 128 + self.signum
+
+    @property
+    def reason(self) -> str:
+        """Who stopped it."""
+        return "Ctrl-C" if self.signum == signal.SIGINT else signal.Signals(self.signum).name
+
+
+class _Stopping:
+    """The handlers of the signals, and a thread that ends the process where cleaning up takes too long.
+
+    The thread hears of a signal even where the main thread is in a library for minutes and runs no handler.
+    """
+
+    def __init__(self, say: Callable[[Stopped], None]) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.finishing = False
+        self.signum: int | None = None
+        self._say = say
+        self._over = threading.Event()
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        # What nohup or a script's & ignores stays ignored.
+        signums = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+        self._before = {signum: signal.signal(signum, self._handle) for signum in signums}
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="stopping", daemon=True).start()
+
+    def close(self) -> None:
+        """Put back what was there before."""
+        self._over.set()
+        signal.set_wakeup_fd(self._wakeup_before)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        os.close(self._write_end)
+
+    def _handle(self, signum: int, _frame: object) -> None:
+        again = self.signum is not None
+        if not again:
+            self.signum = signum
+            for callback in self.callbacks:
+                callback()
+        if self.finishing:
+            if not again:
+                return
+        elif again:
+            self._end(self.signum or signum)
+        raise Stopped(signum)
+
+    def _watch(self) -> None:
+        while received := os.read(self._read_end, 1):
+            signum = received[0]
+            if signum in self._before:
+                if not self._over.wait(_FINISH if self.finishing else _CLEAN_UP):
+                    self._end(signum)
+                # Threads of libraries have kept programs from ending after the last line.
+                threading.main_thread().join()
+                time.sleep(_EXIT)
+                os._exit(Stopped(signum).exit_code)
+        os.close(self._read_end)
+
+    def _end(self, signum: int) -> None:
+        stopped = Stopped(signum)
+        self._say(stopped)
+        os._exit(stopped.exit_code)
+
+
+@contextlib.contextmanager
+def stoppable(say: Callable[[Stopped], None]) -> Iterator[None]:
+    """Raise `Stopped` in the block at the first Ctrl-C or SIGTERM; a second one ends the process at once.
+
+    In a thread, in an interactive interpreter, and within another such block, nothing changes.
+
+    Args:
+      say: Prints the command's last line, where the process has to be ended without the block's end.
+    """
+    global _active
+    main_thread = threading.current_thread() is threading.main_thread()
+    if _active is not None or not main_thread or hasattr(sys, "ps1"):
+        yield
+        return
+    _active = _Stopping(say)
+    try:
+        yield
+    finally:
+        _active.close()
+        _active = None
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[Callable[[], int]]:
+    """Let the block end by itself: it is given a function that says by which signal it was told to; 0 if it was not.
+
+    A second signal raises in the block.
+
+    After the block, `Stopped` is raised if a signal came and the block has not raised anything itself.
+    """
+    active = _active
+    if active is None:
+        yield lambda: 0
+        return
+    active.finishing = True
+    try:
+        yield lambda: active.signum or 0
+    finally:
+        active.finishing = False
+    if active.signum is not None:
+        raise Stopped(active.signum)
+
+
+@contextlib.contextmanager
+def on_stop(callback: Callable[[], None]) -> Iterator[None]:
+    """Call a function at the first signal in the block, before `Stopped` is raised."""
+    active = _active
+    if active is None:
+        yield
+        return
+    active.callbacks.append(callback)
+    try:
+        yield
+    finally:
+        active.callbacks.remove(callback)

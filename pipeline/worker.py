@@ -1,0 +1,41 @@
+"""A worker process of `--direct_running_mode multi_processing`: Beam's, but it ends when its launcher does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+
+def main() -> None:
+    """Do what the launcher asks, until it says that there is no more or is gone."""
+    threading.Thread(target=_end_with_the_launcher, daemon=True).start()
+    # The launcher says what went wrong, and of what all workers do one tells. Beam sets the logger's level, not the
+    # handler's.
+    handler = logging.StreamHandler()
+    handler.addFilter(_is_of_interest)
+    logging.getLogger().addHandler(handler)
+    from apache_beam.runners.worker import sdk_worker_main
+
+    from vidpress.pipeline.worker_processes import say_errors_once
+
+    say_errors_once()
+    sdk_worker_main.main(sys.argv)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    first = os.environ.get("WORKER_ID") == "worker_0"
+    ours = first and record.levelno >= logging.WARNING and record.name.partition(".")[0] == "vidpress"
+    return ours or record.levelno >= logging.ERROR
+
+
+def _end_with_the_launcher() -> None:
+    # Nothing is ever written there: the read ends when the launcher has closed its end, or is no more.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
