@@ -355,7 +355,8 @@ class Shard:
             for chunk in chunks:
                 shard_layout.check_pages(data[chunk.start - start :][: chunk.size], chunk)
             names = [chunk.name for chunk in chunks]
-            (batch,) = self._file.read_row_group(row_group, columns=names).combine_chunks().to_batches()
+            table = self._file.read_row_group(row_group, columns=names, use_threads=False)
+            (batch,) = table.combine_chunks().to_batches()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(row_group, error) from error
         if batch.num_rows != self._row_groups[row_group].num_rows:
