@@ -145,9 +145,14 @@ def explained_errors(prog: str) -> Iterator[None]:
         say(stopped.message)
 
     try:
-        with stoppable(say_stopped):
-            yield
-            sys.stdout.flush()
+        with stoppable(say_stopped) as signum:
+            try:
+                yield
+                sys.stdout.flush()
+            except Exception as error:
+                if signum():
+                    raise Stopped(signum()) from error
+                raise
     except Stopped as stopped:
         say_stopped(stopped)
         raise SystemExit(stopped.exit_code) from stopped
