@@ -156,7 +156,12 @@ REFUSED = {
         {},
         "40,000,001 values of labels in 2",
     ),
-    "ids with a prefix": (lambda: shared_prefix(4000, 100_000), {}, "its ids share"),
+    "ids with a long prefix": (
+        lambda: shared_prefix(4000, 100_000),
+        {},
+        "an id shares 100,006 bytes with the one before",
+    ),
+    "ids with a prefix": (lambda: shared_prefix(4000, 50_000), {}, "its ids share"),
     "an id in a dictionary": (
         lambda: repeated("id"),
         {"use_dictionary": ["id"], "column_encoding": None},

@@ -235,7 +235,7 @@ def test_row_groups_end_where_more_could_not_be_read(model, monkeypatch):
     assert len(set(opened.row_group_sizes[:-1])) > 2
     decoded = pa.Table.from_batches([decode_rows(opened.read(index)) for index in range(len(opened.row_group_sizes))])
     np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
-    monkeypatch.setattr(shard_layout, "MAX_ROW_GROUP_ID_BYTES", 6)
+    monkeypatch.setattr(shard_layout, "MAX_ID_BYTES", 6)
     with pytest.raises(ValueError, match="Row 0 has more labels, or a longer id, than a shard can hold"):
         shard_bytes(model, rows)
 
