@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
@@ -154,7 +154,7 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
     start = time.monotonic()
     bar = progress.bar(total, unit) if runs_in_this_process(options) else contextlib.nullcontext()
     try:
-        with bar, worker_processes.supervised(), beam.Pipeline(options=options) as pipeline:
+        with bar, worker_processes.supervised(), _no_cells(), beam.Pipeline(options=options) as pipeline:
             build(pipeline)
     except Exception as error:
         # Runners that cross a process boundary pass on an error's text, not its type.
@@ -166,6 +166,18 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
     if pipeline.result.state == PipelineState.DONE and _log.isEnabledFor(logging.INFO):
         _log_metrics(pipeline.result)
     return seconds
+
+
+@contextlib.contextmanager
+def _no_cells() -> Iterator[None]:
+    """Keep Beam from naming steps by the cells of a notebook: what it imports for that fails with some pandas."""
+    module = vars(beam.pipeline)
+    before = module["alter_label_if_ipython"]
+    module["alter_label_if_ipython"] = lambda *_args: None
+    try:
+        yield
+    finally:
+        module["alter_label_if_ipython"] = before
 
 
 def _log_metrics(result: PipelineResult) -> None:

@@ -64,11 +64,11 @@ def explanation(error: BaseException) -> str | None:
         return _one_line(str(error))
     if isinstance(error, MemoryError):
         return _NO_MEMORY
-    if isinstance(error, OSError):
-        return _explained_os_error(error)
     if details := getattr(error, "exception_details", None):  # Beam's errors of several files
         path, cause = next(iter(details.items()))
-        return f"{path}: {_explained_text(f'{type(cause).__name__}: {cause}') or _one_line(str(cause))}"
+        return f"{path}: {explanation(cause) or _one_line(str(cause))}"
+    if isinstance(error, OSError):
+        return _explained_os_error(error)
     if any(base.__module__.startswith(_REMOTE_MODULES) for base in type(error).__mro__):
         return _one_line(str(error)) or type(error).__name__
     return _explained_text(f"{type(error).__name__}: {error}")
@@ -145,9 +145,14 @@ def explained_errors(prog: str) -> Iterator[None]:
         say(stopped.message)
 
     try:
-        with stoppable(say_stopped):
-            yield
-            sys.stdout.flush()
+        with stoppable(say_stopped) as signum:
+            try:
+                yield
+                sys.stdout.flush()
+            except Exception as error:
+                if signum():
+                    raise Stopped(signum()) from error
+                raise
     except Stopped as stopped:
         say_stopped(stopped)
         raise SystemExit(stopped.exit_code) from stopped

@@ -101,25 +101,32 @@ class _Stopping:
 
 
 @contextlib.contextmanager
-def stoppable(say: Callable[[Stopped], None]) -> Iterator[None]:
+def stoppable(say: Callable[[Stopped], None]) -> Iterator[Callable[[], int]]:
     """Raise `Stopped` in the block at the first Ctrl-C or SIGTERM; a second one ends the process at once.
 
     In a thread, in an interactive interpreter, and within another such block, nothing changes.
 
     Args:
       say: Prints the command's last line, where the process has to be ended without the block's end.
+
+    Yields:
+      A function that says which signal came, or 0: Beam makes another exception of one that is raised in a step.
     """
     global _active
     main_thread = threading.current_thread() is threading.main_thread()
     if _active is not None or not main_thread or hasattr(sys, "ps1"):
-        yield
+        yield _received(_active)
         return
     _active = _Stopping(say)
     try:
-        yield
+        yield _received(_active)
     finally:
         _active.close()
         _active = None
+
+
+def _received(stopping: _Stopping | None) -> Callable[[], int]:
+    return lambda: 0 if stopping is None else stopping.signum or 0
 
 
 @contextlib.contextmanager
@@ -132,11 +139,11 @@ def finishing() -> Iterator[Callable[[], int]]:
     """
     active = _active
     if active is None:
-        yield lambda: 0
+        yield _received(None)
         return
     active.finishing = True
     try:
-        yield lambda: active.signum or 0
+        yield _received(active)
     finally:
         active.finishing = False
     if active.signum is not None:

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -55,3 +56,37 @@ def test_a_job_compiles_nothing_after_the_warm_up(features, hidden, rounds_every
     records = write_records(tmp_path / "a.tfrecord", [frame_level(index, spec) for index in range(300)])
     arguments = [records, str(tmp_path / "model.safetensors"), str(tmp_path / "out")]
     subprocess.run([sys.executable, "-c", JOBS, *arguments], check=True)
+
+
+CALL = """
+import numpy as np
+from vidpress.model.warm_up import warm_up
+warm_up()
+"""
+
+
+def compiles(tmp_path, cache) -> bool:
+    """Run every loop in a new process; return whether it said that it compiled."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    result = subprocess.run([sys.executable, "-c", CALL], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr in ("", "Compiling for this processor, which takes some 20 s where it was not done before.\n")
+    return bool(result.stderr)
+
+
+def test_damaged_machine_code_is_compiled_anew(tmp_path):
+    cache = tmp_path / "cache"
+    assert compiles(tmp_path, cache)
+    assert not compiles(tmp_path, cache)
+    for number, path in enumerate(sorted(cache.glob("*/*.nb[ic]"))):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        changed = (content[:middle], b"", content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+        path.write_bytes(changed[number % 3])
+    assert compiles(tmp_path, cache)
+    assert not compiles(tmp_path, cache)
+
+
+def test_a_folder_that_cannot_hold_a_cache_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("I am no folder")
+    compiles(tmp_path, tmp_path / "file" / "cache")

@@ -110,7 +110,7 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
 @pytest.mark.parametrize(
     ("job", "name", "good", "bad"),
     [
-        ("encode", "num_shards", ["1", "10", "100", "007"], ["0", "00", "-1", "1.5", "", "many"]),
+        ("encode", "num_shards", ["1", "10", "100", "007", "100000"], ["0", "00", "-1", "1.5", "", "many", "100001"]),
         (
             "encode",
             "max_bad_fraction",
@@ -119,6 +119,7 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
         ),
         ("encode", "id_key", ["video_id", "clip/data_path"], ["", "a\nb"]),
         ("encode", "labels_key", ["labels"], [""]),
+        ("encode", "min_age", ["0", "30", "0.5"], ["", "-1", "nan", "30m"]),
         ("encode", "append", ["true", "false"], ["", "yes", "True", "1"]),
         ("encode", "input", ["gs://b/a.tfrecord", "gs://b/c/*/d*.gz"], ["gs://b", "gs://b/", "/data/*", "s3://b/a"]),
         ("encode", "model", ["gs://b/m.safetensors"], ["gs://b/m", "m.safetensors"]),

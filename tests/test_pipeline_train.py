@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +91,40 @@ def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):
         assert text in captured.out
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_path, signum):
+    output, work_dir = tmp_path / "model.safetensors", tmp_path / "model.training"
+    argv = ["train", "--input", data[0], "--validation", data[1], "--output", str(output), *SMALL, "--decay_steps", "1"]
+    argv += ["--checkpoint_every", "1"]
+    command = [sys.executable, "-m", "vidpress.pipeline.cli", *argv]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(work_dir.glob("checkpoints/*.index")):
+            time.sleep(0.001)
+        process.send_signal(signum)
+        lines = process.stderr.read().splitlines()
+    assert process.returncode == 128 + signum, lines
+    *_, last = lines
+    assert re.fullmatch(r"vidpress train: stopped at step \d+: run the same command again to go on\.", last), lines
+    assert not output.exists()
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step" in result.stderr
+    whole, resumed = FrozenModel.load(trained), FrozenModel.load(output)
+    assert [layer[0].tobytes() for layer in resumed.hidden] == [layer[0].tobytes() for layer in whole.hidden]
+    assert resumed.tables.to_bytes() == whole.tables.to_bytes()
+
+
+def test_a_full_temporary_folder_is_named(data, tmp_path):
+    # The nearest to a full disk that anyone may make: no file may grow beyond 1 KiB.
+    script = f'ulimit -f 1; exec "{sys.executable}" -m vidpress.pipeline.cli "$@"'
+    argv = ["train", "--input", data[0], "--output", str(tmp_path / "m.safetensors"), *SMALL]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    result = subprocess.run(["bash", "-c", script, "-", *argv], capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"vidpress train: error: the temporary folder {tmp_path} is full")
+    assert "Traceback" not in result.stderr
+
+
 def interrupt(*args):
     raise KeyboardInterrupt
 
@@ -161,6 +198,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--steps", "0"], "steps=0"),
         (["--lmbda", "-1"], "lmbda=-1"),
         (["--lmbda", "0", "--tables", "prior"], "--tables prior needs --lmbda above 0"),
+        (["--hidden", "12,8193"], "--hidden 8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
         (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
         (["--features", "rgb"], "--features"),

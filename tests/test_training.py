@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,21 @@ def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatc
     assert weights(resumed) == weights(through)
 
 
+@pytest.mark.parametrize("stops", [(1,), (4, 5), (7,)])
+def test_a_training_that_was_asked_to_stop_ends_with_the_same_bits(videos, tmp_path, stops):
+    through = training.train(OPTIONS, SPEC, videos[0], str(tmp_path / "through"))
+    steps = iter(range(1, OPTIONS.steps + 1))
+    for stop in stops:
+        tf.keras.backend.clear_session()
+        with pytest.raises(training.TrainingStopped) as stopped:
+            training.train(
+                OPTIONS, SPEC, videos[0], str(tmp_path / "stopped"), asked_to_stop=lambda stop=stop: next(steps) == stop
+            )
+        assert stopped.value.step == stop
+    tf.keras.backend.clear_session()
+    assert weights(training.train(OPTIONS, SPEC, videos[0], str(tmp_path / "stopped"))) == weights(through)
+
+
 def test_a_finished_training_is_left_alone(trained, videos):
     network, options, work_dir = trained
     assert weights(training.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
@@ -142,6 +158,64 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(videos, tmp_path):
     index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
     with pytest.raises(training.TrainingError, match="is damaged"):
         training.load_trained(str(tmp_path))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip, pathlib.Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", ["ckpt-8.data-00000-of-00001", "ckpt-8.index", "checkpoint"])
+def test_a_damaged_checkpoint_is_passed_over(trained_twice, tmp_path, videos, capfd, name, damage):
+    options, through, folder = trained_twice
+    shutil.copytree(folder, tmp_path / "work")
+    damage(tmp_path / "work" / "checkpoints" / name)
+    tf.keras.backend.clear_session()
+    network = training.train(options, SPEC, videos[0], str(tmp_path / "work"))
+    assert weights(network) == through
+    said = capfd.readouterr().err
+    if name == "checkpoint" or (damage is pathlib.Path.unlink and name.endswith("index")):
+        assert "is damaged" not in said  # nothing of a checkpoint is; or it is as if it had never been
+    else:
+        assert "ckpt-8 is damaged" in said
+        assert "Taking an older checkpoint" in said
+    tf.keras.backend.clear_session()
+    assert weights(training.load_trained(str(tmp_path / "work")).network) == through
+
+
+@pytest.fixture(scope="module")
+def trained_twice(videos, tmp_path_factory):
+    """Options, the weights at the end, and a folder with checkpoints at steps 6 and 8 of 8."""
+    folder = tmp_path_factory.mktemp("twice")
+    options = dataclasses.replace(OPTIONS, checkpoint_every=6)
+    return options, weights(training.train(options, SPEC, videos[0], str(folder))), folder
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"\xff", b'{"hidden": [12', b"[" * 100_000])
+def test_a_damaged_list_of_options_is_an_error(videos, trained, tmp_path, content):
+    _, options, work_dir = trained
+    shutil.copytree(work_dir, tmp_path / "work")
+    (tmp_path / "work" / "options.json").write_bytes(content)
+    for go_on in (
+        lambda: training.train(options, SPEC, videos[0], str(tmp_path / "work")),
+        lambda: training.load_trained(str(tmp_path / "work")),
+    ):
+        with pytest.raises(training.TrainingError, match=r"options\.json is damaged.* Remove that training's folder"):
+            go_on()
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden": "12"}, {"lmbda": "x"}, {"features": 5}, {"teachers": 1}, {"lmbda_range": [1]}, {"seed": 0.5}]
+)
+def test_options_of_another_kind_are_an_error(trained, tmp_path, change):
+    _, _, work_dir = trained
+    shutil.copytree(work_dir, tmp_path / "work")
+    path = tmp_path / "work" / "options.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(training.TrainingError, match=r"options\.json is damaged"):
+        training.load_trained(str(tmp_path / "work"))
 
 
 def test_a_training_does_not_go_back(trained, videos):

@@ -1,0 +1,159 @@
+"""Commands that are stopped, and processes that die: the right exit code, one line, and nobody left."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import video_level, write_records
+
+TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
+LINES = {
+    signal.SIGINT: "vidpress encode: stopped by Ctrl-C: the same command can be run again.",
+    signal.SIGTERM: "vidpress encode: stopped by SIGTERM: the same command can be run again.",
+}
+
+# Generous: machines are slow, and what hangs hangs for ever.
+LIMIT = 120
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """More than a run reads before it is stopped."""
+    folder = tmp_path_factory.mktemp("records")
+    path = write_records(folder / "a.tfrecord", [video_level(index) for index in range(2000)])
+    for number in range(100):
+        os.link(path, folder / f"{number}.tfrecord")
+    return f"{folder}/*"
+
+
+class Job:
+    """An encode job in a session of its own."""
+
+    def __init__(self, records: str, model_path: str, folder: pathlib.Path, *options: str) -> None:
+        arguments = ["encode", "--input", records, "--model", model_path, "--output", str(folder / "out"), *options]
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vidpress.pipeline.cli", *arguments],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def pids(self) -> set[int]:
+        """The processes of the session that are alive."""
+        found = set()
+        for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(session) == self.process.pid and state != "Z":
+                found.add(int(path.parent.name))
+        return found
+
+    def workers(self, number: int) -> list[int]:
+        """Wait for so many workers, and return them."""
+        wait_for(lambda: len(self.pids()) > number or self.process.poll() is not None)
+        return sorted(self.pids() - {self.process.pid})
+
+    def wait_for_work(self) -> None:
+        """Wait until the job is at its first step: it has made sure that it can write."""
+        wait_for(lambda: cpu_seconds(self.process.pid) > 3 or self.process.poll() is not None)
+
+    def end(self) -> tuple[int, list[str]]:
+        """Wait for the end, and return exit code and lines; nobody must be left soon after."""
+        try:
+            code = self.process.wait(LIMIT)
+            wait_for(lambda: not self.pids())
+        finally:
+            for pid in self.pids():
+                os.kill(pid, signal.SIGKILL)
+        return code, [line for line in self.log.read_text().splitlines() if "Compiling for" not in line]
+
+
+def cpu_seconds(pid: int) -> float:
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", LINES)
+@pytest.mark.parametrize("workers", [(), TWO_PROCESSES])
+def test_a_job_is_stopped(records, model_path, tmp_path, signum, workers):
+    job = Job(records, model_path, tmp_path, *workers)
+    if workers:
+        job.workers(2)
+    job.wait_for_work()
+    # A terminal sends Ctrl-C to every process of the job; who ends a service may tell the first alone.
+    (os.killpg if signum == signal.SIGINT else os.kill)(job.process.pid, signum)
+    assert job.end() == (128 + signum, [LINES[signum]])
+    assert not list(tmp_path.glob("out/manifest*"))
+    assert not list(tmp_path.glob("out/.*"))
+
+
+def test_a_job_is_stopped_while_its_libraries_are_loaded(records, model_path, tmp_path):
+    job = Job(records, model_path, tmp_path)
+    wait_for(lambda: "apache_beam" in pathlib.Path(f"/proc/{job.process.pid}/maps").read_text())
+    os.kill(job.process.pid, signal.SIGINT)
+    assert job.end() == (130, [LINES[signal.SIGINT]])
+
+
+def test_a_job_of_processes_is_stopped_while_they_start(records, model_path, tmp_path):
+    job = Job(records, model_path, tmp_path, *TWO_PROCESSES)
+    job.workers(1)
+    os.killpg(job.process.pid, signal.SIGTERM)  # as systemd does
+    assert job.end() == (143, [LINES[signal.SIGTERM]])
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_worker_that_dies_ends_the_job(records, model_path, tmp_path, early):
+    job = Job(records, model_path, tmp_path, *TWO_PROCESSES)
+    workers = job.workers(1 if early else 2)
+    if not early:
+        wait_for(lambda: all(cpu_seconds(pid) > 2 for pid in workers) or job.process.poll() is not None)
+    os.kill(workers[0], signal.SIGKILL)
+    assert job.end() == (
+        1,
+        [
+            "vidpress encode: error: a worker process was killed by SIGKILL, as systems do that run out of memory: the "
+            "job did not finish, run the same command again."
+        ],
+    )
+    assert not list(tmp_path.glob("out/manifest*"))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_no_worker_outlives_its_launcher(records, model_path, tmp_path, early):
+    job = Job(records, model_path, tmp_path, *TWO_PROCESSES)
+    workers = job.workers(1 if early else 2)
+    if not early:
+        wait_for(lambda: all(cpu_seconds(pid) > 2 for pid in workers) or job.process.poll() is not None)
+    job.process.kill()
+    assert job.end() == (-signal.SIGKILL, [])
+
+
+def test_what_ignores_ctrl_c_goes_on(records, model_path, tmp_path):
+    """As under nohup, or in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        job = Job(records.replace("*", "1*"), model_path, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    job.wait_for_work()
+    os.kill(job.process.pid, signal.SIGINT)
+    code, lines = job.end()
+    assert (code, lines[0].split()[0]) == (0, "Encoded")
