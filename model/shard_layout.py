@@ -166,7 +166,9 @@ def parse_footer(data: bytes) -> Footer:
 
 def _parse_row_groups(data: bytes, reader: CompactReader) -> list[RowGroup]:
     size, kind = reader.list_header()
-    if kind != STRUCT or size > MAX_ROW_GROUPS:
+    if kind != STRUCT:
+        raise LayoutError("its footer is not that of a Parquet file")
+    if size > MAX_ROW_GROUPS:
         raise LayoutError(f"its footer lists {size:,} row groups, more than the {MAX_ROW_GROUPS:,} that are read")
     row_groups = []
     for _ in range(size):

@@ -5,7 +5,9 @@ Each target runs in a process of its own, which stops at its first finding: an e
 
     .venv-fuzz/bin/python tests/fuzz/run.py shard --file build/fuzz/shard-crash-...
 
-shows it again. What was found interesting is kept in the folder's corpus, where the next run goes on.
+shows it again. What was found interesting is kept in the folder's corpus, where the next run goes on. Arrow's own bad
+files are worth a run of `shard`: `--files` takes the folder data/parquet/fuzzing of github.com/apache/arrow-testing, or
+bad_data of github.com/apache/parquet-testing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import os
 import pathlib
 import random
 import subprocess
@@ -33,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=int, default=120, help="for each target")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("build/fuzz"), help="corpus and findings")
+    parser.add_argument("--files", type=pathlib.Path, help="a folder of files to begin with, beside the golden ones")
     parser.add_argument("--file", type=pathlib.Path, help="run one target with this file only")
     parser.add_argument("--fuzz", action="store_true", help="run one target in this process")
     arguments = parser.parse_args()
@@ -66,7 +68,8 @@ def _fuzz(name: str, arguments: argparse.Namespace) -> None:
 
     corpus = arguments.folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for seed in target.seeds():
+    more = [path.read_bytes() for path in sorted(arguments.files.iterdir())] if arguments.files else []
+    for seed in [*target.seeds(), *more]:
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     options = [
         f"-artifact_prefix={arguments.folder / name}-",
@@ -100,7 +103,8 @@ def main() -> None:
     for name in arguments.targets:
         print(f"--- {name}, {arguments.seconds} s", flush=True)
         command = [sys.executable, __file__, name, "--fuzz", "--seconds", str(arguments.seconds)]
-        if subprocess.run([*command, "--folder", str(arguments.folder)], env=os.environ, check=False).returncode:
+        command += ["--folder", str(arguments.folder), *(["--files", str(arguments.files)] if arguments.files else [])]
+        if subprocess.run(command, check=False).returncode:
             findings.append(name)
     if findings:
         sys.exit(f"Found something in {', '.join(findings)}: see {arguments.folder}, and tests/fuzz/run.py --help.")
