@@ -104,6 +104,22 @@ def checkpoint_paths(work_dir: str) -> list[str]:
     return [found[number] for number in sorted(found, reverse=True)]
 
 
+def manager_of(state: tf.train.Checkpoint, work_dir: str, max_to_keep: int) -> tf.train.CheckpointManager:
+    """Return what writes checkpoints into a training's folder, and removes those that are older."""
+    folder = os.path.join(work_dir, CHECKPOINTS)
+    paths = checkpoint_paths(work_dir)
+    try:
+        known = tf.train.get_checkpoint_state(folder)
+    except ValueError:
+        known = None
+    if paths and (known is None or os.path.basename(known.model_checkpoint_path) != os.path.basename(paths[0])):
+        # The list is lost, or damaged, or lists what is lost.
+        tf.compat.v1.train.update_checkpoint_state(folder, paths[0], paths[::-1])
+    elif known is None and tf.io.gfile.exists(os.path.join(folder, "checkpoint")):
+        tf.io.gfile.remove(os.path.join(folder, "checkpoint"))
+    return tf.train.CheckpointManager(state, folder, max_to_keep)
+
+
 def restore_newest(state: tf.train.Checkpoint, work_dir: str) -> Any:
     """Restore the newest checkpoint that is whole, and say so where it is not the newest.
 

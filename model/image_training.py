@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from vidpress.model.checkpoints import TrainingError, check_work_dir, restore_newest, written
+from vidpress.model.checkpoints import TrainingError, check_work_dir, manager_of, restore_newest, written
 from vidpress.model.image_batches import training_batches
 from vidpress.model.image_experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.image_networks import build_image_network
@@ -54,7 +54,7 @@ def train_on_images(
     )
     last_step = num_steps(options, data)
     training_step, state = _training_step(network, options, last_step)
-    manager = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=1)
+    manager = manager_of(state, str(folder), 1)
     restored = restore_newest(state, str(folder))
     first_step = int(state.step)
     if first_step == last_step:

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from vidpress.model import networks, strict_json
 from vidpress.model.checkpoints import (
-    CHECKPOINTS,
     OPTIONS_FILE,
     TrainingError,
     check_work_dir,
     checkpoint_paths,
     damaged,
+    manager_of,
     read_options,
     restore_newest,
     written,
@@ -186,7 +186,7 @@ def train(
     _check_training(options, spec, videos, teachers, work_dir)
     network = _build_network(options, spec, videos.class_frequencies(options.num_classes))
     training_step, state = _training_step(network, options, teacher)
-    manager = tf.train.CheckpointManager(state, os.path.join(work_dir, CHECKPOINTS), _KEEP_CHECKPOINTS)
+    manager = manager_of(state, work_dir, _KEEP_CHECKPOINTS)
     if restore_newest(state, work_dir) is not None:
         if options.lmbda_range is not None:
             networks.select_lmbda(network, options.lmbda)

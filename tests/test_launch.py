@@ -1,10 +1,14 @@
 """What every job does before and after its pipeline."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
+from apache_beam.options.pipeline_options import StandardOptions
 from conftest import video_level, write_records
 
+from vidpress.model import cpus
 from vidpress.pipeline import decode, encode, launch
 
 
@@ -47,3 +51,62 @@ def test_metrics_are_logged_at_the_end(model_path, tmp_path, caplog):
     logged = [record.getMessage() for record in caplog.records if record.name == "vidpress"]
     assert {"records-read: 30", "videos-encoded: 30", "shards-written: 1"} <= set(logged)
     assert any(message.startswith("code-bytes-per-video: 30 values from ") for message in logged)
+
+
+REFUSED = ("BundleBasedDirectRunner", "InteractiveRunner", "SparkRunner", "NoSuchRunner", "my.FlinkRunner")
+
+
+@pytest.mark.parametrize("runner", REFUSED)
+def test_a_runner_that_nobody_tested_is_refused(runner, tmp_path, capsys):
+    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--runner", runner]
+    with pytest.raises(SystemExit) as stop:
+        decode.main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"vidpress decode: error: --runner {runner} is not tested: take FnApiRunner, PrismRunner, FlinkRunner or "
+        "DataflowRunner, or give --allow_untested_runner to try it.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("runner", "taken"),
+    [
+        *(("DirectRunner", "FnApiRunner"), ("direct", "FnApiRunner"), ("fnapirunner", "FnApiRunner")),
+        ("apache_beam.runners.portability.fn_api_runner.FnApiRunner", "FnApiRunner"),
+        *(("prism", "prism"), ("FlinkRunner", "FlinkRunner"), ("DataflowRunner", "DataflowRunner")),
+    ],
+)
+def test_runners_that_are_tested_are_taken(runner, taken):
+    _, options = launch.parse_args(decode.parser(), ["--input", "a", "--output", "o", "--runner", runner])
+    assert options.view_as(StandardOptions).runner == taken
+
+
+def test_an_untested_runner_can_be_asked_for(capsys):
+    arguments = ["--input", "a", "--output", "o", "--allow_untested_runner", "--runner"]
+    _, options = launch.parse_args(decode.parser(), [*arguments, "BundleBasedDirectRunner"])
+    assert options.view_as(StandardOptions).runner == "BundleBasedDirectRunner"
+    with pytest.raises(SystemExit):
+        launch.parse_args(decode.parser(), [*arguments, "NoSuchRunner"])
+    assert "--runner NoSuchRunner cannot be had: " in capsys.readouterr().err
+
+
+def test_a_store_that_needs_an_extra_is_refused_at_once(tmp_path):
+    """Beam registers what reads gs:// if the extra is installed."""
+    code = (
+        "import sys; sys.modules['apache_beam.io.gcp.gcsfilesystem'] = None\n"
+        "from vidpress.pipeline import decode; decode.main(sys.argv[1:])"
+    )
+    arguments = ["--input", "gs://bucket/x", "--output", str(tmp_path / "out")]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "vidpress decode: error: gs://bucket/x: jobs need vidpress[gcp] for gs:// paths: pip install 'vidpress[gcp]'.\n"
+    )
+
+
+def test_a_container_with_fewer_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpus, "_LIMIT", tmp_path / "cpu.max")
+    whole = cpus.num_cpus()
+    for limit, number in (("100000 100000", 1), ("max 100000", whole), ("1 100000", 1), ("9900000 100000", whole)):
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+        assert cpus.num_cpus() == number
