@@ -121,7 +121,7 @@ $(EMULATORS)/.ready: requirements-emulators.lock
 	@touch $@
 
 # Atheris, and what a worker has: it watches vidpress as a regular wheel.
-$(FUZZ)/.installed: requirements-fuzz.lock $(VENV)/.ready
+$(FUZZ)/.installed: requirements-fuzz.lock
 	@echo "Setting up $(FUZZ) from requirements-fuzz.lock ..."
 	"$(PYTHON)" -m venv --clear $(FUZZ)
 	$(FUZZ)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r requirements-fuzz.lock
