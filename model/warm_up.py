@@ -11,6 +11,7 @@ by LLVM's names, and features that they have beside. They find it when NUMBA_CPU
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -23,6 +24,7 @@ import numpy as np
 from numba.core.registry import CPUDispatcher
 
 from vidpress.model import matrix_units
+from vidpress.model.examples import RecordError, serialize_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
@@ -46,11 +48,22 @@ def warm_up() -> None:
         frames = np.ones((num_frames, spec.input_size), np.uint8)
         payload = serialize_video(b"id", np.array([1]), frames, spec)
         videos.append(pool_frames(parse_video(payload, spec), spec))
+    _read_odd_records()
     for rounds_every_layer in (False, True):
         model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
         # Read back, since loops are compiled anew for arrays that cannot be written.
         model = FrozenModel.from_bytes(model.to_bytes())
         decode_codes(encode_videos(model, videos).rows, model.tables)
+
+
+def _read_odd_records() -> None:
+    """Read float frames, an id in another form than the usual, and frames that are dead letters."""
+    frames = {"rgb": np.ones((2, 2), np.float32)}
+    payload = serialize_record({"id": b"x" * 200}, frames)
+    spec = FeatureSpec.parse("rgb:2:float")
+    pool_frames(parse_video(payload, spec), spec)
+    with contextlib.suppress(RecordError):
+        parse_video(payload, FeatureSpec.parse("rgb:2"))
 
 
 def signatures() -> dict[tuple[str, str], list[Any]]:

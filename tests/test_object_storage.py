@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import json
 import pathlib
+import re
 import tempfile
 import uuid
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import frame_level, random_model, video_level, write_records
 from hypothesis.stateful import run_state_machine_as_test
 
-from vidpress.model import storage
+from vidpress.model import input_files, storage
 from vidpress.model.dataset import VideoDataset
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.manifest import Manifest
@@ -480,3 +481,37 @@ def test_the_promises_hold_on_cloud_storage(environment, monkeypatch):
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         run_state_machine_as_test(CloudMachine, settings=settings)
+
+
+def test_input_patterns_match_as_they_do_on_a_disk(strict):
+    bucket = gcs.Client().bucket(BUCKET)
+    for name in ("in/a.x", "in/.b.x", "in/day[0].x", "in/x/c.x", "in/x/y/d.x", "in/x/"):
+        bucket.blob(name).upload_from_string(name)
+
+    def found(pattern: str) -> list[str]:
+        files = input_files.match([f"gs://{BUCKET}/{pattern}"])
+        assert all(file.bytes == len(file.path.removeprefix(f"gs://{BUCKET}/")) for file in files)
+        assert all(file.modified > 0 for file in files)
+        return [file.path.removeprefix(f"gs://{BUCKET}/") for file in files]
+
+    assert found("in/a.x") == ["in/a.x"]
+    assert found("in/*.x") == ["in/a.x", "in/day[0].x"]
+    assert found("in/day[0].x") == ["in/day[0].x"]
+    assert found("in/*/*.x") == ["in/x/c.x"]
+    assert found("in/x/**") == found("in/x/**/*.x") == ["in/x/c.x", "in/x/y/d.x"]
+    assert found("in/{a,x/c}.x") == ["in/a.x", "in/x/c.x"]
+    for pattern, message in (
+        ("in/x", "is a folder: write gs://bucket/in/x/*"),
+        ("in/x/", "is a folder: write gs://bucket/in/x/*"),
+        ("in/none*", "matches no file"),
+        ("in/{a.x,none}", "matches no file (its part gs://bucket/in/none)"),
+    ):
+        with pytest.raises(input_files.InputError, match=re.escape(message)):
+            found(pattern)
+    with pytest.raises(input_files.InputError, match="gs://elsewhere/"):
+        input_files.match(["gs://elsewhere/*"])
+    file, num_bytes = input_files.open_input(f"gs://{BUCKET}/in/a.x")
+    with file:
+        assert (file.read(), num_bytes) == (b"in/a.x", 6)
+    with pytest.raises(input_files.InputError, match="does not exist"):
+        input_files.open_input(f"gs://{BUCKET}/in/none")

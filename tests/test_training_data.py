@@ -1,5 +1,6 @@
 """Reading and pooling with tf.data, against the reader without TensorFlow; the order of batches."""
 
+import dataclasses
 import gzip
 import pathlib
 
@@ -10,13 +11,16 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC, frame_level, video_level, write_records  # noqa: E402
 
-from vidpress.model import training_data  # noqa: E402
 from vidpress.model.examples import serialize_record  # noqa: E402
 from vidpress.model.features import FeatureSpec  # noqa: E402
 from vidpress.model.training_data import TrainingDataError, load_videos, match_files, training_batches  # noqa: E402
 from vidpress.model.videos import parse_video, pool_frames  # noqa: E402
 
 NUM_CLASSES = 7
+
+# Fingerprints of 600 made-up videos, as TensorFlow's own parsing gave them.
+FRAME_LEVEL = "bf4ec7fd6e98db59098f00c5818fdd8bc422e02c8eaf2c1a5872f9b645461788"
+VIDEO_LEVEL = "620c919b60c55070e9cc8b0589dcd0034cfae11deaf01e1f81e75906995f2be0"
 
 
 @pytest.fixture
@@ -214,11 +218,63 @@ class TestBadInput:
     def test_no_message(self, files):
         assert "not a tf.train" in self.error(files, [b"\xff\xff"])
 
+    def test_labels_of_another_kind(self, files):
+        error = self.error(files, [video_level(0, labels=b"/m/09x0r")])
+        assert "byte" in error
+        assert "must be class indices, but holds strings (bytes_list)" in error
+
+    def test_frames_of_another_kind(self, files):
+        bad = serialize_record(
+            {"id": b"x"}, {"rgb": np.zeros((2, 24), np.float32), "audio": np.zeros((2, 8), np.uint8)}
+        )
+        assert "--features rgb:24:float takes such frames" in self.error(files, [bad], frame_level)
+
+    def test_what_is_no_tfrecord_file_is_named(self, files):
+        error = self.error(files, [], damage=lambda path: path.write_bytes(b"<html></html>"))
+        assert "is not a TFRecord file" in error
+        assert "is a web page" in error
+
+    def test_a_file_that_is_gone(self, files):
+        assert "cannot be read: No such file" in self.error(files, [], damage=lambda path: path.unlink())
+
+
+def test_gzip_is_told_by_the_first_bytes(tmp_path):
+    plain = pathlib.Path(write_records(tmp_path / "a", [video_level(index) for index in range(9)]))
+    packed = tmp_path / "b.tfrecord"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    one, other = (load_videos([str(path)], SPEC, NUM_CLASSES) for path in (plain, packed))
+    assert one.x.tobytes() == other.x.tobytes()
+    assert one.labels.tolist() == other.labels.tolist()
+
+
+def test_keys_and_float_frames(tmp_path):
+    spec = FeatureSpec.parse("RGB/feature/floats:4:float:0.5")
+    spec = dataclasses.replace(spec, id_keys=("clip/data_path",), labels_key="clip/label/index")
+    frames = np.arange(12, dtype=np.float32).reshape(3, 4)
+    payload = serialize_record({"clip/data_path": b"v", "clip/label/index": [3]}, {"RGB/feature/floats": frames})
+    videos = load_videos([write_records(tmp_path / "a", [payload])], spec, 4)
+    np.testing.assert_array_equal(videos.x, [frames.mean(axis=0) / 2])
+    assert videos.labels.tolist() == [3]
+
+
+def test_a_fingerprint_is_what_it_always_was(tmp_path):
+    """Of both kinds, over several chunks; runs that are resumed compare it."""
+    made = [
+        load_videos([write_records(tmp_path / "a.tfrecord", list(map(make, range(600))))], SPEC, NUM_CLASSES)
+        for make in (frame_level, video_level)
+    ]
+    assert [videos.fingerprint["sha256"] for videos in made] == [FRAME_LEVEL, VIDEO_LEVEL]
+
 
 def test_nothing_to_learn_from(tmp_path):
     unlabelled = write_records(tmp_path / "a.tfrecord", [video_level(0, labels=[])])
     with pytest.raises(TrainingDataError, match=r"None of the 1 videos in .*a.tfrecord has labels"):
         load_videos([unlabelled], SPEC, NUM_CLASSES)
+    other = write_records(
+        tmp_path / "d.tfrecord", [serialize_record({"id": b"v", "label": [1], "mean_rgb": np.zeros(24)})]
+    )
+    with pytest.raises(TrainingDataError, match=r"--labels_key; keys are \['id', 'label', 'mean_rgb'\]"):
+        load_videos([other], FeatureSpec.parse("rgb:24"), NUM_CLASSES)
     empty = write_records(tmp_path / "b.tfrecord", [])
     with pytest.raises(TrainingDataError, match=r"b.tfrecord holds no records"):
         load_videos([empty], SPEC, NUM_CLASSES)
@@ -238,4 +294,4 @@ def test_real_files_of_all_kinds(data_dir):
     audio_set = match_files([str(data_dir / "audioset_vggish_frames" / "bal_train-0000[0]*")])
     videos = load_videos(audio_set, FeatureSpec.parse("audio_embedding:128"), 527)
     assert videos.x.shape[1] == 128
-    assert training_data._is_frame_level(audio_set)
+    assert videos.fingerprint["records"] >= len(videos)
