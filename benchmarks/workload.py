@@ -17,6 +17,7 @@ from vidpress.model import synthetic
 from vidpress.model.examples import serialize_record
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.nearest_rounding import fit_steps
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.model.videos import PooledVideo, parse_video, pool_frames
@@ -152,7 +153,8 @@ def random_model(hidden: Sequence[int], x: np.ndarray) -> FrozenModel:
         layers.append(((kernel * scale).astype(np.float32), bias.astype(np.float32)))
         activations = np.maximum(before * scale + bias.astype(np.float32), 0)
     tables = RangeCodingTables.fit(np.rint(activations).astype(np.int32))
-    return FrozenModel(SPEC, tuple(layers), tables, metadata={"weights": "random"})
+    hidden = fit_steps(layers, x)
+    return FrozenModel(SPEC, hidden, tables, metadata={"weights": "random"}, rounds_every_layer=True)
 
 
 def save_stock_model(model: FrozenModel, folder: str) -> None:

@@ -1,101 +1,146 @@
-"""Dense layers with a ReLU: in NumPy, and more than twice as fast on processors with matrix units (Intel AMX).
+"""Dense layers with a ReLU, fast, and with a proof of how far they are off: in NumPy, or in matrix units.
 
-Those multiply in bfloat16. A float32 number is nearly the sum of two of bfloat16, `a = a_hi + a_lo`, to within
-`2**-18 * |a|`. Of a product of two such sums, the three greater parts are kept, `a_hi * b_hi + a_lo * b_hi + a_hi *
-b_lo`, and summed in float32 (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
-Higher-Precision Computations", ARITH 2019).
+What a layer should give is in `exact_sums`. A fast layer sums in float32, in an order that depends on the processor.
+But whatever the order, and whether multiplications and additions are fused or not, a sum of rounded products is off by
+at most `gamma(k) = k u / (1 - k u)` times the sum of the products' magnitudes, where u = 2^-24 is float32's unit
+roundoff and k the greatest number of roundings that a product goes through on its way into the sum (Higham, "Accuracy
+and Stability of Numerical Algorithms", 2nd edition, sections 3.1 and 4.2). By Cauchy and Schwarz that sum of
+magnitudes, with the bias as one product more, is at most `|(x, 1)| * |(w, b)|`: a number for each row, times one for
+each column.
+
+What is assumed: NumPy's `matmul` of float32 rounds each product and each addition to the nearest float32, or better,
+and multiplies by no other formula (as Strassen's). Denormal numbers may be flushed. For matrix units, see there.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import math
-import platform
-import sys
-from collections.abc import Callable
-from typing import Any
-
-import llvmlite.binding
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
-from vidpress.model.compiled import call_llvm, jit
+from vidpress.model import exact_sums, matrix_units
+from vidpress.model.compiled import jit
+from vidpress.model.matrix_units import has_matrix_units
 
-# Beyond, the nearest bfloat16 might be infinity.
-_MAX_INPUT = 2.0**120
+_UNIT = 2.0**-24
 
-# Tiles hold 16 rows of 64 bytes: 16 x 32 of A, 16 pairs of rows x 16 columns of B, or 16 x 16 float32 sums. A step
-# takes 32 rows of A with 32 columns of B over a depth of 32.
-_BLOCK = 32
-_HALF = _BLOCK // 2
-_TILE_BYTES = 1024
-_TILE = _HALF, _BLOCK
-_STEP_BYTES = 4 * _TILE_BYTES
-# So much of A stays in the second cache while all of B passes.
-_ROWS_AT_ONCE = 128
-_DEPTH_AT_ONCE = 36 * _BLOCK
+# NumPy's sums run over so many inputs at a time, and are added: as fast, and nearer.
+_DEPTH_AT_ONCE = 384
 
-_CONFIG = np.zeros(64, np.uint8)
-_CONFIG[0] = 1  # palette
-_CONFIG[16:32:2] = 64  # bytes a row of tiles 0 to 7
-_CONFIG[48:56] = 16  # their rows
-
-_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
-
-
-@functools.cache
-def has_matrix_units() -> bool:
-    """Return whether `SplitDense` runs here: the processor has matrix units, and this process may use them."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
-    name, compiled_for = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # type: ignore[attr-defined]
-    if (name or compiled_for is not None) and not {"+amx-tile", "+amx-bf16"} <= set((compiled_for or "").split(",")):
-        return False  # Numba compiles for another processor
-    features = llvmlite.binding.get_host_cpu_features()
-    if not (features.get("amx-tile") and features.get("amx-bf16")):
-        return False
-    # Linux saves the tiles of processes that asked for it.
-    return ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0
+# What a bound takes more than the products' share: inputs that are float64 are rounded to float32 first, by 2^-24 of
+# each. `exact_sums` and the bound itself round in float64: 2^-52 for each input, and some more.
+_INPUT_ERROR = 2.0**-23
+_FLOAT64_ERROR = 2.0**-52
+_SLACK = 1 + 2.0**-10
+# Numbers below 2^-126 may be flushed to 0, or be off by as much. A thousand million of those make less than what this
+# adds to a column's norm, times `_INPUT_ERROR` and a row's norm, which is at least 1.
+_LEAST_NORM = 2.0**-60
 
 
 def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Return `relu(x @ kernel + bias)`, in the precision of the weights; what is too large becomes infinity or NaN."""
+    """Return `relu(x @ kernel + bias)` of float32 arrays; what is too large becomes infinity or NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
-        activations = x @ kernel
-        activations += bias
-        return np.maximum(activations, 0, out=activations)
+        activations = x[:, :_DEPTH_AT_ONCE] @ kernel[:_DEPTH_AT_ONCE]
+        part = None
+        for first in range(_DEPTH_AT_ONCE, len(kernel), _DEPTH_AT_ONCE):
+            if part is not None:
+                activations += part
+            depth = slice(first, first + _DEPTH_AT_ONCE)
+            part = np.matmul(x[:, depth], kernel[depth], out=part)
+        if part is None:
+            activations += bias
+            return np.maximum(activations, 0, out=activations)
+    _finish(activations, part, bias)
+    return activations
+
+
+@jit
+def _finish(activations, part, bias):
+    """Add the last part and the bias, and apply the ReLU, in one go."""
+    for row in range(len(activations)):
+        for column in range(len(bias)):
+            value = activations[row, column] + part[row, column] + bias[column]
+            activations[row, column] = np.float32(0) if value < 0 else value  # NaN stays
 
 
 class Dense:
     """`dense` in float32 with certain weights, by NumPy.
+
+    A subclass multiplies in another way: it has its own `multiply`, and `row_bounds` or `num_roundings`.
 
     Args:
       kernel: float32[in, out].
       bias: float32[out].
 
     Attributes:
-      margin: How far an output may be off, in units of |x| * |the kernel's column|.
+      column_bounds: float32[out]: an output is off by at most its row's bound times this.
+      num_roundings: How many roundings a product goes through at most.
     """
-
-    # Sums in any order were seen to lie within a third of it of the exact value; the tests try the matrix products of
-    # five kinds of processors.
-    margin = 2.0**-20
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray):
         self._kernel = kernel
         self._bias = bias
+        self._columns = np.ascontiguousarray(kernel.T)
+        squares = np.einsum("ij,ij->i", self._columns, self._columns, dtype=np.float64)
+        norms = np.sqrt(squares + np.square(bias, dtype=np.float64))
+        self._column_norms = norms * (1 + 2.0**-20) + _LEAST_NORM
+        self.column_bounds = _round_up(self._column_norms)
+        # A product, the sum of a part, the sums of the parts, and the bias.
+        self.num_roundings = min(len(kernel), _DEPTH_AT_ONCE) + -(-len(kernel) // _DEPTH_AT_ONCE)
+        self._common_error = _INPUT_ERROR + _FLOAT64_ERROR * (len(kernel) + 2 * exact_sums.NUM_PARTS)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return float32[n, out] for `x` float32[n, in]."""
+        return self.bounded(x)[0]
+
+    def bounded(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return outputs, and bounds of how far they are off.
+
+        Args:
+          x: float32[n, in].
+
+        Returns:
+          float32[n, out], and float32[n], the row bounds: times `column_bounds`, they are those of the outputs. Where a
+          sum may leave float32's range, that is beyond 2^24; of a row with NaN or infinity it is NaN or infinite.
+        """
+        outputs = self.multiply(x)
+        row_norms = _row_norms(x)
+        return outputs, _round_up(self.row_bounds(x, row_norms) + row_norms * self._common_error)
+
+    def multiply(self, x: np.ndarray) -> np.ndarray:
+        """Return float32[n, out] for `x` float32[n, in]."""
         return dense(x, self._kernel, self._bias)
+
+    def row_bounds(self, x: np.ndarray, row_norms: np.ndarray) -> np.ndarray:
+        """Return bounds of the errors of `multiply` alone, in units of the columns' norms.
+
+        Args:
+          x: float32[n, in].
+          row_norms: float64[n], of (x, 1).
+
+        Returns:
+          float64[n].
+        """
+        return gamma(self.num_roundings) * row_norms
+
+    def exact(self, x: np.ndarray) -> np.ndarray:
+        """Return exactly what the layer should give, float64[n, out], for `x` float32[n, in] or float64."""
+        return exact_sums.exact_layer(np.ascontiguousarray(x), self._columns, self._bias)
+
+    def exact_at(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return exactly what it should give at some rows and columns, int[m] each: float64[m]."""
+        # Sorted by columns, of which each is then read but once. A short type is sorted by radix.
+        order = np.argsort(columns.astype(np.min_scalar_type(len(self._bias))), kind="stable")
+        outputs = np.empty(len(order))
+        rows, columns = rows[order], columns[order]
+        outputs[order] = exact_sums.exact_sums(np.ascontiguousarray(x), self._columns, self._bias, rows, columns)
+        return outputs
 
 
 class SplitDense(Dense):
     """`Dense` by products of bfloat16.
+
+    Of `x * w`, with `x = x_hi + x_lo + x_rest` and `w` alike, `x_lo * w_lo + x_rest * (w_hi + w_lo) + x * w_rest` is
+    left out: by Cauchy and Schwarz at most `|x_lo| |w_lo| + |x_rest| |w| (1 + 2^-17) + |x| |w_rest|`. These norms are
+    computed, those of the weights once.
 
     Raises:
       RuntimeError: If this processor or process has no use of matrix units (`has_matrix_units`).
@@ -105,229 +150,42 @@ class SplitDense(Dense):
         if not has_matrix_units():
             raise RuntimeError("SplitDense needs a processor with AMX, and Linux from 5.16 on: use `dense`.")
         super().__init__(kernel, bias)
-        # What is lost are the remainders of a and b, and a_lo * b_lo, each at most 2**-18: never more than the first.
-        # Of many products it averages out: in 57 trained networks, whose lower layers add to it, no output of 650
-        # million was off by more than a third of the second.
-        self.margin = min(2.0**-16, 2.0**-13 / math.sqrt(len(kernel)))
-        depth, columns = (-(-size // _BLOCK) for size in kernel.shape)
-        # For each block of columns, and of rows of those: two tiles of b_hi, then two of b_lo.
-        self._tiles = _aligned((columns, depth, 4, *_TILE), np.uint16)
-        self._tiles[:] = 0  # where the kernel ends within a block
-        _split_kernel(np.ascontiguousarray(kernel), self._tiles)
+        self._tiles = matrix_units.split_kernel(kernel)
+        # Of the column of which most is left out, in units of its norm.
+        self._low, self._rest = (matrix_units.split_norms(self._columns) / self._column_norms[:, None]).max(axis=0)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def multiply(self, x: np.ndarray) -> np.ndarray:
         """Return float32[n, out] for `x` float32[n, in]."""
-        columns, depth = self._tiles.shape[:2]
-        rows = min(_ROWS_AT_ONCE, max(-(-len(x) // _BLOCK), 1) * _BLOCK)
-        inputs = _aligned((rows // _BLOCK, min(depth, _DEPTH_AT_ONCE // _BLOCK), 4, *_TILE), np.uint16)
-        sums = _aligned((rows, columns * _BLOCK), np.float32)
-        activations = np.empty((len(x), len(self._bias)), np.float32)
-        if _multiply(np.ascontiguousarray(x), self._tiles, self._bias, inputs, sums, _CONFIG, activations):
-            return activations
-        return super().__call__(x)
+        outputs = matrix_units.multiply(x, self._tiles, self._bias)
+        return super().multiply(x) if outputs is None else outputs
+
+    def row_bounds(self, x: np.ndarray, row_norms: np.ndarray) -> np.ndarray:
+        """Return bounds of the errors of `multiply` alone, in units of the columns' norms: float64[n]."""
+        low, rest = matrix_units.split_norms(x).T
+        left_out = low * self._low + rest * _SLACK + row_norms * self._rest
+        # The magnitudes of the parts are greater than those of the products, by 1 + 3 * 2^-8 + 2 * 2^-16 at most.
+        rounding = gamma(matrix_units.num_roundings(len(self._kernel))) * (1 + 2.0**-6)
+        bounds = left_out + rounding * row_norms
+        if row_norms.max(initial=0) < matrix_units.MAX_INPUT:
+            return bounds
+        return np.maximum(bounds, super().row_bounds(x, row_norms))  # what cannot be split is multiplied by NumPy
 
 
-def compile_split_dense() -> None:
-    """Compile what `SplitDense` runs, without running it: for processors that this one is none of."""
-    x, kernel, activations = (np.zeros((1, 1), np.float32) for _ in range(3))
-    bias = np.zeros(1, np.float32)
-    tiles, sums = _aligned((1, 1, 4, *_TILE), np.uint16), _aligned((_BLOCK, _BLOCK), np.float32)
-    for function, arguments in (
-        (_split_kernel, (kernel, tiles)),
-        (_multiply, (x, tiles, bias, tiles, sums, _CONFIG, activations)),
-    ):
-        function.compile(tuple(map(numba.typeof, arguments)))  # type: ignore[attr-defined]
+def gamma(roundings: int) -> float:
+    """Return by what share of the terms' magnitudes a float32 sum is off at most, after so many roundings of each."""
+    return roundings * _UNIT / (1 - roundings * _UNIT) if roundings * _UNIT < 1 else np.inf
 
 
-def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return an array that begins with a cache line, as tiles should, filled with nothing in particular."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+def _row_norms(x: np.ndarray) -> np.ndarray:
+    """Return upper bounds of the norms of (x, 1), float64[n], for `x` float32[n, k]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", x, x).astype(np.float64)
+    # The sum is too small by a share of itself at most.
+    share = gamma(x.shape[1])
+    return np.sqrt(1 + squares / (1 - share) if share < 1 else np.full(len(x), np.inf)) * (1 + 2.0**-20)
 
 
-@jit
-def _bfloat16(value):
-    """Return the bits of the nearest bfloat16, halves to even, of a float32 that is not too large."""
-    bits = np.float32(value).view(np.uint32)
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-@jit
-def _float32(bits):
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
-
-
-@jit
-def _split_kernel(kernel, tiles):
-    for row in range(kernel.shape[0]):
-        block, pair, odd = row // _BLOCK, row % _BLOCK // 2, row % 2
-        for column in range(kernel.shape[1]):
-            hi = _bfloat16(kernel[row, column])
-            place = 2 * (column % _HALF) + odd
-            half = column % _BLOCK // _HALF
-            tiles[column // _BLOCK, block, half, pair, place] = hi
-            tiles[column // _BLOCK, block, 2 + half, pair, place] = _bfloat16(kernel[row, column] - _float32(hi))
-
-
-@jit
-def _split_inputs(x, first, tiles):
-    """Split the columns of `x` from `first` on, `_BLOCK` a block; return whether all are numbers that can be split."""
-    fits = True
-    for row in range(len(x)):
-        half, place = row % _BLOCK // _HALF, row % _HALF
-        for block in range(tiles.shape[1]):
-            start = first + _BLOCK * block
-            values = x[row, start : start + _BLOCK]
-            hi, lo = tiles[row // _BLOCK, block, half, place], tiles[row // _BLOCK, block, 2 + half, place]
-            for column in range(len(values)):
-                value = values[column]
-                fits &= abs(value) < _MAX_INPUT
-                hi[column] = _bfloat16(value)
-                lo[column] = _bfloat16(value - _float32(hi[column]))
-            hi[len(values) :] = 0
-            lo[len(values) :] = 0
-    return fits
-
-
-@jit
-def _multiply(x, kernel, bias, inputs, sums, config, outputs):
-    depth = kernel.shape[1]
-    fits = True
-    for first_row in range(0, len(x), len(sums)):
-        rows = x[first_row : first_row + len(sums)]
-        for first in range(0, depth, inputs.shape[1]):
-            part = inputs[:, : min(inputs.shape[1], depth - first)]
-            fits &= _split_inputs(rows, _BLOCK * first, part)
-            _multiply_tiles(inputs, part.shape[1], kernel, first, sums, config)
-        for row in range(len(rows)):
-            for column in range(len(bias)):
-                value = sums[row, column] + bias[column]
-                outputs[first_row + row, column] = value if value > 0 else np.float32(0)
-    return fits
-
-
-@jit
-def _multiply_tiles(a, depth, b, first, sums, config):
-    """Add the products of A's blocks with those of B from `first` on to the sums, or begin them where that is 0.
-
-    Tiles 0 to 3 hold sums, 4 and 5 two of A, above one another, 6 and 7 two of B, side by side.
-    """
-    _load_config(config)
-    stride = 4 * sums.shape[1]
-    for column in range(b.shape[0]):
-        for row in range(a.shape[0]):
-            at = 4 * _BLOCK * column + stride * _BLOCK * row
-            below = at + stride * _HALF
-            if first == 0:
-                _zero(0)
-                _zero(1)
-                _zero(2)
-                _zero(3)
-            else:
-                _load(0, sums, at, stride)
-                _load(1, sums, at + 64, stride)
-                _load(2, sums, below, stride)
-                _load(3, sums, below + 64, stride)
-            for block in range(depth):
-                at_a = _STEP_BYTES * (row * a.shape[1] + block)
-                at_b = _STEP_BYTES * (column * b.shape[1] + first + block)
-                # a_lo * b_hi
-                _load(4, a, at_a + 2 * _TILE_BYTES, 64)
-                _load(5, a, at_a + 3 * _TILE_BYTES, 64)
-                _load(6, b, at_b, 64)
-                _load(7, b, at_b + _TILE_BYTES, 64)
-                _add_four_products()
-                # a_hi * b_hi
-                _load(4, a, at_a, 64)
-                _load(5, a, at_a + _TILE_BYTES, 64)
-                _add_four_products()
-                # a_hi * b_lo
-                _load(6, b, at_b + 2 * _TILE_BYTES, 64)
-                _load(7, b, at_b + 3 * _TILE_BYTES, 64)
-                _add_four_products()
-            _store(0, sums, at, stride)
-            _store(1, sums, at + 64, stride)
-            _store(2, sums, below, stride)
-            _store(3, sums, below + 64, stride)
-    _release()
-
-
-@jit
-def _add_four_products():
-    _add_products(0, 4, 6)
-    _add_products(1, 4, 7)
-    _add_products(2, 5, 6)
-    _add_products(3, 5, 7)
-
-
-def _tile(number):
-    return ir.Constant(ir.IntType(8), number.literal_value)
-
-
-def _address(context, builder, array_type, array):
-    return builder.bitcast(context.make_array(array_type)(context, builder, array).data, ir.IntType(8).as_pointer())
-
-
-def _tile_instruction(name, *tiles):
-    """Compile an instruction for tiles that are named by their numbers."""
-
-    def generate(context, builder, signature, _arguments):
-        call_llvm(builder, f"x86.{name}", ir.VoidType(), *map(_tile, signature.args))
-        return context.get_dummy_value()
-
-    return types.void(*tiles), generate
-
-
-def _memory_instruction(name, tile, array, offset, stride):
-    """Compile an instruction for a tile, and an array with its rows: where the first one is, and how far the next."""
-
-    def generate(context, builder, signature, arguments):
-        tile, array, *integers = signature.args
-        offset, stride = (
-            context.cast(builder, value, integer, types.intp)
-            for value, integer in zip(arguments[2:], integers, strict=True)
-        )
-        rows = builder.gep(_address(context, builder, array, arguments[1]), [offset])
-        call_llvm(builder, f"x86.{name}", ir.VoidType(), _tile(tile), rows, stride)
-        return context.get_dummy_value()
-
-    return types.void(tile, array, offset, stride), generate
-
-
-_instruction: Callable[..., Any] = intrinsic(prefer_literal=True)
-
-
-@_instruction
-def _load_config(_context, config):
-    def generate(context, builder, signature, arguments):
-        call_llvm(builder, "x86.ldtilecfg", ir.VoidType(), _address(context, builder, signature.args[0], arguments[0]))
-        return context.get_dummy_value()
-
-    return types.void(config), generate
-
-
-@_instruction
-def _load(_context, tile, array, offset, stride):
-    return _memory_instruction("tileloadd64", tile, array, offset, stride)
-
-
-@_instruction
-def _store(_context, tile, array, offset, stride):
-    return _memory_instruction("tilestored64", tile, array, offset, stride)
-
-
-@_instruction
-def _zero(_context, tile):
-    return _tile_instruction("tilezero", tile)
-
-
-@_instruction
-def _add_products(_context, sums, a, b):
-    return _tile_instruction("tdpbf16ps", sums, a, b)
-
-
-@_instruction
-def _release(_context):
-    return _tile_instruction("tilerelease")
+def _round_up(bounds: np.ndarray) -> np.ndarray:
+    """Return float32 numbers that are greater than float64 ones, by so much that their rounded products are, too."""
+    with np.errstate(over="ignore"):
+        return np.nextafter((bounds * _SLACK).astype(np.float32), np.float32(np.inf))

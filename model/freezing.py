@@ -22,6 +22,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.many_rates import ManyRatesBottleneck
 from vidpress.model.metrics import MetricsAccumulator
+from vidpress.model.nearest_rounding import fit_steps
 from vidpress.model.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
 from vidpress.model.symbol_counts import SymbolCounts, count_symbols
 from vidpress.model.table_banks import choose_banks, fit_banks
@@ -123,9 +124,10 @@ def freeze(
       ValueError: If there is no prior to take tables from, a weight is not finite, or so many banks cannot be fitted.
     """
     hidden, head = fold_batch_norm(network)
+    hidden = fit_steps(hidden, videos.x[_evenly(len(videos), _CHUNK)])
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
-    model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {})
+    model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
     if tables not in ("empirical", "prior"):
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
     of_prior = prior_tables(network) if tables == "prior" else None
@@ -174,9 +176,14 @@ def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, flo
 
 def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
     """Return `z_hat` of videos at even distances, as many as banks of tables need at most."""
-    rows = np.unique(np.linspace(0, len(videos) - 1, min(len(videos), _BANK_VIDEOS)).astype(np.int64))
+    rows = _evenly(len(videos), _BANK_VIDEOS)
     chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
     return np.concatenate(list(_run_in_threads(lambda chunk: model.quantize(videos.x[chunk]), chunks)))
+
+
+def _evenly(num_videos: int, wanted: int) -> np.ndarray:
+    """Return the numbers of so many videos, or all, at even distances."""
+    return np.unique(np.linspace(0, num_videos - 1, min(num_videos, wanted)).astype(np.int64))
 
 
 def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:

@@ -10,27 +10,24 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
 
 from vidpress.model import dense_layers, model_file, range_coder, storage, strict_json
-from vidpress.model.compiled import jit
 from vidpress.model.dense_layers import Dense, SplitDense, dense
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
+from vidpress.model.nearest_rounding import MAX_Z, round_to_nearest
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.rate_aware_rounding import round_to_cheaper
 from vidpress.model.table_banks import choose_banks
 
-# Version 2 has banks of tables, 3 rate-aware rounding.
-FORMAT_VERSION = 3
-_READABLE_VERSIONS = (1, 2, 3)
-
-# Up to here float32 holds every integer; a bottleneck's values are smaller by orders of magnitude.
-MAX_Z = 2**24
+# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded.
+FORMAT_VERSION = 4
+_READABLE_VERSIONS = (1, 2, 3, 4)
 
 # The loaded models that are in use, by their identity.
 _LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
@@ -43,15 +40,15 @@ MAX_METADATA_BYTES = 2**18
 
 
 class UncodableError(ValueError):
-    """Inputs whose `z` cannot be rounded to an integer: NaN, or beyond `MAX_Z`.
+    """Inputs whose activations cannot be rounded to integers: NaN, or beyond `MAX_Z`.
 
     Attributes:
       usable: bool[num_videos], which inputs are not to blame.
     """
 
-    def __init__(self, z: np.ndarray, usable: np.ndarray):
+    def __init__(self, usable: np.ndarray):
         row = int(np.flatnonzero(~usable)[0])
-        super().__init__(f"row {row} of x gives z up to {z[row].max()}, beyond {MAX_Z}: its values are too large.")
+        super().__init__(f"row {row} of x gives activations that are NaN or beyond {MAX_Z}: its values are too large.")
         self.usable = usable
 
 
@@ -67,7 +64,8 @@ Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
 class FrozenModel:
     """A trained bottleneck network with its range coding tables.
 
-    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded; a video's code is `z_hat`, range coded.
+    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded; a video's code is `z_hat`, range coded. A
+    model that `rounds_every_layer` also rounds the activations of the layers below.
 
     Attributes:
       spec: What `x` is made of.
@@ -80,6 +78,9 @@ class FrozenModel:
         metrics at freezing.
       rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`rate_aware_rounding`). With 0, `z_hat`
         are the nearest integers.
+      rounds_every_layer: Whether the activations of every hidden layer are rounded to the nearest integers, halves to
+        even, before the next one takes them. Those that are not are computed in float64, which takes several times
+        as long.
     """
 
     spec: FeatureSpec
@@ -88,6 +89,7 @@ class FrozenModel:
     head: tuple[np.ndarray, np.ndarray] | None = None
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     rounding_lmbda: float = 0.0
+    rounds_every_layer: bool = False
 
     def __post_init__(self) -> None:
         size = self.spec.input_size
@@ -136,23 +138,27 @@ class FrozenModel:
 
         Returns:
           float32[num_videos, num_dims], `z` before rounding. Its last bits depend on the processor and on a row's
-          place in the batch; `quantize` does not.
+          place in the batch; what `quantize` gives does not.
 
         Raises:
           ValueError: If `x` has another shape.
         """
-        return _forward(self._checked(x), self.hidden)
+        activations = self._checked(x)
+        for index, (kernel, bias) in enumerate(self.hidden):
+            if index and self.rounds_every_layer:
+                activations = np.rint(activations, out=activations)
+            activations = dense(activations, kernel, bias)
+        return activations
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Return `z_hat` of input vectors: the exact network's `z`, rounded.
+        """Return `z_hat` of input vectors: the network's `z` as `exact_sums` defines it, rounded.
 
         To the nearest integer, halves to even; with a `rounding_lmbda`, then to a cheaper neighbour where that is worth
         it in the bank that codes the nearest integers shortest.
 
         A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
-        processor or the number of threads. Matrix products in float32 differ in the last bits by all of these, and
-        more where the processor has matrix units (`dense_layers`), so the `z` that lie near to where rounding turns
-        are computed again in float64.
+        processor or the number of threads. Matrix products in float32 do depend on these, but only decide where it is
+        proven that they are near enough (`dense_layers`, `nearest_rounding`).
 
         Args:
           x: float32[num_videos, input_size].
@@ -162,44 +168,36 @@ class FrozenModel:
 
         Raises:
           ValueError: If `x` has another shape.
-          UncodableError: If an input is NaN, or so large that its `z` cannot be rounded to an integer.
+          UncodableError: If an input is NaN or infinite, or so large that an activation cannot be rounded.
         """
         x = self._checked(x)
-        *lower_layers, last_layer = self._fast_layers
-        last_input = functools.reduce(lambda activations, layer: layer(activations), lower_layers, x)
-        z = last_layer(last_input)
-        usable = z.max(axis=1, initial=0) <= MAX_Z
+        usable = np.isfinite(x).all(axis=1)
         if not usable.all():
-            raise UncodableError(z, usable)
-        row_margin = last_layer.margin * _row_norms(last_input)
-
-        near_rows = []
-
-        def fast_z(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-            near_rows.append(row)
-            return z[row, column]
-
-        z_hat = self._round(z, row_margin, fast_z)
-        near = np.unique(np.concatenate(near_rows))
-        if len(near):
-            exact_input = _forward(x[near].astype(np.float64), self._lower_layers_float64)
-            exact_z = functools.partial(_exact_z, exact_input, *self.hidden[-1])
-            z_hat[near] = self._round(z[near], row_margin[near], exact_z)
-        return z_hat
-
-    def _round(
-        self, z: np.ndarray, row_margin: np.ndarray, z_at: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> np.ndarray:
-        """Return `z_hat` of `z`; what is in the margins is decided by `z_at` some rows and columns."""
-        margin = row_margin, self._column_norms
-        z_hat, row, column = _round_to_nearest(z, *margin)
-        z_hat[row, column] = np.rint(z_at(row, column))
+            x = np.where(usable[:, None], x, np.float32(0))
+        *lower_layers, last_layer = self._fast_layers
+        inputs = x  # of the next layer, exactly
+        for layer in lower_layers:
+            if self.rounds_every_layer:
+                z, row_bounds = layer.bounded(inputs)
+                rounded = round_to_nearest(layer, inputs, z, row_bounds, out=z)
+                z[~rounded] = 0
+                usable &= rounded
+                inputs = z
+            else:
+                inputs = layer.exact(inputs)
+        with np.errstate(over="ignore"):
+            z, row_bounds = last_layer.bounded(inputs.astype(np.float32, copy=False))
+        z_hat = np.empty(z.shape, np.int32)
+        usable &= round_to_nearest(last_layer, inputs, z, row_bounds, out=z_hat)
+        if not usable.all():
+            raise UncodableError(usable)
         if self.rounding_lmbda:
             bank = choose_banks(self.tables, z_hat)
+            bounds = row_bounds, last_layer.column_bounds
             row, column, direction, threshold = round_to_cheaper(
-                self.tables, z, z_hat, bank, self.rounding_lmbda, margin
+                self.tables, z, z_hat, bank, self.rounding_lmbda, bounds
             )
-            beyond = direction * (z_at(row, column) - z_hat[row, column])
+            beyond = direction * (last_layer.exact_at(inputs, row, column) - z_hat[row, column])
             z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
         return z_hat
 
@@ -213,15 +211,6 @@ class FrozenModel:
         if x.ndim != 2 or x.shape[1] != self.spec.input_size:
             raise ValueError(f"x has shape {x.shape}; this model takes [num_videos, {self.spec.input_size}].")
         return x
-
-    @functools.cached_property
-    def _column_norms(self) -> np.ndarray:
-        kernel, bias = self.hidden[-1]
-        return np.sqrt(np.einsum("ij,ij->j", kernel, kernel) + bias**2)
-
-    @functools.cached_property
-    def _lower_layers_float64(self) -> Layers:
-        return tuple((kernel.astype(np.float64), bias.astype(np.float64)) for kernel, bias in self.hidden[:-1])
 
     def compress(self, x: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         """Return the codes of input vectors, and the bank of tables of each.
@@ -282,6 +271,7 @@ class FrozenModel:
             "num_classes": None if self.head is None else self.head[0].shape[1],
             "precision": self.tables.precision,
             "rounding_lmbda": self.rounding_lmbda,
+            "rounds_every_layer": self.rounds_every_layer,
             "metadata": self.metadata,
         }
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -334,6 +324,7 @@ class FrozenModel:
                 tables=tables,
                 head=(tensors["head.kernel"], tensors["head.bias"]) if header.num_classes else None,
                 rounding_lmbda=header.rounding_lmbda,
+                rounds_every_layer=header.rounds_every_layer,
                 metadata=header.metadata,
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -376,51 +367,6 @@ class FrozenModel:
                 model = cls._parse(data, os.fspath(uri), found, verified=model_id is not None)
                 _LOADED[found] = model
             return model
-
-
-@jit
-def _round_to_nearest(
-    z: np.ndarray, row_margin: np.ndarray, column_norms: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Round `z` float32[n, num_dims] to int32; and give the rows and columns of what comes near a half, by row."""
-    num_rows, num_dims = z.shape
-    z_hat = np.empty((num_rows, num_dims), np.int32)
-    rows, columns = [0 for _ in range(0)], [0 for _ in range(0)]
-    for i in range(num_rows):
-        num_near = 0
-        for j in range(num_dims):
-            rounded = np.rint(z[i, j])
-            z_hat[i, j] = np.int32(rounded)
-            num_near += np.float32(0.5) - abs(z[i, j] - rounded) < row_margin[i] * column_norms[j]
-        if num_near:
-            for j in range(num_dims):
-                if np.float32(0.5) - abs(z[i, j] - np.rint(z[i, j])) < row_margin[i] * column_norms[j]:
-                    rows.append(i)
-                    columns.append(j)
-    return z_hat, np.array(rows, np.int64), np.array(columns, np.int64)
-
-
-@jit
-def _exact_z(
-    inputs: np.ndarray, kernel: np.ndarray, bias: np.ndarray, rows: np.ndarray, columns: np.ndarray
-) -> np.ndarray:
-    """Return `z` float64[n] of `inputs` float64[:, k] at some rows and columns."""
-    exact = np.empty(len(rows))
-    for i in range(len(rows)):
-        z = np.float64(0)
-        for k in range(len(kernel)):
-            if inputs[rows[i], k] != 0:  # weights of a column lie far apart: most inputs are 0, and spare a look
-                z += inputs[rows[i], k] * np.float64(kernel[k, columns[i]])
-        exact[i] = np.maximum(z + np.float64(bias[columns[i]]), 0.0)
-    return exact
-
-
-def _forward(x: np.ndarray, layers: Layers) -> np.ndarray:
-    return functools.reduce(lambda activations, layer: dense(activations, *layer), layers, x)
-
-
-def _row_norms(x: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", x, x))
 
 
 def _model_id(data: bytes) -> str:

@@ -45,6 +45,7 @@ class Header:
     metadata: dict[str, Any]
     sha256: str
     rounding_lmbda: float = 0.0
+    rounds_every_layer: bool = False
 
 
 def header_text(data: bytes) -> str:
@@ -78,7 +79,7 @@ def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
     """
     header = strict_json.decode(text, Header)
     if len(header.architecture) < 2 or min(header.architecture) < 1 or header.num_classes == 0:
-        raise ValueError(f"architecture={header.architecture} with {header.num_classes} classes has an empty layer")
+        raise ValueError(f"its architecture, {_shown(header)}, has an empty layer")
     try:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, TypeError, OverflowError) as error:
@@ -86,7 +87,7 @@ def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
     expected = _expected_tensors(header)
     if set(tensors) != set(expected):
         odd = sorted(set(tensors) ^ set(expected))
-        raise ValueError(f"its tensors are not those of {header.architecture}: {odd[:5]!r}")
+        raise ValueError(f"its tensors are not those of {_shown(header)}: {str(odd[:5])[:200]}")
     for name, (dtype, shape) in expected.items():
         found = tensors[name]
         fits = found.ndim == len(shape) and all(
@@ -95,6 +96,10 @@ def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
         if found.dtype != dtype or not fits:
             raise ValueError(f"{name} is {found.dtype}{list(found.shape)}, not {dtype}{list(shape)}")
     return header, tensors
+
+
+def _shown(header: Header) -> str:
+    return f"{' -> '.join(map(str, header.architecture[:10]))} with {header.num_classes} classes"
 
 
 def _expected_tensors(header: Header) -> dict[str, tuple[str, tuple[int | None, ...]]]:

@@ -16,6 +16,9 @@ from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.table_banks import list_switched_on
 from vidpress.model.table_widths import UNITS_PER_BIT, code_lengths
 
+# The exact `z - z_hat`, below 1, is rounded to float64 before it is compared.
+_ROUNDING = 2.0**-50
+
 
 def round_to_cheaper(
     tables: RangeCodingTables,
@@ -23,7 +26,7 @@ def round_to_cheaper(
     z_hat: np.ndarray,
     bank: np.ndarray,
     rounding_lmbda: float,
-    margin: tuple[np.ndarray, np.ndarray],
+    bounds: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Replace nearest integers by their neighbours where those have less of `(integer - z)^2 + rounding_lmbda * bits`.
 
@@ -35,15 +38,16 @@ def round_to_cheaper(
       z_hat: int32[n, num_dims], the nearest integers; changed in place.
       bank: uint8[n], the bank of each row.
       rounding_lmbda: What a bit costs, in squared rounding steps.
-      margin: float32[n] and float32[num_dims], of whose product float32 `z` may be off.
+      bounds: float32[n] and float32[num_dims], by whose product float32 `z` is off at most.
 
     Returns:
       What is too near for float32 `z` to decide, and was left: rows, columns, directions (1 or -1), and thresholds
-      float64: the neighbour in the direction is the better one if `direction * (z - z_hat)` is above the threshold.
+      float64: the neighbour in the direction is the better one if `direction * (z - z_hat)` is above the threshold. The
+      thresholds are the same numbers on every machine: integers, and three operations in float64.
     """
     _, start, _, escape, cdf_offset = tables.coder_arrays
     arrays = start, escape, cdf_offset, tables.likeliest_value, _saved_bits(tables)
-    return _round_to_cheaper(z, z_hat, bank, arrays, float(rounding_lmbda) / UNITS_PER_BIT, *margin)
+    return _round_to_cheaper(z, z_hat, bank, arrays, float(rounding_lmbda) / UNITS_PER_BIT, *bounds)
 
 
 @functools.lru_cache(maxsize=1)
@@ -63,7 +67,7 @@ def _saved_bits(tables: RangeCodingTables) -> np.ndarray:
 
 
 @jit
-def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_margin, column_margin):
+def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_bounds, column_bounds):
     start, escape, cdf_offset, likeliest_value, saved_bits = arrays
     rows, columns, directions = [0 for _ in range(0)], [0 for _ in range(0)], [0 for _ in range(0)]
     thresholds = [0.0 for _ in range(0)]
@@ -82,7 +86,8 @@ def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_margin, column_margin):
             direction = 1 if value < likeliest_value[column] else -1
             threshold = 0.5 * (1.0 - cost * saved)
             beyond = direction * (np.float64(z[row, column]) - value) - threshold
-            if abs(beyond) < row_margin[row] * column_margin[column]:
+            # Of NaN, neither is greater.
+            if not abs(beyond) > np.float64(row_bounds[row] * column_bounds[column]) + _ROUNDING:
                 rows.append(row)
                 columns.append(column)
                 directions.append(direction)

@@ -107,18 +107,18 @@ def _row_group_bounds(rows: pa.Table) -> Iterator[int]:
     Raises:
       ValueError: If a row alone is too large for a row group.
     """
-    sizes = {
-        shard_layout.MAX_ROW_GROUP_LABELS: pc.max_element_wise(pc.list_value_length(rows["labels"]), 1),
-        shard_layout.MAX_ROW_GROUP_ID_BYTES: pc.binary_length(rows["id"]),
-    }
-    ends = {limit: np.cumsum(np.append(0, of_row.to_numpy()).astype(np.int64)) for limit, of_row in sizes.items()}
+    labels = pc.max_element_wise(pc.list_value_length(rows["labels"]), 1).to_numpy()
+    id_bytes = pc.binary_length(rows["id"]).to_numpy()
+    too_large = (labels > shard_layout.MAX_ROW_GROUP_LABELS) | (id_bytes > shard_layout.MAX_ID_BYTES)
+    if too_large.any():
+        raise ValueError(f"Row {np.argmax(too_large)} has more labels, or a longer id, than a shard can hold.")
+    limits = {shard_layout.MAX_ROW_GROUP_LABELS: labels, shard_layout.MAX_ROW_GROUP_ID_BYTES: id_bytes}
+    ends = {limit: np.append(0, np.cumsum(of_row, dtype=np.int64)) for limit, of_row in limits.items()}
     yield (start := 0)
     while start < rows.num_rows:
         end = min(rows.num_rows, start + ROW_GROUP_SIZE)
         for limit, so_far in ends.items():
             end = min(end, int(np.searchsorted(so_far, so_far[start] + limit, side="right")) - 1)
-        if end == start:
-            raise ValueError(f"Row {start} has more labels, or a longer id, than a shard can hold.")
         yield (start := end)
 
 
@@ -355,7 +355,8 @@ class Shard:
             for chunk in chunks:
                 shard_layout.check_pages(data[chunk.start - start :][: chunk.size], chunk)
             names = [chunk.name for chunk in chunks]
-            (batch,) = self._file.read_row_group(row_group, columns=names).combine_chunks().to_batches()
+            table = self._file.read_row_group(row_group, columns=names, use_threads=False)
+            (batch,) = table.combine_chunks().to_batches()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(row_group, error) from error
         if batch.num_rows != self._row_groups[row_group].num_rows:

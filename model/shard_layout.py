@@ -24,6 +24,8 @@ MAX_FOOTER_BYTES = 2**25
 # Of all videos of a row group together: of 4096, 2,048 labels and an id of 8 KB each.
 MAX_ROW_GROUP_LABELS = 2**23
 MAX_ROW_GROUP_ID_BYTES = 2**25
+# Of an id alone; new ones are shorter still (`vidpress.model.videos.MAX_ID_BYTES`).
+MAX_ID_BYTES = 2**16
 
 # A row group of a shard has some 250 values in the footer, a page's header some 15.
 _MAX_VALUES_OF_ROW_GROUP = 1024
@@ -293,12 +295,16 @@ def _delta_header(reader: CompactReader, num_values: int) -> tuple[int, int]:
     return miniblocks, block // miniblocks
 
 
+def _check_length(shared: int) -> None:
+    if not 0 <= shared <= MAX_ID_BYTES:
+        raise LayoutError(f"an id shares {shared:,} bytes with the one before, of {MAX_ID_BYTES:,} that it may have")
+
+
 def _sum_of_deltas(page: bytes, reader: CompactReader, num_values: int) -> int:
     """Read lengths in DELTA_BINARY_PACKED and return their sum."""
     miniblocks, size = _delta_header(reader, num_values)
     value = total = reader.zigzag()
-    if value < 0:
-        raise LayoutError("one of its strings has a negative length")
+    _check_length(value)
     left = num_values - 1
     while left > 0:
         least = reader.zigzag()
@@ -312,8 +318,7 @@ def _sum_of_deltas(page: bytes, reader: CompactReader, num_values: int) -> int:
             reader.position = end
             for place in range(min(size, left)):
                 value += least + (packed >> place * width & (1 << width) - 1)
-                if value < 0:
-                    raise LayoutError("one of its strings has a negative length")
+                _check_length(value)
                 total += value
             left -= size
     return total

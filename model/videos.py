@@ -97,7 +97,7 @@ def _parse_id(context: Mapping[str, _Values], spec: FeatureSpec) -> bytes:
             try:
                 values = examples.bytes_values(feature)
             except KindError as error:
-                raise RecordError(f"{key!r} must hold one non-empty string, but {error}") from error
+                raise RecordError(f"{key!r} must hold one non-empty string, but {error}; write it as one") from error
             except RecordError as error:
                 raise RecordError(f"{key!r} {error}") from error
             if len(values) != 1 or not values[0]:
@@ -139,10 +139,14 @@ def _parse_feature(
             if isinstance(error, KindError) and error.found == (examples.BYTES if floats else examples.FLOATS):
                 other = Feature(feature.name, feature.size, "uint8" if floats else "float")
                 fix = f"; a model trained with --features {other} takes such frames"
+            elif isinstance(error, KindError):
+                fix = f"; write each frame as {'floats' if floats else 'one string of bytes'}"
             raise RecordError(f"feature {feature.name!r}: {error}{fix}") from error
     if feature.mean_name in context:
         try:
             return examples.float_values(context[feature.mean_name], feature.size)
+        except KindError as error:
+            raise RecordError(f"feature {feature.mean_name!r} {error}; write the mean as floats") from error
         except RecordError as error:
             raise RecordError(f"feature {feature.mean_name!r} {error}") from error
     raise RecordError(
@@ -186,11 +190,10 @@ def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
         if part.ndim == 1:
             x[start:end] = part
             _check_finite(x, start, end, video.id)
-        elif not len(part):
-            raise RecordError("the video has no frames", video.id)
-        elif num_frames not in (None, len(part)):
+        elif not len(part) or num_frames not in (None, len(part)):
             lengths = {name: len(values) for name, values in video.features.items() if values.ndim == 2}
-            raise RecordError(f"the features differ in their number of frames: {lengths}", video.id)
+            what = f"the features differ in their number of frames: {lengths}"
+            raise RecordError(what if any(lengths.values()) else "the video has no frames", video.id)
         else:
             num_frames = len(part)
             if feature.kind == "float":

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from vidpress.model import dense_layers
+from vidpress.model import matrix_units
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
@@ -34,20 +34,23 @@ from vidpress.model.videos import parse_video, pool_frames
 
 
 def warm_up() -> None:
-    """Encode and decode two made-up videos, with a network of one dimension that always comes to lie at a half."""
-    spec = FeatureSpec.parse("rgb:2,audio:1")
-    kernel = np.zeros((spec.input_size, 1), np.float32)
-    layer = kernel, np.full(1, 0.5, np.float32)
+    """Encode and decode two made-up videos, by networks of two units that always come to lie at a half."""
+    spec = FeatureSpec.parse("rgb:512,audio:1")  # sums of so many inputs are in parts
+    layers = tuple(
+        (np.zeros((size_in, 1), np.float32), np.full(1, 0.5, np.float32)) for size_in in (spec.input_size, 1)
+    )
     values = np.array([[0], [1], [0]], np.int32)
     tables = fit_banks(RangeCodingTables.fit(values), values, 2)
-    # Read back, since loops are compiled anew for arrays that cannot be written.
-    model = FrozenModel.from_bytes(FrozenModel(spec, (layer,), tables, rounding_lmbda=0.03).to_bytes())
     videos = []
     for num_frames in (1, 2):  # a single frame lies in the record without a gap, which is another type to the compiler
         frames = np.ones((num_frames, spec.input_size), np.uint8)
         payload = serialize_video(b"id", np.array([1]), frames, spec)
         videos.append(pool_frames(parse_video(payload, spec), spec))
-    decode_codes(encode_videos(model, videos).rows, model.tables)
+    for rounds_every_layer in (False, True):
+        model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
+        # Read back, since loops are compiled anew for arrays that cannot be written.
+        model = FrozenModel.from_bytes(model.to_bytes())
+        decode_codes(encode_videos(model, videos).rows, model.tables)
 
 
 def signatures() -> dict[tuple[str, str], list[Any]]:
@@ -82,13 +85,13 @@ def compile_for(kind: str, loops: Mapping[tuple[str, str], Sequence[Any]]) -> No
     )
 
 
-def compile_loops(loops: Mapping[tuple[str, str], Sequence[Any]], matrix_units: bool) -> None:
+def compile_loops(loops: Mapping[tuple[str, str], Sequence[Any]], has_matrix_units: bool) -> None:
     """Compile loops, by module and name, for the types that are given; and those for matrix units, if there are any."""
     for (module, name), types in loops.items():
         for signature in types:
             getattr(importlib.import_module(module), name).compile(signature)
-    if matrix_units:
-        dense_layers.compile_split_dense()
+    if has_matrix_units:
+        matrix_units.compile_ahead()
 
 
 def main(kinds: Sequence[str]) -> None:

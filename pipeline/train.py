@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from vidpress.model import storage, table_banks
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.range_coding_tables import MAX_DIMS
 from vidpress.pipeline import launch, record_options, stopping
 
 if TYPE_CHECKING:
@@ -236,6 +237,10 @@ def check_freezing_options(args: argparse.Namespace, options: TrainingOptions) -
         raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
     if args.tables == "prior" and options.lmbda_range is not None:
         raise ValueError("--tables prior cannot be had with --lmbda_range: take empirical tables.")
+    if options.hidden[-1] > MAX_DIMS:
+        raise ValueError(
+            f"--hidden {options.hidden[-1]} is too wide to code: the last layer may have {MAX_DIMS:,} units."
+        )
     table_banks.check_num_banks(args.banks)
     if not 0 <= args.rounding_lmbda < math.inf:
         raise ValueError(f"--rounding_lmbda {args.rounding_lmbda} must not be negative.")

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import pathlib
+import zlib
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -332,3 +334,90 @@ def test_a_missing_shard_is_an_error_on_decode(job, tmp_path, capsys):
     path.unlink()
     line = stopped(capsys, decode.main, ["--input", str(job.output), "--output", str(tmp_path / "features")])
     assert f"{path.name} is missing" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.tfrecord.gz", bytes(5000), "begins with zeros"),
+        ("a.tfrecord.gz", b"", "the file is empty, which no gzip file is"),
+        ("a.tfrecord", bytes(5000), "begins with zeros"),
+        ("a.tfrecord", zlib.compress(bytes(5000)), "is compressed by zlib"),
+        ("a.tfrecord", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        ("a.tfrecord", b"<html><body>404</body></html>", "is a web page or XML"),
+        ("a.pb", frame_level(3), "one tf.train message without a record around it"),
+    ],
+)
+def test_a_file_that_is_no_tfrecord_file_is_set_aside_as_what_it_is(job, name, content, reason):
+    (job.input / name).write_bytes(content)
+    job.add("b.tfrecord", [frame_level(9)])
+    job.run(*LENIENT)
+    (letter,) = job.letters()
+    assert letter["file"].endswith(name)
+    assert reason in letter["reason"]
+    assert letter.get("lost_bytes", 0) == len(content)
+    assert job.ids() == names(9)
+
+
+def test_a_second_member_of_zeros_is_set_aside(job):
+    first, second = (gzip.compress(job.add("x", [frame_level(index)]).read_bytes()) for index in (0, 1))
+    (job.input / "x").unlink()
+    (job.input / "a.tfrecord.gz").write_bytes(first + bytes(max(len(second), 600)))
+    job.run(*LENIENT)
+    (letter,) = job.letters()
+    assert "zeros follow its end" in letter["reason"]
+    assert job.ids() == names(0)
+
+
+@pytest.mark.parametrize("value", [b"/m/09x0r", np.ones(2)])
+def test_labels_of_another_kind_are_set_aside(job, value):
+    job.add("a.tfrecord", [frame_level(0), video_level(1, labels=value)])
+    job.run(*LENIENT)
+    (letter,) = job.letters()
+    assert "'labels' must be class indices, but holds" in letter["reason"]
+
+
+def test_keys_of_records_can_be_named(job, capsys):
+    payload = video_level(0, **{"clip/id": b"clip", "clip/label": [4]})
+    job.add("a.tfrecord", [payload])
+    job.run("--id_key", "clip/id", "--labels_key", "clip/label")
+    (batch,) = VideoDataset(job.output)
+    assert (list(batch.ids), [labels.tolist() for labels in batch.labels]) == ([b"clip"], [[4]])
+    job.output = job.output.parent / "other"
+    assert "printable characters" in stopped(capsys, job.run, "--id_key", "")
+
+
+def test_features_of_mediapipe_are_read_by_their_names(job, tmp_path):
+    spec = FeatureSpec.parse("RGB/feature/floats:24:float,AUDIO/feature/floats:8:float:0.5")
+    random_model(spec).save(tmp_path / "floats.safetensors")
+    job.model_path = str(tmp_path / "floats.safetensors")
+    lists = {"RGB/feature/floats": np.ones((5, 24), np.float32), "AUDIO/feature/floats": np.ones((5, 8), np.float32)}
+    job.add("a.tfrecord", [serialize_record({"clip/data_path": b"/a.mp4", "clip/label/index": [3]}, lists)])
+    job.add("b.tfrecord", [frame_level(1)])
+    job.run("--id_key", "clip/data_path", "--labels_key", "clip/label/index", *LENIENT)
+    assert job.ids() == {"/a.mp4"}
+    (letter,) = job.letters()
+    assert "no id: none of ['clip/data_path'] is among ['id', 'labels']" in letter["reason"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.symlink_to("/nowhere"), "is a broken link to /nowhere"),
+        (os.mkfifo, "is a named pipe, not a file"),
+        (lambda path: pathlib.Path(os.fsdecode(bytes(path) + b"\xff")).touch(), "has a name that is not UTF-8"),
+    ],
+)
+def test_what_a_glob_finds_is_never_passed_over(job, capsys, make, message):
+    job.add("a.tfrecord", [frame_level(0)])
+    make(job.input / "b.tfrecord")
+    line = stopped(capsys, job.run)
+    assert "b.tfrecord" in line
+    assert message in line
+    assert not job.output.exists()
+
+
+def test_a_folder_is_refused(job, capsys):
+    job.add("a.tfrecord", [frame_level(0)])
+    arguments = ["--input", str(job.input), "--model", job.model_path, "--output", str(job.output)]
+    assert f"--input {job.input} is a folder: write {job.input}/*" in stopped(capsys, encode.main, arguments)

@@ -1,9 +1,12 @@
+import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
-from conftest import frame_level, write_records
+from conftest import frame_level, random_model, write_records
+
+from vidpress.model.features import FeatureSpec
 
 
 @pytest.mark.parametrize(
@@ -44,9 +47,15 @@ assert compiled() == before, {key: value for key, value in compiled().items() if
 """
 
 
-def test_a_job_compiles_nothing_after_the_warm_up(model_path, tmp_path):
-    records = write_records(tmp_path / "a.tfrecord", [frame_level(index) for index in range(300)])
-    subprocess.run([sys.executable, "-c", JOBS, records, model_path, str(tmp_path / "out")], check=True)
+@pytest.mark.parametrize("rounds_every_layer", [False, True])
+@pytest.mark.parametrize(("features", "hidden"), [("rgb:24,audio:8", (40,)), ("rgb:400,audio:8", (50, 40))])
+def test_a_job_compiles_nothing_after_the_warm_up(features, hidden, rounds_every_layer, tmp_path):
+    spec = FeatureSpec.parse(features)
+    model = dataclasses.replace(random_model(spec, hidden), rounds_every_layer=rounds_every_layer, rounding_lmbda=0.03)
+    model.save(tmp_path / "model.safetensors")
+    records = write_records(tmp_path / "a.tfrecord", [frame_level(index, spec) for index in range(300)])
+    arguments = [records, str(tmp_path / "model.safetensors"), str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", JOBS, *arguments], check=True)
 
 
 CALL = """

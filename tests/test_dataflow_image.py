@@ -337,8 +337,7 @@ def test_the_image_holds_machine_code_for_each_kind_of_processors(image):
     narrow, wide, units = subprocess.run(["sh", START], capture_output=True, text=True, check=True).stdout.split()
     assert len(found[narrow]) > 10
     assert found[narrow] == found[wide]
-    only_there = set(found[units]) - set(found[wide])
-    assert {"dense_layers._multiply", "dense_layers._split_kernel"} <= only_there | set(found[wide])
+    assert {"matrix_units._multiply", "matrix_units._split_kernel"} <= set(found[units])
     assert set(found[wide]) <= set(found[units])
 
 
@@ -565,7 +564,10 @@ def cloud(tools, tmp_path_factory):
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    with cloud_storage.gcp_storage_emulator() as url:
+    with cloud_storage.fake_gcs_server() as emulator:
+        # What the emulator lacks, the proxy before it adds; here it makes nothing fail.
+        proxy = cloud_storage.FaultProxy(emulator)
+        url = proxy.url
         client = storage.Client("project", AnonymousCredentials(), client_options={"api_endpoint": url})
         client.create_bucket("bucket")
         user = tmp_path_factory.mktemp("credentials") / "user.json"
@@ -579,6 +581,7 @@ def cloud(tools, tmp_path_factory):
                 "GOOGLE_APPLICATION_CREDENTIALS": str(user),
             },
         )
+        proxy.close()
 
 
 def written_job(bucket, launch: str) -> tuple[dict, str]:

@@ -49,12 +49,20 @@ def test_folding_is_exact_but_for_rounding(network, videos):
 
 
 def test_the_frozen_model_agrees_with_keras(network, model, videos):
-    z_hat = model.quantize(videos[1].x)
+    z_hat = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
     expected = np.rint(networks.activations_model(network)(videos[1].x))
     assert (z_hat != expected).mean() <= 1e-5
     assert len(np.unique(z_hat)) > 2
+
+
+def test_rounding_lower_layers_changes_little(network, model, videos):
+    assert model.rounds_every_layer
+    z_hat = model.quantize(videos[1].x)
+    expected = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
+    assert 0 < (z_hat != expected).mean() < 0.03
+    assert np.abs(z_hat - expected).max() == 1
     gap = freezing.measure(model, videos[1])["gap"]
-    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-5)
+    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-3)
 
 
 def test_empirical_tables_cost_the_empirical_entropy(model, videos):
@@ -153,11 +161,12 @@ def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, vide
         networks.select_lmbda(many_rates, lmbda)
         model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0])
         z = networks.activations_model(many_rates)(x).numpy()
-        np.testing.assert_allclose(model.bottleneck(x), z, rtol=1e-4, atol=1e-4)
-        assert (model.quantize(x) != np.rint(z)).mean() <= 1e-5
+        unrounded = dataclasses.replace(model, rounds_every_layer=False)
+        np.testing.assert_allclose(unrounded.bottleneck(x), z, rtol=1e-4, atol=1e-4)
+        assert (unrounded.quantize(x) != np.rint(z)).mean() <= 1e-5
         np.testing.assert_allclose(model.logits(np.rint(z)), many_rates(x), rtol=1e-4, atol=1e-4)
         measures = freezing.measure(model, videos[1])
-        assert measures["gap"] == pytest.approx(training.evaluate_network(many_rates, videos[1]).gap, abs=5e-5)
+        assert measures["gap"] == pytest.approx(training.evaluate_network(many_rates, videos[1]).gap, abs=5e-3)
         assert measures["gap"] > 0.5
         num_bytes.append(measures["bytes_per_video"])
     assert num_bytes == sorted(num_bytes, reverse=True)

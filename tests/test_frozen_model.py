@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import subprocess
@@ -8,10 +10,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import REPO, SPEC, random_model
+from emulated_products import KINDS, TooFarOff, Undecided
+from test_exact_sums import by_definition
 
-from vidpress.model import dense_layers
+from vidpress.model.dense_layers import Dense
+from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel, ModelError, UncodableError
 from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.table_banks import fit_banks
 
 
 def inputs(num_videos, seed=1):
@@ -82,9 +88,9 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_a_later_format_is_refused(model):
     data = model.to_bytes()
-    changed = data.replace(b'\\"format_version\\": 3', b'\\"format_version\\": 9')
+    changed = data.replace(b'\\"format_version\\": 4', b'\\"format_version\\": 9')
     assert changed != data
-    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2"):
+    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2, 3, 4"):
         FrozenModel.from_bytes(changed)
 
 
@@ -99,6 +105,21 @@ def test_every_damaged_bit_is_noticed(model):
         except ModelError:
             continue
         assert_equal(loaded, model)  # white space, perhaps; never another model
+
+
+@pytest.mark.parametrize("rounds_every_layer", [False, True])
+def test_whether_lower_layers_are_rounded_is_part_of_the_file(rounds_every_layer):
+    model = dataclasses.replace(random_model(SPEC, hidden=(50, 30)), rounds_every_layer=rounds_every_layer)
+    loaded = FrozenModel.from_bytes(model.to_bytes())
+    assert loaded.rounds_every_layer is rounds_every_layer
+    assert loaded.model_id == model.model_id
+    x = inputs(20)
+    np.testing.assert_array_equal(loaded.quantize(x), model.quantize(x))
+    hidden = np.maximum(x.astype(np.float64) @ model.hidden[0][0] + model.hidden[0][1], 0)
+    hidden = np.rint(hidden) if rounds_every_layer else hidden
+    expected = np.maximum(hidden @ model.hidden[1][0].astype(np.float64) + model.hidden[1][1], 0)
+    np.testing.assert_array_equal(loaded.quantize(x), np.rint(expected))
+    np.testing.assert_allclose(loaded.bottleneck(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_header_says_what_the_model_is(model):
@@ -158,14 +179,141 @@ def test_ties_are_decided_by_the_exact_value(model):
     assert (np.rint(model.bottleneck(x)) != np.rint(exact)).any()
 
 
-@pytest.mark.parametrize("hidden", [(1,), (40,), (1500, 60)])
-def test_symbols_do_not_depend_on_matrix_units(monkeypatch, hidden):
-    """With and without, as far as this processor has them."""
-    model = dataclasses.replace(random_model(SPEC, hidden=hidden), rounding_lmbda=0.04)
-    x = np.concatenate([inputs(3000), near_halves(random_model(SPEC), 50)])
-    z_hat = model.quantize(x)
-    monkeypatch.setattr(dense_layers, "has_matrix_units", lambda: False)
-    np.testing.assert_array_equal(dataclasses.replace(model).quantize(x), z_hat)
+def with_kind(model, kind):
+    """The model with another kind of fast layers."""
+    model = dataclasses.replace(model)
+    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
+    return model
+
+
+def aimed(hidden, x, rounds_every_layer):
+    """Layers with other biases: each unit has an input for which it comes within float32's reach of a tie."""
+    layers, exact = [], x
+    for index, (kernel, bias) in enumerate(hidden):
+        sums = exact.astype(np.float64) @ kernel.astype(np.float64)
+        places = np.arange(len(bias)) % len(x)
+        aim = sums[places, np.arange(len(bias))]
+        offset = 0.5 - (aim - np.floor(aim)) + np.rint(bias)
+        if index < len(hidden) - 1 and not rounds_every_layer:
+            offset = bias.astype(np.float64)
+        layers.append((kernel, offset.astype(np.float32)))
+        exact = Dense(*layers[-1]).exact(exact)
+        if index < len(hidden) - 1 and rounds_every_layer:
+            exact = np.rint(exact).astype(np.float32)
+    return tuple(layers)
+
+
+def hard_network(case, hidden, rounds_every_layer=True, num_videos=50):
+    """A model and inputs, made to lie at ties and to be hard on float32; and near ties by much less than it is off."""
+    rng = np.random.default_rng(5)
+    spec = FeatureSpec.parse("emb:400")
+    x = rng.normal(size=(num_videos, 400)).astype(np.float32)
+    if case.startswith("mean"):
+        x += np.float32(case.removeprefix("mean "))
+    elif case == "dyadic":
+        x = np.rint(4 * x)
+    elif case == "denormal":
+        x[:, ::2] *= np.float32(1e-39)
+    elif case == "magnitudes":
+        x *= 10.0 ** rng.uniform(-12, 0, x.shape).astype(np.float32)
+    elif case == "cancelling":
+        x[:, 200:] = x[:, :200]
+        x *= np.float32(1e3)
+    layers, activations = [], x.astype(np.float64)
+    for fan_in, fan_out in itertools.pairwise([400, *hidden]):
+        kernel = rng.normal(size=(fan_in, fan_out))
+        if case == "cancelling" and fan_in == 400:
+            kernel[200:] = -kernel[:200] * (1 + 2.0**-20)
+        before = activations @ kernel
+        kernel *= 4 / before.std(axis=0)
+        if case == "dyadic":
+            kernel = np.rint(kernel * 16) / 16
+        before = activations @ kernel
+        layers.append((kernel.astype(np.float32), -before.mean(axis=0).astype(np.float32)))
+        activations = np.maximum(before - before.mean(axis=0), 0)
+    layers = aimed(layers, x, rounds_every_layer)
+    model = FrozenModel(spec, layers, unfitted(hidden[-1]), rounds_every_layer=rounds_every_layer)
+    z_hat = with_kind(model, Undecided).quantize(x)
+    tables = fit_banks(RangeCodingTables.fit(z_hat), z_hat, 4)
+    return dataclasses.replace(model, tables=tables, rounding_lmbda=0.04), x
+
+
+def unfitted(num_dims):
+    return RangeCodingTables.fit(np.zeros((1, num_dims), np.int32))
+
+
+HARD = ["mean 0", "mean 100", "mean 1000", "dyadic", "denormal", "magnitudes", "cancelling"]
+
+
+@pytest.fixture(scope="module")
+def hard_networks():
+    return functools.cache(hard_network)
+
+
+@pytest.mark.parametrize("rounds_every_layer", [True, False])
+@pytest.mark.parametrize("hidden", [(1,), (70,), (90, 40), (50, 40, 30)])
+@pytest.mark.parametrize("case", HARD)
+def test_symbols_do_not_depend_on_the_processors_products(hard_networks, case, hidden, rounds_every_layer):
+    """Whatever the order of sums, fused or not, flushed or not, in matrix units or not; by real and emulated ones."""
+    model, x = hard_networks(case, hidden, rounds_every_layer)
+    z_hat = with_kind(model, Undecided).quantize(x)
+    for kind in KINDS:
+        np.testing.assert_array_equal(with_kind(model, kind).quantize(x), z_hat, err_msg=kind.__name__)
+    np.testing.assert_array_equal(model.quantize(x), z_hat)
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_what_is_rounded_is_what_is_defined(hard_networks, case):
+    """By sums that are written in another way than the model's own."""
+    model, x = hard_networks(case, (90, 40))
+    model = dataclasses.replace(model, rounding_lmbda=0)
+    expected = []
+    for row in x[:10]:
+        for kernel, bias in model.hidden:
+            row = np.array([np.rint(by_definition(row, kernel[:, j], bias[j])) for j in range(len(bias))])
+        expected.append(row)
+    np.testing.assert_array_equal(model.quantize(x[:10]), expected)
+
+
+def test_networks_at_ties_tell_products_apart(hard_networks):
+    """Otherwise, the tests above would say nothing: rounded as they are, products differ; too far off, symbols do."""
+    for case in ("mean 0", "mean 100", "mean 1000", "cancelling"):
+        model, x = hard_networks(case, (70,))
+        model = dataclasses.replace(model, rounding_lmbda=0)
+        z_hat = model.quantize(x)
+        rounded = [np.rint(with_kind(model, kind)._fast_layers[0](x)) for kind in KINDS]
+        assert any((other != z_hat).any() for other in rounded), case
+        if case in ("mean 0", "mean 100"):  # where bounds decide something
+            assert (with_kind(model, TooFarOff).quantize(x) != z_hat).any(), case
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_cannot_be_coded_does_not_depend_on_products(kind):
+    """Sums that leave float32's range in some orders; and ones that end at the greatest integer."""
+    spec = FeatureSpec.parse("emb:4")
+    kernel = np.array([[3e38, 1], [3e38, 1], [-3e38, 1], [-3e38, 1]], np.float32)
+    model = FrozenModel(spec, ((kernel, np.zeros(2, np.float32)),), unfitted(2))
+    x = np.ones((6, 4), np.float32)
+    x[1] *= 3e38
+    x[2, 0] = 1.5
+    x[3] = [2**23, 2**23, -0.25, 0.25]
+    x[4] = [2**23, 2**23, -0.25, 0.75]
+    x[5, 3] = np.inf
+    with pytest.raises(UncodableError) as error:
+        with_kind(model, kind).quantize(x)
+    assert error.value.usable.tolist() == [True, False, False, False, False, False]
+    np.testing.assert_array_equal(with_kind(model, kind).quantize(x[:1]), [[0, 4]])
+
+
+def test_lower_layers_that_are_too_large_are_refused_by_row():
+    model = random_model(SPEC, hidden=(50, 30))
+    model = dataclasses.replace(model, rounds_every_layer=True)
+    x = inputs(5)
+    x[1] *= 1e9
+    x[4] = np.nan
+    with pytest.raises(UncodableError) as error:
+        model.quantize(x)
+    assert error.value.usable.tolist() == [True, False, True, True, False]
 
 
 SCRIPT = """
@@ -182,9 +330,8 @@ numpy.save(sys.argv[3], z_hat)
 @pytest.mark.parametrize("architecture", ["Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"])
 def test_symbols_do_not_depend_on_the_processors_blas_kernel(tmp_path, architecture):
     """Other processors' matrix products, as far as this one can run them."""
-    model = dataclasses.replace(random_model(SPEC, hidden=(70, 50)), rounding_lmbda=0.04)
+    model, x = hard_network("mean 100", (90, 40), num_videos=300)
     model.save(tmp_path / "m.safetensors")
-    x = np.concatenate([inputs(3000), near_halves(random_model(SPEC), 50)])
     np.save(tmp_path / "x.npy", x)
     arguments = [str(tmp_path / name) for name in ("m.safetensors", "x.npy", "z_hat.npy")]
     result = subprocess.run(
@@ -213,7 +360,7 @@ def test_no_videos_give_no_codes(model):
 def test_inputs_that_have_no_code_are_refused(model, value):
     x = inputs(5)
     x[3] = value
-    with pytest.raises(UncodableError, match="row 3 of x gives z up to") as error:
+    with pytest.raises(UncodableError, match="row 3 of x gives activations that are NaN or beyond 16777216") as error:
         model.quantize(x)
     assert error.value.usable.tolist() == [True, True, True, False, True]
 
@@ -247,6 +394,7 @@ def test_a_model_without_head_says_so(model):
         (1, "fe57ad4a60935df2", ["a9ce", "226d40", "897c"], [0, 0, 0]),
         (2, "190cfaaa413cd3a0", ["b802", "1a64", "9a"], [2, 2, 3]),
         (3, "872a090f56b2169a", ["0accec", "3e", "504b5f0d8fef"], [0, 2, 1]),
+        (4, "edbd7acc334a7f6d", ["580ebc413f", "645ad8ee45", "7a508584a621127dc85222"], [1, 3, 1]),
     ],
 )
 def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes, bank):
@@ -254,6 +402,8 @@ def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes,
     model = FrozenModel.load(path, model_id=model_id)
     golden = np.load(path.with_suffix(".npz"))
     np.testing.assert_array_equal(model.quantize(golden["x"]), golden["z_hat"])
+    for kind in (*KINDS, Undecided):
+        np.testing.assert_array_equal(with_kind(model, kind).quantize(golden["x"]), golden["z_hat"])
     np.testing.assert_allclose(model.logits(golden["z_hat"]), golden["logits"], rtol=1e-5, atol=1e-5)
     found_codes, found_bank = model.compress(golden["x"])
     assert [code.hex() for code in found_codes[:3]] == codes

@@ -5,11 +5,15 @@ import io
 import json
 import pathlib
 import tempfile
+import uuid
 
 import cloud_storage
+import hypothesis
 import numpy as np
+import protocol
 import pytest
 from conftest import frame_level, random_model, video_level, write_records
+from hypothesis.stateful import run_state_machine_as_test
 
 from vidpress.model import storage
 from vidpress.model.dataset import VideoDataset
@@ -446,3 +450,33 @@ def test_a_damaged_download_is_noticed(proxy, model, monkeypatch):
     monkeypatch.setattr(cloud_storage.FaultProxy, "_forward", damaged)
     with pytest.raises(Exception, match=r"[Cc]hecksum|damaged"):
         FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
+
+
+class CloudMachine(protocol.DataSetMachine):
+    """On Cloud Storage, where a process may die before and after each request that changes something."""
+
+    points = ((gcs.Blob, "upload_from_string"), (gcs.Blob, "delete"))
+
+    def new_output(self):
+        generation_files.LEFTOVER_SECONDS = LEFTOVER_SECONDS
+        return f"gs://{BUCKET}/{uuid.uuid4().hex}"
+
+    def grow_old(self):
+        generation_files.LEFTOVER_SECONDS = -60  # nobody can change when an object was written
+
+
+LEFTOVER_SECONDS = generation_files.LEFTOVER_SECONDS
+
+
+def test_the_promises_hold_on_cloud_storage(environment, monkeypatch):
+    monkeypatch.setattr(generation_files, "LEFTOVER_SECONDS", LEFTOVER_SECONDS)
+    with cloud_storage.fake_gcs_server() as url:
+        environment(url)
+        gcs.Client().create_bucket(BUCKET)
+        settings = hypothesis.settings(
+            max_examples=4,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        run_state_machine_as_test(CloudMachine, settings=settings)

@@ -209,7 +209,7 @@ def test_cli_lists_and_runs_the_commands(model_path, capsys):
     assert re.fullmatch(r"vidpress \d+\.\d+\.\d+\n", capsys.readouterr().out)
     with pytest.raises(SystemExit):
         cli.main(["encoed"])
-    assert "no command 'encoed': choose from train, freeze, encode" in capsys.readouterr().err
+    assert "no command 'encoed': did you mean encode?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

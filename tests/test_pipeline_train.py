@@ -198,6 +198,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--steps", "0"], "steps=0"),
         (["--lmbda", "-1"], "lmbda=-1"),
         (["--lmbda", "0", "--tables", "prior"], "--tables prior needs --lmbda above 0"),
+        (["--hidden", "12,8193"], "--hidden 8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
         (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
         (["--features", "rgb"], "--features"),

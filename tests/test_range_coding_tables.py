@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import pickle
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from vidpress.model import range_coding_tables
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.symbol_counts import count_symbols
 
@@ -274,3 +276,34 @@ def test_a_later_version_is_named():
     data[4] = 3
     with pytest.raises(ValueError, match="format version 3; this vidpress reads"):
         RangeCodingTables.from_bytes(bytes(data))
+
+
+def test_tables_have_limits():
+    with pytest.raises(ValueError, match=r"There are 8,193 dimensions .*: 8,192 and 2,097,152 are possible"):
+        RangeCodingTables(np.tile([0, 1, 2], 8193), np.arange(8194) * 3, np.zeros(8193, np.int32), 1)
+    size = 2**16 + 1
+    flat = RangeCodingTables(np.tile(np.arange(size), 6), np.arange(7) * size, np.zeros(6, np.int32), 16)
+    tilt = np.repeat((np.arange(49) - 24).astype(np.int8)[:, None], 6, axis=1)
+    with pytest.raises(ValueError, match=r"entries in all: 16,777,216 are possible\. Take fewer banks"):
+        dataclasses.replace(flat, bank_tilt=tilt)
+    with pytest.raises(ValueError, match="did training diverge"):
+        RangeCodingTables(np.tile(np.arange(size), 32), np.arange(33) * size, np.zeros(32, np.int32), 16)
+
+
+@hypothesis.given(seeds)
+def test_banks_share_distributions_and_are_tilted_one_by_one(rng):
+    """However many distributions are computed at a time."""
+    tables = RangeCodingTables.fit(sparse_z_hat(50, 20, seed=1))
+    tilt = rng.integers(-24, 25, (5, 20)).astype(np.int8)
+    tilt[2] = -128
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_coding_tables, "_ENTRIES_CHUNK", int(rng.integers(1, 30)))
+        cdf, start, first_uppers, escape, _ = dataclasses.replace(tables, bank_tilt=tilt).coder_arrays
+    for bank in range(5):
+        alone = dataclasses.replace(tables, bank_tilt=np.where(tilt[bank] == -128, 0, tilt[bank])[None])
+        alone_cdf, alone_start, alone_uppers, _, _ = alone.coder_arrays
+        np.testing.assert_array_equal(first_uppers[bank], alone_uppers[0])
+        for dim in range(20):
+            size = escape[dim] + 2
+            found, expected = start[bank, dim], alone_start[0, dim]
+            np.testing.assert_array_equal(cdf[found : found + size], alone_cdf[expected : expected + size])

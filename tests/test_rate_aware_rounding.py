@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import SPEC, random_model
+from emulated_products import KINDS, TooFarOff, Undecided
 
+from vidpress.model.dense_layers import Dense
 from vidpress.model.frozen_model import FrozenModel, ModelError
 from vidpress.model.table_banks import choose_banks
+from vidpress.model.table_widths import UNITS_PER_BIT
 
 COST = 0.04
 
@@ -86,6 +89,45 @@ def test_what_lies_at_a_threshold_does_not_depend_on_its_companions():
     np.testing.assert_array_equal(model.quantize(x[order]), together[order])
     alone = np.concatenate([model.quantize(x[row : row + 1]) for row in range(len(x))])
     np.testing.assert_array_equal(alone, together)
+
+
+def with_kind(model, kind):
+    model = dataclasses.replace(model)
+    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
+    return model
+
+
+def test_what_lies_at_a_threshold_does_not_depend_on_the_processors_products():
+    model = dataclasses.replace(random_model(SPEC), rounding_lmbda=COST)
+    x = near_thresholds(model, 60)
+    z_hat = with_kind(model, Undecided).quantize(x)
+    for kind in KINDS:
+        np.testing.assert_array_equal(with_kind(model, kind).quantize(x), z_hat, err_msg=kind.__name__)
+    assert (with_kind(model, TooFarOff).quantize(x) != z_hat).any()
+
+
+def test_what_lies_at_a_threshold_is_decided_by_the_exact_sum():
+    model = dataclasses.replace(random_model(SPEC), rounding_lmbda=COST)
+    x = near_thresholds(model, 60)
+    z = Dense(*model.hidden[0]).exact(x)
+    nearest = np.rint(z).astype(np.int32)
+    bank = choose_banks(model.tables, nearest)
+    neighbour = nearest + np.sign(model.tables.likeliest_value - nearest)
+    units, other = (
+        np.rint(np.minimum(bits_of(model, z_hat, bank), 1e9) * UNITS_PER_BIT) for z_hat in (nearest, neighbour)
+    )
+    threshold = 0.5 * (1.0 - COST / UNITS_PER_BIT * (units - other))
+    beyond = (neighbour - nearest) * (z - nearest)
+    cheaper = (other < units) & (units < 1e9) & (beyond > threshold)
+    assert (np.abs(beyond - threshold)[other < units] < 1e-6).sum() >= 50
+    np.testing.assert_array_equal(model.quantize(x), np.where(cheaper, neighbour, nearest))
+
+
+def test_no_code_length_lies_near_a_half():
+    """So that whatever the last bits of a machine's logarithm are, the lengths are the same integers."""
+    units = np.log2(np.arange(1, 2**16 + 1)) * UNITS_PER_BIT
+    distance = np.abs(np.abs(units - np.rint(units)) - 0.5)
+    assert distance.min() > 1e-7  # a last bit is less than 4e-12
 
 
 def test_codes_round_trip_and_are_shorter(model):

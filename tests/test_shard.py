@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC
 
-from vidpress.model import range_coder, shard
+from vidpress.model import range_coder, shard, shard_layout
 from vidpress.model.shard import (
     ROW_GROUP_SIZE,
     SCHEMA,
@@ -173,6 +173,71 @@ def test_a_footer_holds_only_the_banks_that_its_rows_use(model):
     assert len(opened.header.tables.to_bytes()) < len(model.tables.to_bytes())
     decoded = decode_rows(opened.read(0))["z_hat"].flatten().to_numpy().reshape(one.num_rows, -1)
     np.testing.assert_array_equal(decoded, z_hat[rows["bank"].to_numpy() == 2])
+
+
+class Counted(io.BytesIO):
+    """A file that notes what is read of it."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.reads = []
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.reads.append(len(data))
+        return data
+
+
+def test_opening_is_one_read_and_each_row_group_another(model):
+    rows, _ = make_rows(model, 2 * ROW_GROUP_SIZE)
+    data = shard_bytes(model, rows)
+    file = Counted(data)
+    opened = Shard(file, "s")
+    assert file.reads == [min(len(data), 2**18)]
+    opened.read(1)
+    opened.read_ids(0)
+    assert len(file.reads) == 3
+    columns = opened.column_bytes
+    assert file.reads[1] + file.reads[2] < sum(columns.values()) / 2 + columns["id"]
+
+
+def test_a_footer_beyond_the_tail_is_another_read(model, monkeypatch):
+    rows, _ = make_rows(model, 900)
+    monkeypatch.setattr(shard, "ROW_GROUP_SIZE", 1)
+    file = Counted(shard_bytes(model, rows))
+    assert Shard(file, "s").num_rows == 900
+    assert len(file.reads) == 2
+    assert file.reads[1] > file.reads[0] == 2**18
+
+
+def test_the_footer_s_checksum_is_of_all_of_it_and_of_nothing_else(model):
+    rows, _ = make_rows(model, 30)
+    data = shard_bytes(model, rows)
+    opened = Shard(io.BytesIO(data), "s")
+    assert opened.num_bytes == len(data)
+    assert opened.footer_crc32 == shard.footer_crc32(data) == shard.footer_crc32(memoryview(data))
+    footer_start = sum(opened.column_bytes.values()) + 4
+    for position, is_footer in ((footer_start - 1, False), (footer_start, True), (len(data) - 9, True)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        assert (shard.footer_crc32(damaged) != opened.footer_crc32) == is_footer
+    with pytest.raises(ShardError, match="are no shard"):
+        shard.footer_crc32(data[:-1])
+
+
+def test_row_groups_end_where_more_could_not_be_read(model, monkeypatch):
+    rows, z_hat = make_rows(model, 300)
+    monkeypatch.setattr(shard_layout, "MAX_ROW_GROUP_LABELS", 60)
+    monkeypatch.setattr(shard_layout, "MAX_ROW_GROUP_ID_BYTES", 200)
+    data = shard_bytes(model, rows)
+    opened = Shard(io.BytesIO(data), "s")
+    assert max(opened.row_group_sizes) == 28  # ids of 7 bytes
+    assert len(set(opened.row_group_sizes[:-1])) > 2
+    decoded = pa.Table.from_batches([decode_rows(opened.read(index)) for index in range(len(opened.row_group_sizes))])
+    np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
+    monkeypatch.setattr(shard_layout, "MAX_ID_BYTES", 6)
+    with pytest.raises(ValueError, match="Row 0 has more labels, or a longer id, than a shard can hold"):
+        shard_bytes(model, rows)
 
 
 def test_a_shard_without_rows_is_not_written(model):

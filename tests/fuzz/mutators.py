@@ -157,7 +157,7 @@ def mutate_model(data: bytes, rng: random.Random, change: ChangeBytes, max_size:
     elif choice == "shape":
         tensors[name] = tensor[: rng.randrange(len(tensor) + 1)].copy()
     elif choice == "type":
-        tensors[name] = tensor.astype(rng.choice([np.float64, np.int64, np.complex64]))
+        tensors[name] = tensor.astype(rng.choice([np.float64, np.complex64]))
     else:
         del tensors[name]
     header = json.loads(text)
