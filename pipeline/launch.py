@@ -67,6 +67,9 @@ __all__ = [
 
 _log = logging.getLogger("vidpress")
 
+# How Beam begins to say that an engine which it starts by itself cannot be had.
+_NO_ENGINE = ("Unable to fetch remote", "You must specify a --job_endpoint")
+
 
 class JobError(VidpressError):
     """A job that cannot start or did not finish: the message names the cause and the fix."""
@@ -159,6 +162,8 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
     except Exception as error:
         # Runners that cross a process boundary pass on an error's text, not its type.
         text = explanation(error)
+        if text is None and str(error).startswith(_NO_ENGINE):
+            text = f"{error}: docs/engines.md says what each engine needs."
         if text is None:
             raise
         raise JobError(text) from error
