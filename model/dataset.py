@@ -14,7 +14,7 @@ from vidpress.model import storage
 from vidpress.model.listed_shards import open_shard
 from vidpress.model.manifest import FileEntry, Manifest
 from vidpress.model.metrics import multi_hot
-from vidpress.model.shard import SCHEMA, Shard, decode_codes, labels_list
+from vidpress.model.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -156,7 +156,10 @@ class VideoDataset:
             for name, row_group in row_groups[start : start + step]:
                 shard = open_shard(name)
                 # A shard has only the banks of tables that its own rows use.
-                tables = shard.header.tables if tables is None else tables.union(shard.header.tables)
+                try:
+                    tables = shard.header.tables if tables is None else tables.union(shard.header.tables)
+                except ValueError as error:
+                    raise ShardError(f"{shard.name} has other tables than the shards before it: {error}") from error
                 batches.append(shard.read(row_group).replace_schema_metadata())
             rows = pa.Table.from_batches(batches, SCHEMA)
             if rng is not None:

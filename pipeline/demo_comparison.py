@@ -1,0 +1,204 @@
+"""What the demo compares: the same videos stored in several ways, what that takes, and what it is worth."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vidpress.model import baselines
+from vidpress.model.dataset import VideoDataset
+from vidpress.model.features import FeatureSpec
+from vidpress.model.file_names import join
+from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.manifest import Manifest
+from vidpress.model.shard import Shard
+from vidpress.pipeline.evaluation_measures import task_metrics
+
+if TYPE_CHECKING:
+    from vidpress.model.training_data import LabelledVideos
+
+# Below this, two GAPs are called the same: two trainings that differ in nothing but the seed differ as much.
+SAME_GAP = 0.003
+
+# How the classifier is trained, the same for each row: few passes with a high learning rate that falls quickly.
+_LEARNING_RATE, _DECAY_A_ROUND, _ROUNDS = 0.01, 0.3, 3
+
+
+class Row(NamedTuple):
+    """A way to store videos.
+
+    Attributes:
+      name: What is stored, and how.
+      bytes_per_video: What it takes.
+      gap: GAP of a linear classifier on the validation videos, trained and measured on what is read back.
+    """
+
+    name: str
+    bytes_per_video: float
+    gap: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What was measured.
+
+    Attributes:
+      features: The networks' input.
+      activations: Those of the network without a rate, as they are.
+      int8: The same, a byte a dimension.
+      rounded: The same, rounded to integers and range-coded: the codes.
+      codes: vidpress's codes.
+      file: vidpress's Parquet files, with all that is in them.
+      num_videos: How many validation videos there are.
+      table_bytes: Bytes of the tables in vidpress's files.
+    """
+
+    features: Row
+    activations: Row
+    int8: Row
+    rounded: Row
+    codes: Row
+    file: Row
+    num_videos: int
+    table_bytes: int
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The table's rows."""
+        return self.features, self.activations, self.int8, self.rounded, self.codes, self.file
+
+
+def compare(
+    output: pathlib.Path, train: str, validation: str, num_classes: int, *, progress: Callable[[str], object]
+) -> Comparison:
+    """Measure what lies in a demo's folder.
+
+    Args:
+      output: Holds the model `model-without-rate.safetensors`, and of it and `vidpress` the data sets
+        `compact-NAME-train` and `compact-NAME-validation`.
+      train: Glob of the training videos.
+      validation: Glob of the validation videos.
+      num_classes: How many classes there are.
+      progress: Called with the name of each row when its classifier is trained.
+    """
+    from vidpress.model import training_data
+
+    sets = [
+        training_data.load_videos(training_data.match_files([glob]), FeatureSpec(), num_classes)
+        for glob in (train, validation)
+    ]
+    x = [np.asarray(videos.x) for videos in sets]
+
+    def row(name: str, bytes_per_video: float, stored: list[LabelledVideos]) -> Row:
+        progress(name)
+        training, others = stored
+        return Row(name, bytes_per_video, classifier_gap(training, others, num_classes))
+
+    def codec_row(name: str, codec: baselines.Codec, vectors: list[np.ndarray]) -> Row:
+        """Store vectors by a codec, and read them back."""
+        codes = [codec.encode(part) for part in vectors]
+        stored = [dataclasses.replace(videos, x=codec.decode(part)) for videos, part in zip(sets, codes, strict=True)]
+        return row(name, codec.num_bytes(codes[1]) / len(codes[1]), stored)
+
+    def data_set_row(name: str, data_set: str) -> Row:
+        """Read back what `vidpress encode` wrote."""
+        folders = [output / f"compact-{data_set}-{part}" for part in ("train", "validation")]
+        return row(name, code_bytes_per_video(folders[1]), [read_videos(folder) for folder in folders])
+
+    network = FrozenModel.load(output / "model-without-rate.safetensors")
+    z = [network.bottleneck(part) for part in x]
+    features, activations, int8, rounded, codes = (
+        codec_row("input features x, float32 + zlib", baselines.Float32(), x),
+        codec_row("activations without a rate, float32 + zlib", baselines.Float32(), z),
+        codec_row("  the same, int8 in Parquet", baselines.fit_int8(z[0]), z),
+        data_set_row("  the same, rounded to integers, codes alone", "without-rate"),
+        data_set_row("vidpress, codes alone", "vidpress"),
+    )
+    folder = output / "compact-vidpress-validation"
+    manifest = Manifest.load(folder)
+    num_videos = manifest.counts.videos
+    file_bytes = sum(entry.bytes for entry in manifest.shards)
+    file = Row("vidpress, the whole Parquet file", file_bytes / num_videos, codes.gap)
+    shards = [Shard.open(join(folder, entry.name)) for entry in manifest.shards]
+    # In base64, as they stand in each file's footer.
+    table_bytes = sum(len(base64.b64encode(shard.header.tables.to_bytes())) for shard in shards)
+    return Comparison(features, activations, int8, rounded, codes, file, num_videos, table_bytes)
+
+
+def code_bytes_per_video(folder: pathlib.Path) -> float:
+    """Return what a data set's codes take, and the bits that say which bank of tables decodes each."""
+    manifest = Manifest.load(folder)
+    num_banks = Shard.open(join(folder, manifest.shards[0].name)).header.tables.num_banks
+    return manifest.counts.code_bytes / manifest.counts.videos + np.log2(num_banks) / 8
+
+
+def read_videos(folder: pathlib.Path) -> LabelledVideos:
+    """Read a data set as a training job does; `x` is what was decoded. Videos without labels are left out."""
+    from vidpress.model.training_data import LabelledVideos
+
+    batches = list(VideoDataset(folder))
+    labels = [labels for batch in batches for labels in batch.labels]
+    features = np.concatenate([batch.features for batch in batches])
+    counts = np.array(list(map(len, labels)))
+    return LabelledVideos(
+        x=features[counts > 0],
+        labels=np.concatenate(labels),
+        label_start=np.concatenate([[0], np.cumsum(counts[counts > 0])]),
+        num_unlabelled=int(np.sum(counts == 0)),
+        fingerprint={},
+    )
+
+
+def classifier_gap(training: LabelledVideos, validation: LabelledVideos, num_classes: int) -> float:
+    """Train a linear classifier on what was read back, as a user's training job would, and return its GAP on others."""
+    from vidpress.model import task_heads
+
+    options = task_heads.HeadOptions(_LEARNING_RATE, _DECAY_A_ROUND, _ROUNDS, standardize=False)
+    head = task_heads.train_head(np.asarray(training.x, np.float32), training, num_classes, options=options)
+    return task_metrics(head.logits, validation)["gap"]
+
+
+def table(comparison: Comparison, description: str) -> list[str]:
+    """Return the lines of the table.
+
+    Args:
+      comparison: What was measured.
+      description: What the data are.
+    """
+    width = max(len(row.name) for row in comparison.rows)
+    return [
+        f"{comparison.num_videos:,} videos that nothing was trained on ({description}):",
+        "",
+        f"  {'what is stored of a video':<{width}}  {'bytes':>9}  {'GAP':>7}",
+        *(f"  {row.name:<{width}}  {row.bytes_per_video:>9,.1f}  {row.gap:>7.4f}" for row in comparison.rows),
+        "",
+        "GAP is how well a linear classifier, trained on what is read back, finds the videos' classes: the average "
+        "precision",
+        "of the 20 best guesses for each video, all in one ranking; 1 is the best.",
+    ]
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Return three lines that say what was seen, whatever it is."""
+    codes, activations, rounded = comparison.codes, comparison.activations, comparison.rounded
+    ratio = codes.bytes_per_video / rounded.bytes_per_video
+    file_bytes, table_bytes = comparison.file.bytes_per_video, comparison.table_bytes / comparison.num_videos
+    return [
+        f"- vidpress's codes take {codes.bytes_per_video / activations.bytes_per_video:.1%} of the activations' bytes, "
+        f"and their GAP is {_difference(codes.gap, activations.gap)}.",
+        f"- Rounding alone, without a rate: vidpress's codes take {abs(1 - ratio):.0%} "
+        f"{'less' if ratio < 1 else 'more'} than that, and their GAP is {_difference(codes.gap, rounded.gap)}.",
+        f"- The file also holds ids, labels and tables: {table_bytes:,.1f} of its {file_bytes:,.1f} bytes a video are "
+        f"tables, {comparison.table_bytes:,} bytes that {comparison.num_videos:,} videos share.",
+    ]
+
+
+def _difference(gap: float, other: float) -> str:
+    if abs(gap - other) < SAME_GAP:
+        return f"the same ({gap:.4f} and {other:.4f}; seeds differ by {SAME_GAP:g})"
+    return f"{'higher' if gap > other else 'LOWER'} by {abs(gap - other):.4f}"
