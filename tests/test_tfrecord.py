@@ -86,7 +86,7 @@ def test_every_cut_is_reported(cut):
 
 @pytest.mark.parametrize("cut", [5, 15, 40])
 def test_cut_gzip_is_reported(cut):
-    compressed = gzip.compress(tfrecord_bytes([b"first" * 100, b"second" * 100]))
+    compressed = gzip.compress(tfrecord_bytes([b"first" * 100, b"second" * 100]), mtime=0)
     file = open_gzip(io.BytesIO(compressed[:cut]))
     items = [item for _, item in read_tfrecords(file)]
     assert isinstance(items[-1], Damage)
@@ -95,7 +95,7 @@ def test_cut_gzip_is_reported(cut):
 
 def test_gzip_cut_between_records_is_reported():
     """All records can be read, but the stream's end is missing: more may have been lost."""
-    compressed = gzip.compress(tfrecord_bytes([b"first"]))
+    compressed = gzip.compress(tfrecord_bytes([b"first"]), mtime=0)
     items = [item for _, item in read_tfrecords(open_gzip(io.BytesIO(compressed[:-8])))]
     assert items[0] == b"first"
     assert isinstance(items[1], Damage)
@@ -107,7 +107,7 @@ PAYLOADS = [bytes([65 + index]) * 200 for index in range(5)]
 @given(st.data())
 def test_damaged_gzip_gives_no_wrong_record(data):
     """Whatever bit is flipped: each record is one that was written, in order, or a damage is reported."""
-    compressed = bytearray(gzip.compress(tfrecord_bytes(PAYLOADS)))
+    compressed = bytearray(gzip.compress(tfrecord_bytes(PAYLOADS), mtime=0))
     compressed[data.draw(st.integers(0, len(compressed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     items = [item for _, item in read_tfrecords(open_gzip(io.BytesIO(bytes(compressed))))]
     records = [item for item in items if isinstance(item, bytes)]
@@ -121,7 +121,7 @@ def test_gzip_of_several_members_is_read_as_gzip_reads_it(parts, padding):
     assert open_gzip(io.BytesIO(packed)).read() == gzip.decompress(packed) == b"".join(parts)
 
 
-FIRST, SECOND = (gzip.compress(tfrecord_bytes(PAYLOADS[part])) for part in (slice(0, 2), slice(2, 5)))
+FIRST, SECOND = (gzip.compress(tfrecord_bytes(PAYLOADS[part]), mtime=0) for part in (slice(0, 2), slice(2, 5)))
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_a_gzip_file_that_is_not_whole_is_reported(packed, num_records, reason):
 
 def test_an_empty_file_is_whole_unless_it_is_to_be_packed():
     assert list(read_tfrecords(io.BytesIO(b""), 0, name="a.tfrecord")) == []
-    assert list(read_tfrecords(io.BytesIO(gzip.compress(b"")), name="a.tfrecord.gz")) == []
+    assert list(read_tfrecords(io.BytesIO(gzip.compress(b"", mtime=0)), name="a.tfrecord.gz")) == []
 
 
 @pytest.mark.parametrize("name", ["a.tfrecord", "a.tfrecord.gz"])
 def test_compression_is_told_by_the_first_bytes(name):
     plain = tfrecord_bytes(PAYLOADS)
-    for data in (plain, gzip.compress(plain)):
+    for data in (plain, gzip.compress(plain, mtime=0)):
         records = [payload for _, payload in read_tfrecords(io.BytesIO(data), len(data), name=name)]
         assert records == PAYLOADS
 
@@ -169,7 +169,7 @@ def test_lost_bytes_are_those_of_the_file():
     data[2 * 216 + 3] ^= 1
     *_, (_, damage) = read_tfrecords(io.BytesIO(bytes(data)), len(data))
     assert damage.lost_bytes == len(data) - 2 * 216
-    packed = gzip.compress(bytes(data), 0)  # stored, so that places are known
+    packed = gzip.compress(bytes(data), 0, mtime=0)  # stored, so that places are known
     *_, (_, damage) = read_tfrecords(io.BytesIO(packed), len(packed))
     assert damage.lost_bytes == pytest.approx(3 * 216, abs=30)
     data[2 * 216 + 3] ^= 1
@@ -208,7 +208,7 @@ def test_a_length_beyond_the_file_is_not_allocated():
     tracemalloc.start()
     try:
         for data in (header(2**31 - 1), header(2**31 - 1) + bytes(1000)):
-            for wrapped, num_bytes in ((data, len(data)), (data, None), (gzip.compress(data), None)):
+            for wrapped, num_bytes in ((data, len(data)), (data, None), (gzip.compress(data, mtime=0), None)):
                 ((_, damage),) = read_tfrecords(io.BytesIO(wrapped), num_bytes)
                 assert "ends within a record of 2147483647 bytes" in damage.reason
         assert tracemalloc.get_traced_memory()[1] < 2**26
@@ -218,14 +218,14 @@ def test_a_length_beyond_the_file_is_not_allocated():
 
 def test_what_little_unpacks_to_too_much_is_refused(monkeypatch):
     monkeypatch.setattr(tfrecord, "MAX_UNPACKED_BYTES", 2**25)
-    bomb = gzip.compress(tfrecord_bytes([b"first", b"a" * 2**26, b"third"]))
+    bomb = gzip.compress(tfrecord_bytes([b"first", b"a" * 2**26, b"third"]), mtime=0)
     (_, first), (_, damage), (_, third) = read_tfrecords(io.BytesIO(bomb))
     assert (first, third) == (b"first", b"third")
     assert "packed to less than a 16th" in damage.reason
     assert not damage.ends_file
     *_, (_, damage) = read_tfrecords(io.BytesIO(bomb[: len(bomb) // 2]))
     assert damage.ends_file
-    stored = gzip.compress(tfrecord_bytes([b"a" * 2**26]), 0)
+    stored = gzip.compress(tfrecord_bytes([b"a" * 2**26]), 0, mtime=0)
     ((_, payload),) = read_tfrecords(io.BytesIO(stored))
     assert payload == b"a" * 2**26
 
