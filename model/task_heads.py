@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -16,32 +15,17 @@ from vidpress.model.training_data import LabelledVideos
 STOPPING_SHARE = 0.1
 
 _BATCH = 256
-# A head that is good already must not be led away from where it is by the first round.
-_LEARNING_RATE_FROM_INITIAL = 0.1
+# Adam's, at first. A head that is good already must not be led away from where it is by the first round.
+_LEARNING_RATE = 0.001
+_LEARNING_RATE_FROM_INITIAL = 0.0001
+_DECAY_A_ROUND = 0.85
 # A round is an epoch, or so many steps if that is more.
 _MIN_ROUND_STEPS = 30
+_MAX_ROUNDS = 40
 # Rounds without a better GAP after which training stops.
 _PATIENCE = 2
 
 _EVALUATION_BATCH = 2048
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadOptions:
-    """How a head is trained.
-
-    Attributes:
-      learning_rate: Adam's, at first; a tenth of it from an initial head.
-      decay_a_round: Factor on the learning rate after each round.
-      max_rounds: How many rounds at most.
-      standardize: Whether each dimension is brought to mean 0 and standard deviation 1. Without, those that vary little
-        say little: of sparse features, that keeps rare dimensions from being learnt by heart.
-    """
-
-    learning_rate: float = 0.001
-    decay_a_round: float = 0.85
-    max_rounds: int = 40
-    standardize: bool = True
 
 
 class TaskHead(NamedTuple):
@@ -68,7 +52,6 @@ def train_head(
     num_classes: int,
     *,
     initial: tuple[np.ndarray, np.ndarray] | None = None,
-    options: HeadOptions = HeadOptions(),
     seed: int = 0,
 ) -> TaskHead:
     """Train a logistic classifier, and stop where its GAP on a tenth of the training videos is best.
@@ -78,7 +61,6 @@ def train_head(
       videos: The training videos, for their labels.
       num_classes: How many classes there are.
       initial: Kernel and bias to start from; else from 0 and the classes' log-odds.
-      options: How to train.
       seed: Of the split and the order of the data.
 
     Returns:
@@ -87,9 +69,7 @@ def train_head(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(features))
     stopping, training = np.split(order, [max(1, int(len(order) * STOPPING_SHARE))])
-    mean, scale = np.zeros(features.shape[1], np.float32), np.ones(features.shape[1], np.float32)
-    if options.standardize:
-        mean, scale = _moments(features, training)
+    mean, scale = _moments(features, training)
     if initial is None:
         frequencies = videos.class_frequencies(num_classes)
         start = (
@@ -100,10 +80,10 @@ def train_head(
         start = (initial[0] * scale[:, None], initial[1] + mean @ initial[0])
     kernel, bias = (tf.Variable(value.astype(np.float32)) for value in start)
     passes = -(-_MIN_ROUND_STEPS * _BATCH // len(training))
-    learning_rate = options.learning_rate * (1 if initial is None else _LEARNING_RATE_FROM_INITIAL)
-    step = _step(kernel, bias, learning_rate, options.decay_a_round, -(-passes * len(training) // _BATCH))
+    learning_rate = _LEARNING_RATE if initial is None else _LEARNING_RATE_FROM_INITIAL
+    step = _step(kernel, bias, learning_rate, -(-passes * len(training) // _BATCH))
     best, best_gap, best_round = _weights(kernel, bias), -1.0, 0
-    for number in range(options.max_rounds + 1):
+    for number in range(_MAX_ROUNDS + 1):
         if number:
             order = np.concatenate([rng.permutation(training) for _ in range(passes)])
             for first in range(0, len(order), _BATCH):
@@ -137,9 +117,11 @@ def _weights(kernel: tf.Variable, bias: tf.Variable) -> tuple[np.ndarray, np.nda
 
 
 def _step(
-    kernel: tf.Variable, bias: tf.Variable, learning_rate: float, decay_a_round: float, round_steps: int
+    kernel: tf.Variable, bias: tf.Variable, learning_rate: float, round_steps: int
 ) -> tf.types.experimental.GenericFunction:
-    schedule = tf.keras.optimizers.schedules.ExponentialDecay(learning_rate, round_steps, decay_a_round, staircase=True)
+    schedule = tf.keras.optimizers.schedules.ExponentialDecay(
+        learning_rate, round_steps, _DECAY_A_ROUND, staircase=True
+    )
     optimizer = tf.keras.optimizers.legacy.Adam(schedule)
 
     @tf.function(reduce_retracing=True)

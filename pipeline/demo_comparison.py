@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 # Below this, two GAPs are called the same: two trainings that differ in nothing but the seed differ as much.
 SAME_GAP = 0.003
 
-# How the classifier is trained, the same for each row: few passes with a high learning rate that falls quickly.
-_LEARNING_RATE, _DECAY_A_ROUND, _ROUNDS = 0.01, 0.3, 3
-
 
 class Row(NamedTuple):
     """A way to store videos.
@@ -35,7 +31,7 @@ class Row(NamedTuple):
     Attributes:
       name: What is stored, and how.
       bytes_per_video: What it takes.
-      gap: GAP of a linear classifier on the validation videos, trained and measured on what is read back.
+      gap: GAP of the classes that the network's own classifier, trained with it, gives for what is read back.
     """
 
     name: str
@@ -73,61 +69,58 @@ class Comparison:
         return self.features, self.activations, self.int8, self.rounded, self.codes, self.file
 
 
-def compare(
-    output: pathlib.Path, train: str, validation: str, num_classes: int, *, progress: Callable[[str], object]
-) -> Comparison:
+def compare(output: pathlib.Path, train: str, validation: str, num_classes: int) -> Comparison:
     """Measure what lies in a demo's folder.
 
     Args:
-      output: Holds the model `model-without-rate.safetensors`, and of it and `vidpress` the data sets
-        `compact-NAME-train` and `compact-NAME-validation`.
+      output: Holds the models `model-without-rate.safetensors` and `model-vidpress.safetensors`, and of each the data
+        set `compact-NAME-validation`.
       train: Glob of the training videos.
       validation: Glob of the validation videos.
       num_classes: How many classes there are.
-      progress: Called with the name of each row when its classifier is trained.
     """
     from vidpress.model import training_data
 
-    sets = [
+    training, videos = (
         training_data.load_videos(training_data.match_files([glob]), FeatureSpec(), num_classes)
         for glob in (train, validation)
-    ]
-    x = [np.asarray(videos.x) for videos in sets]
+    )
+    network = FrozenModel.load(output / "model-without-rate.safetensors")
+    z = network.bottleneck(np.asarray(videos.x))
 
-    def row(name: str, bytes_per_video: float, stored: list[LabelledVideos]) -> Row:
-        progress(name)
-        training, others = stored
-        return Row(name, bytes_per_video, classifier_gap(training, others, num_classes))
-
-    def codec_row(name: str, codec: baselines.Codec, vectors: list[np.ndarray]) -> Row:
-        """Store vectors by a codec, and read them back."""
-        codes = [codec.encode(part) for part in vectors]
-        stored = [dataclasses.replace(videos, x=codec.decode(part)) for videos, part in zip(sets, codes, strict=True)]
-        return row(name, codec.num_bytes(codes[1]) / len(codes[1]), stored)
+    def codec_row(name: str, codec: baselines.Codec, vectors: np.ndarray, *, inputs: bool = False) -> Row:
+        """Store vectors by a codec, and give what is read back to the network's classifier."""
+        codes = codec.encode(vectors)
+        stored = codec.decode(codes)
+        gap = classifier_gap(network, videos, network.bottleneck(stored) if inputs else stored)
+        return Row(name, codec.num_bytes(codes) / len(codes), gap)
 
     def data_set_row(name: str, data_set: str) -> Row:
         """Read back what `vidpress encode` wrote."""
-        folders = [output / f"compact-{data_set}-{part}" for part in ("train", "validation")]
-        return row(name, code_bytes_per_video(folders[1]), [read_videos(folder) for folder in folders])
+        folder = output / f"compact-{data_set}-validation"
+        model = FrozenModel.load(output / f"model-{data_set}.safetensors")
+        stored = read_videos(folder)
+        return Row(name, code_bytes_per_video(folder), classifier_gap(model, stored, stored.x))
 
-    network = FrozenModel.load(output / "model-without-rate.safetensors")
-    z = [network.bottleneck(part) for part in x]
-    features, activations, int8, rounded, codes = (
-        codec_row("input features x, float32 + zlib", baselines.Float32(), x),
-        codec_row("activations without a rate, float32 + zlib", baselines.Float32(), z),
-        codec_row("  the same, int8 in Parquet", baselines.fit_int8(z[0]), z),
-        data_set_row("  the same, rounded to integers, codes alone", "without-rate"),
-        data_set_row("vidpress, codes alone", "vidpress"),
-    )
+    features = codec_row("input features x, float32 + zlib", baselines.Float32(), np.asarray(videos.x), inputs=True)
+    activations = codec_row("activations without a rate, float32 + zlib", baselines.Float32(), z)
+    int8 = baselines.fit_int8(network.bottleneck(np.asarray(training.x)))
+    codes = data_set_row("vidpress, codes alone", "vidpress")
     folder = output / "compact-vidpress-validation"
     manifest = Manifest.load(folder)
-    num_videos = manifest.counts.videos
     file_bytes = sum(entry.bytes for entry in manifest.shards)
-    file = Row("vidpress, the whole Parquet file", file_bytes / num_videos, codes.gap)
     shards = [Shard.open(join(folder, entry.name)) for entry in manifest.shards]
-    # In base64, as they stand in each file's footer.
-    table_bytes = sum(len(base64.b64encode(shard.header.tables.to_bytes())) for shard in shards)
-    return Comparison(features, activations, int8, rounded, codes, file, num_videos, table_bytes)
+    return Comparison(
+        features,
+        activations,
+        codec_row("  the same, int8 in Parquet", int8, z),
+        data_set_row("  the same, rounded to integers, codes alone", "without-rate"),
+        codes,
+        Row("vidpress, the whole Parquet file", file_bytes / manifest.counts.videos, codes.gap),
+        manifest.counts.videos,
+        # In base64, as they stand in each file's footer.
+        sum(len(base64.b64encode(shard.header.tables.to_bytes())) for shard in shards),
+    )
 
 
 def code_bytes_per_video(folder: pathlib.Path) -> float:
@@ -154,13 +147,9 @@ def read_videos(folder: pathlib.Path) -> LabelledVideos:
     )
 
 
-def classifier_gap(training: LabelledVideos, validation: LabelledVideos, num_classes: int) -> float:
-    """Train a linear classifier on what was read back, as a user's training job would, and return its GAP on others."""
-    from vidpress.model import task_heads
-
-    options = task_heads.HeadOptions(_LEARNING_RATE, _DECAY_A_ROUND, _ROUNDS, standardize=False)
-    head = task_heads.train_head(np.asarray(training.x, np.float32), training, num_classes, options=options)
-    return task_metrics(head.logits, validation)["gap"]
+def classifier_gap(model: FrozenModel, videos: LabelledVideos, stored: np.ndarray) -> float:
+    """Return the GAP of a model's classifier on features of some videos that were stored and read back."""
+    return task_metrics(model.logits, dataclasses.replace(videos, x=stored))["gap"]
 
 
 def table(comparison: Comparison, description: str) -> list[str]:
@@ -177,9 +166,8 @@ def table(comparison: Comparison, description: str) -> list[str]:
         f"  {'what is stored of a video':<{width}}  {'bytes':>9}  {'GAP':>7}",
         *(f"  {row.name:<{width}}  {row.bytes_per_video:>9,.1f}  {row.gap:>7.4f}" for row in comparison.rows),
         "",
-        "GAP is how well a linear classifier, trained on what is read back, finds the videos' classes: the average "
-        "precision",
-        "of the 20 best guesses for each video, all in one ranking; 1 is the best.",
+        "GAP is how well the network's classifier, given what is read back, finds the videos' classes: the average",
+        "precision of the 20 best guesses for each video, all in one ranking; 1 is the best.",
     ]
 
 
