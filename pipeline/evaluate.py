@@ -266,10 +266,8 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
         for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
             for _ in _run_tasks(tasks, context, args.jobs):
                 write_results()
-    except Exception:
+    finally:
         print(_write_report(args.output))
-        raise
-    print(_write_report(args.output))
 
 
 def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: int) -> Iterator[None]:
