@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import glob
 import os
@@ -141,12 +140,11 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo with command-line options."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog="vidpress demo",
-        description="Train a small network with a rate and one without, encode, verify and decode videos, "
-        "and compare what is read back; on real YouTube-8M at $VIDPRESS_DATA or ../shared/data, else "
-        "on synthetic videos.",
-        allow_abbrev=False,
+        description="Train a small network with a rate and one without, encode, verify and decode videos, and compare "
+        "what is read back; on real YouTube-8M at $VIDPRESS_DATA or ../shared/data, else on synthetic videos.",
+        examples=["vidpress demo", "VIDPRESS_DATA=/data vidpress demo --output /tmp/demo"],
     )
     parser.add_argument(
         "--output",
@@ -164,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(args.output)
     args.output.mkdir(parents=True)
     (args.output / _MARKER).touch()
-    print(run(args.output, args.steps))
+    with launch.explained_errors("vidpress demo"):
+        print(run(args.output, args.steps))
 
 
 if __name__ == "__main__":
