@@ -99,6 +99,8 @@ def main() -> None:
     arguments = _arguments()
     if arguments.fuzz or arguments.file:
         _fuzz(arguments.targets[0], arguments)
+    # Compiled beforehand: while it is, the first file would be taken for one that hangs.
+    subprocess.run([sys.executable, "-m", "vidpress.model.warm_up"], check=True)
     findings = []
     for name in arguments.targets:
         print(f"--- {name}, {arguments.seconds} s", flush=True)
