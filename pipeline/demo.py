@@ -23,7 +23,7 @@ _WITHOUT_RATE = "--lmbda 0"
 # Of the made-up videos.
 _NUM_CLASSES = 100
 _NUM_SHARDS = 6
-_VIDEOS_PER_SHARD = 800
+_VIDEOS_PER_SHARD = 2000
 _FRAMES = (8, 16)
 
 _MARKER = ".vidpress-demo"
@@ -81,7 +81,7 @@ def find_data(output: pathlib.Path) -> DemoData:
         num_classes=_NUM_CLASSES,
         description="SYNTHETIC videos, made up, for there are no real ones at $VIDPRESS_DATA or ../shared/data",
         hidden=512,
-        rate="--lmbda 0.0005 --lmbda_range 0.0002 0.001",
+        rate="--lmbda 0.0002 --lmbda_range 0.0001 0.0005",
         steps=1000,
     )
 

@@ -6,9 +6,11 @@
 `write_records`: writes payloads to a TFRecord file.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
+import signal
 
 import hypothesis
 import numpy as np
@@ -20,6 +22,10 @@ from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import RangeCodingTables
 from vidpress.model.table_banks import fit_banks
 from vidpress.model.tfrecord import write_tfrecords
+
+# A shell's background jobs ignore Ctrl-C, and so would all that the tests start.
+with contextlib.suppress(ValueError):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts a time, Hypothesis' deadline included.
 hypothesis.settings.register_profile("vidpress", deadline=None)

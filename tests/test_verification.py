@@ -44,7 +44,7 @@ def findings(capsys, folder) -> list[str]:
     assert stop.value.code == 1
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert f"vidpress verify: error: {folder} has {len(lines)} findings" in printed.err
+    assert f"vidpress verify: error: {folder} has {len(lines)} finding" in printed.err
     return lines
 
 
@@ -56,7 +56,7 @@ def test_a_whole_data_set(data_set, capsys):
     cli.main(["verify", str(data_set), "--sample", "10"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{data_set} is whole: 100 videos of model ")
-    assert "in 4 shards, generation 2. 8 files fit the manifest" in line
+    assert "in 4 shards, generation 2. 8 files as the manifest lists them" in line
     assert "40 sampled codes decode" in line
 
 
@@ -215,7 +215,7 @@ def test_what_is_not_of_the_data_set_is_said_but_no_finding(data_set, capsys):
     (data_set / "shard-00003-00000-of-00001-0123456789ab.parquet").write_text("")
     (data_set / "notes.txt").write_text("")
     cli.main(["verify", str(data_set)])
-    assert "Note: 1 files in" in capsys.readouterr().out
+    assert "Note: 1 file in" in capsys.readouterr().out
 
 
 def test_what_is_no_data_set_is_one_line(tmp_path, capsys):
