@@ -237,7 +237,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
     from vidpress.pipeline import evaluation_results
 
     output = pathlib.Path(args.output)
-    launch.check_writable(args.output, str(output / ".write-test"))
+    launch.check_writable(args.output, str(output))
     work_dir = args.work_dir or f"{output}.work"
     context = _context(args, work_dir)
     training, validation = _measures(context).load_data(context)

@@ -111,7 +111,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MODEL.safetensors",
-        type=launch.absolute,
         help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels",
     )
     training.add_argument("--steps", type=int, default=300_000, help="training steps")

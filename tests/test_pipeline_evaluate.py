@@ -256,7 +256,7 @@ def test_a_method_has_options_and_a_sweep_of_its_own():
 
 
 def test_every_option_of_training_is_passed_through():
-    names = vars(train.parser().parse_args(["--input", "x", "--output", "y"])).keys()
+    names = vars(train.parser().parse_args(["--input", "x", "--output", "y.safetensors"])).keys()
     passed = {name for name, _ in parse().models[0].options}
     assert names - passed == {"input", "validation", "output", "work_dir", "features", "no_head"}
 
