@@ -258,7 +258,8 @@ def test_a_method_has_options_and_a_sweep_of_its_own():
 def test_every_option_of_training_is_passed_through():
     names = vars(train.parser().parse_args(["--input", "x", "--output", "y.safetensors"])).keys()
     passed = {name for name, _ in parse().models[0].options}
-    assert names - passed == {"input", "validation", "output", "work_dir", "features", "no_head"}
+    records = {"features", "id_key", "labels_key"}
+    assert names - passed - records == {"input", "validation", "output", "work_dir", "no_head"}
 
 
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
