@@ -257,7 +257,7 @@ def _write_manifest(
 def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float, output: str, generation: int) -> None:
     """See that not too much was lost: of records, and of bytes, for nobody knows how many records stood in these."""
     bad = [
-        f"{count:,} of {total:,} {what}"
+        f"{count} of {total} {what}"
         for count, total, what in (
             (totals.dead_letters, totals.records, "records are bad"),
             (totals.lost_bytes, file_bytes, "bytes of the input stand behind damage and could not be read"),
