@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 
 
 def main() -> None:
@@ -16,12 +17,19 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_is_of_interest)
     logging.getLogger().addHandler(handler)
+    import grpc
     from apache_beam.runners.worker import sdk_worker_main
 
-    from vidpress.pipeline.worker_processes import say_errors_once
+    from vidpress.pipeline import worker_processes
 
-    say_errors_once()
-    sdk_worker_main.main(sys.argv)
+    worker_processes.say_errors_once()
+    # Without its launcher this process has nothing to say, and does not live long enough to.
+    worker_processes.wait_at_broken_connections(threading.Event())
+    try:
+        sdk_worker_main.main(sys.argv)
+    except grpc.RpcError:
+        time.sleep(worker_processes.HEARING)
+        raise
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:

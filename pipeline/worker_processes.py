@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_fn_api_pb2, endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
@@ -31,13 +32,16 @@ from google.protobuf import json_format, text_format
 from vidpress.model.errors import VidpressError
 from vidpress.pipeline import stopping
 
-# Seconds that a worker has to end by itself when the job is over.
+# Seconds that a worker has to end by itself when the job is over; and that it may take to hear that the process at
+# the other end of a broken connection is no more, which says all.
 _CLOSING = 10.0
+HEARING = 5.0
 
 # Who logs an error's traceback, and then raises it or sends it on as text.
 _LOGGED_TWICE = (
     "apache_beam.runners.common",
     "apache_beam.runners.worker.sdk_worker",
+    "apache_beam.runners.worker.sdk_worker_main",
     "apache_beam.runners.worker.bundle_processor",
     "apache_beam.runners.worker.data_plane",
     "apache_beam.runners.portability.fn_api_runner.worker_handlers",
@@ -56,10 +60,12 @@ class _Workers:
     def __init__(self) -> None:
         self.running: set[_WorkerProcess] = set()
         self.error: WorkerDiedError | None = None
+        self.ended = threading.Event()
 
     def end_all(self, error: WorkerDiedError | None = None) -> None:
         """End all workers at once: a job of which one part failed has failed."""
         self.error = self.error or error or WorkerDiedError("the job was stopped")
+        self.ended.set()
         for worker in list(self.running):
             worker.process.kill()
 
@@ -150,6 +156,24 @@ def say_errors_once() -> None:
     vars(sdk_worker)["print"] = lambda *_args, **_kwargs: None
 
 
+def wait_at_broken_connections(ended: threading.Event) -> Callable[[threading.ExceptHookArgs], object]:
+    """Let a thread whose connection broke wait before it complains, and return the hook that was there before.
+
+    Where a process at its other end is no more, that is said elsewhere, or this process ends for the same reason.
+
+    Args:
+      ended: Set when it is known that one is no more.
+    """
+    before = threading.excepthook
+
+    def hook(thrown: threading.ExceptHookArgs) -> None:
+        if not (isinstance(thrown.exc_value, grpc.RpcError) and ended.wait(HEARING)):
+            before(thrown)
+
+    threading.excepthook = hook
+    return before
+
+
 def _no_traceback(record: logging.LogRecord) -> bool:
     return not record.exc_info and "Traceback (most recent call last)" not in record.getMessage()
 
@@ -158,17 +182,18 @@ def _no_traceback(record: logging.LogRecord) -> bool:
 def supervised() -> Iterator[None]:
     """Run a job so that its workers end with it, and its errors are said once."""
     _workers.error = None
-    hook = threading.excepthook
-
-    def quiet_hook(thrown: threading.ExceptHookArgs) -> None:
-        # Of a worker that is no more, Beam's thread that listens to it complains.
-        if _workers.error is None:
-            hook(thrown)
-
+    _workers.ended.clear()
     say_errors_once()
-    threading.excepthook = quiet_hook
+    before = wait_at_broken_connections(_workers.ended)
     try:
         with stopping.on_stop(_workers.end_all):
             yield
+    except Exception as error:
+        # A worker's end shows first in whatever part of Beam next wants to hear of it.
+        if isinstance(error, grpc.RpcError) or "Channel closed" in str(error):
+            _workers.ended.wait(HEARING)
+        if _workers.error is not None:
+            raise _workers.error from error
+        raise
     finally:
-        threading.excepthook = hook
+        threading.excepthook = before

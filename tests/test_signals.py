@@ -62,8 +62,13 @@ class Job:
         return sorted(self.pids() - {self.process.pid})
 
     def wait_for_work(self) -> None:
-        """Wait until the job is at its first step: it has made sure that it can write."""
-        wait_for(lambda: cpu_seconds(self.process.pid) > 3 or self.process.poll() is not None)
+        """Wait until a process of the job is at its first step: it has opened a file of records."""
+
+        def reads() -> bool:
+            paths = [path for pid in self.pids() for path in open_files(pid)]
+            return any(path.endswith(".tfrecord") for path in paths)
+
+        wait_for(lambda: reads() or self.process.poll() is not None)
 
     def end(self) -> tuple[int, list[str]]:
         """Wait for the end, and return exit code and lines; nobody must be left soon after."""
@@ -76,12 +81,11 @@ class Job:
         return code, [line for line in self.log.read_text().splitlines() if "Compiling for" not in line]
 
 
-def cpu_seconds(pid: int) -> float:
+def open_files(pid: int) -> list[str]:
     try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return [os.readlink(path) for path in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
 
 
 def wait_for(condition) -> None:
@@ -124,7 +128,7 @@ def test_a_worker_that_dies_ends_the_job(records, model_path, tmp_path, early):
     job = Job(records, model_path, tmp_path, *TWO_PROCESSES)
     workers = job.workers(1 if early else 2)
     if not early:
-        wait_for(lambda: all(cpu_seconds(pid) > 2 for pid in workers) or job.process.poll() is not None)
+        job.wait_for_work()
     os.kill(workers[0], signal.SIGKILL)
     assert job.end() == (
         1,
@@ -139,9 +143,9 @@ def test_a_worker_that_dies_ends_the_job(records, model_path, tmp_path, early):
 @pytest.mark.parametrize("early", [True, False])
 def test_no_worker_outlives_its_launcher(records, model_path, tmp_path, early):
     job = Job(records, model_path, tmp_path, *TWO_PROCESSES)
-    workers = job.workers(1 if early else 2)
+    job.workers(1 if early else 2)
     if not early:
-        wait_for(lambda: all(cpu_seconds(pid) > 2 for pid in workers) or job.process.poll() is not None)
+        job.wait_for_work()
     job.process.kill()
     assert job.end() == (-signal.SIGKILL, [])
 

@@ -5,13 +5,13 @@ skipped with the reason.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import sys
@@ -254,45 +254,53 @@ def test_too_many_bad_records(engine, inputs, model, run, tmp_path):
 
 
 class StalledInput:
-    """An input whose last file is a pipe that goes quiet after a few records: a job stays in the middle of it.
+    """An input whose last file takes long to read: it holds its records again and again.
 
-    `release` puts the whole file in its place.
+    Who reads it is stopped there, so that the job stays in the middle of it until `release`, which puts the file as it
+    was in its place.
     """
 
     def __init__(self, inputs: list[pathlib.Path], folder: pathlib.Path):
         folder.mkdir()
         self.paths = [folder / path.name for path in inputs]
-        for source, path in zip(inputs[:-1], self.paths[:-1], strict=True):
+        for source, path in zip(inputs, self.paths, strict=True):
             path.symlink_to(source)
-        self._source = inputs[-1]
-        self._pipe = self.paths[-1]
-        os.mkfifo(self._pipe)
-        self._writer = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
-        os.write(self._writer, self._source.read_bytes()[:60_000])
+        self._source, self._stalling = inputs[-1], folder.parent / "stalling"
+        self._stalling.write_bytes(50 * self._source.read_bytes())
+        self._replace_last(self._stalling)
+        self._readers: list[int] = []
 
-    def wait_for_reader(self, job: Process) -> int:
-        """Wait until a worker has read from the pipe and wants more; return its process id."""
+    def stop_reader(self, job: Process) -> int:
+        """Wait until a worker reads the last file and stop it there; return its process id."""
 
-        def reader() -> list[int]:
+        def readers() -> list[int]:
             assert job.is_running(), job.output()[-6000:]
-            return readers_of(self._pipe) if not select.select([self._writer], [], [], 0)[0] else []
+            return readers_of(self._stalling)
 
-        return wait_for("reading", reader)[0]
+        self._readers = wait_for("reading", readers)
+        for pid in self._readers:
+            os.kill(pid, signal.SIGSTOP)
+        return self._readers[0]
 
     def release(self) -> None:
-        """Put the whole file in the pipe's place, and let whoever reads the pipe see its end."""
-        os.unlink(self._pipe)
-        self._pipe.symlink_to(self._source)
-        os.close(self._writer)
+        """Let whoever was stopped and still lives go on, and others find the file as it was."""
+        self._replace_last(self._source)
+        for pid in self._readers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _replace_last(self, source: pathlib.Path) -> None:
+        link = self._stalling.with_name("link")
+        link.symlink_to(source)
+        link.replace(self.paths[-1])
 
 
 def test_killed_for_good(engine, inputs, model, reference, run, tmp_path):
     """A job that is killed in the middle leaves no manifest; the same command again gives the same bytes."""
-    pytest.skip("needs an input that stalls and is no pipe, which is refused now")
     stalled = StalledInput(inputs, tmp_path / "inputs")
     arguments = encode_arguments(stalled.paths, model, tmp_path / "compact", engine)
     job = run(*arguments)
-    stalled.wait_for_reader(job)
+    stalled.stop_reader(job)
     if engine.cluster:
         engine.cluster.cancel(engine.cluster.job_ids("RUNNING")[0])
     job.kill()
@@ -304,10 +312,9 @@ def test_killed_for_good(engine, inputs, model, reference, run, tmp_path):
 
 def test_killed_worker(processes, inputs, model, run, tmp_path):
     """This engine does not start a lost worker's part again: the job ends with an error, and leaves no manifest."""
-    pytest.skip("needs an input that stalls and is no pipe, which is refused now")
     stalled = StalledInput(inputs, tmp_path / "inputs")
     job = run(*encode_arguments(stalled.paths, model, tmp_path / "compact", processes))
-    worker = stalled.wait_for_reader(job)
+    worker = stalled.stop_reader(job)
     assert worker != job.pid
     os.kill(worker, signal.SIGKILL)
     stalled.release()
@@ -318,10 +325,9 @@ def test_killed_worker(processes, inputs, model, run, tmp_path):
 def test_killed_task_manager(flink, inputs, model, reference, run, tmp_path):
     """A job whose TaskManager is killed in the middle goes on on the other, and gives the same bytes."""
     cluster = flink.cluster
-    pytest.skip("needs an input that stalls and is no pipe, which is refused now")
     stalled = StalledInput(inputs, tmp_path / "inputs")
     job = run(*encode_arguments(stalled.paths, model, tmp_path / "compact", flink))
-    reader = stalled.wait_for_reader(job)
+    reader = stalled.stop_reader(job)
     (index,) = [index for index, pool in enumerate(cluster.worker_pools) if reader in pool.family()]
     (job_id,) = cluster.job_ids("RUNNING")
     cluster.task_managers[index].kill()
