@@ -1,4 +1,4 @@
-"""What a file is that should hold TFRecords and does not, told by its first bytes, and what to do about it."""
+"""What a file is that is not what it should be, told by its first bytes, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from vidpress.model.checksums import begins_with_a_record
 # How much of a file's start `describe` wants to see: up to the mark of a tar archive.
 START_BYTES = 512
 
-_UNPACK = "only gzip is unpacked while reading: unpack it first"
+_UNPACK = "unpack it first"
 _CONVERT = "write its videos as TFRecords of tf.train.Example or SequenceExample first"
 _AGAIN = "fetch the file itself"
 
+_GZIP = rb"\x1f\x8b"
 _KINDS = (
-    (rb"\x1f\x8b", "is packed by gzip twice, or once more within", "unpack it once"),
+    (_GZIP, "is compressed by gzip", f"{_UNPACK}, with gunzip"),
     (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "is compressed by zstd", f"{_UNPACK}, with zstd -d"),
     (rb"\xff\x06\x00\x00sNaPpY", "is compressed by snappy", _UNPACK),
     (rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18", "is compressed by LZ4", f"{_UNPACK}, with lz4 -d"),
@@ -41,12 +42,26 @@ _KINDS = (
 _PATTERNS = tuple((re.compile(pattern, re.DOTALL), what, fix) for pattern, what, fix in _KINDS)
 
 
+def stand_in(start: bytes) -> str | None:
+    """Say what lies in the place of a model, a shard or a manifest, and what to do, by its first bytes.
+
+    Returns:
+      The end of a sentence that begins with the file, such as "is a Git LFS pointer; ...", or None.
+    """
+    for pattern, what, fix in _PATTERNS:
+        if pattern.match(start):
+            return what if fix == _CONVERT else f"{what}; {fix}"
+    return None
+
+
 def describe(start: bytes) -> str | None:
-    """Say what a file is, and what to do, by its first `START_BYTES`, of which no record begins.
+    """Say what lies in the place of TFRecords, and what to do, by its first `START_BYTES`, of which no record begins.
 
     Returns:
       The end of a sentence that begins with the file, such as "is compressed by zstd; ...", or None.
     """
+    if re.match(_GZIP, start):  # which has been unpacked once
+        return "is packed by gzip twice, or once more within; unpack it once"
     for pattern, what, fix in _PATTERNS:
         if pattern.match(start):
             return f"{what}; {fix}"

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import safetensors.numpy
 
-from vidpress.model import dense_layers, model_file, range_coder, storage, strict_json
+from vidpress.model import dense_layers, file_kinds, model_file, range_coder, storage, strict_json
 from vidpress.model.dense_layers import Dense, SplitDense, dense
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
@@ -293,8 +293,10 @@ class FrozenModel:
             text = model_file.header_text(data)
             fields = strict_json.decode(text, dict[str, Any])
         except ValueError as error:
+            kind = file_kinds.stand_in(data[: file_kinds.START_BYTES])
+            why = f"it {kind}." if kind else error
             raise ModelError(
-                f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {error}"
+                f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {why}"
             ) from error
         if fields.get("format_version") not in _READABLE_VERSIONS:
             raise ModelError(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from vidpress.model import storage, strict_json
+from vidpress.model import file_kinds, storage, strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.strict_json import JsonError
@@ -199,7 +199,10 @@ class Manifest:
         try:
             version = strict_json.decode(text, _Version, max_bytes=MAX_BYTES).format_version
         except JsonError as error:
-            raise ManifestError(f"{name} is not a vidpress manifest: {error}.") from error
+            start = text[: file_kinds.START_BYTES]
+            kind = file_kinds.stand_in(start.encode() if isinstance(start, str) else start)
+            why = f"it {kind}" if kind and kind != "is JSON" else error
+            raise ManifestError(f"{name} is not a vidpress manifest: {why}.") from error
         if version not in _READABLE_VERSIONS:
             raise ManifestError(
                 f"{name} has format version {version}; this vidpress reads "

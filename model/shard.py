@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidpress.model import range_coder, shard_layout, storage
+from vidpress.model import file_kinds, range_coder, shard_layout, storage
 from vidpress.model.file_window import FileWindow
 from vidpress.model.range_coder import DamagedCodeError
 from vidpress.model.range_coding_tables import RangeCodingTables
@@ -364,6 +365,10 @@ class Shard:
         return batch
 
     def _no_shard(self, error: Exception) -> ShardError:
+        with contextlib.suppress(OSError):
+            start = self._window.fetch(0, min(self.num_bytes, file_kinds.START_BYTES))
+            if not start.startswith(shard_layout.MAGIC) and (kind := file_kinds.stand_in(start)):
+                return ShardError(f"{self.name} is not a Parquet file: it {kind}.")
         return ShardError(
             f"{self.name} is not a Parquet file, or is damaged ({one_line(error)}): fetch or encode it again."
         )

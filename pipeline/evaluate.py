@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidpress.model.cpus import num_cpus
-from vidpress.model.features import FeatureSpec
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
-from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, stopping, train
+from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, record_options, stopping, train
 from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
 from vidpress.pipeline.evaluation_task import task_of
@@ -86,12 +85,7 @@ def parser(experiment: Experiment | None = None) -> launch.Parser:
         "--work_dir", metavar="FOLDER", type=launch.absolute, help="for checkpoints and models (default: FOLDER.work)"
     )
     if experiment is None:
-        files.add_argument(
-            "--features",
-            type=FeatureSpec.parse,
-            default="rgb:1024,audio:128",
-            help="names and sizes of the input features",
-        )
+        record_options.add_record_options(files)
     files.add_argument(
         "--report_only", action="store_true", help="write figures and page anew from the results.json in the output"
     )
@@ -187,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_parser.error(f"{needed_options} needed, but for --report_only.")
     with launch.explained_errors(_PROG):
         try:
+            if experiment is None:
+                args.features = record_options.with_keys(args.features, args)
             plan = make_plan(args, _networks(experiment, args))
         except ValueError as error:
             own_parser.error(str(error))

@@ -38,6 +38,7 @@ _REMOTE_MODULES = ("google.api_core.exceptions", "google.auth.exceptions", "apit
 # The last line of a traceback in a text, which is what is left of an exception that crossed processes.
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t]+.*\n|\n)+(?P<last>\S.*)")
 _EXCEPTION = re.compile(r"(?P<module>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?:: (?P<text>.*))?")
+_SEE_BEFORE = "Check prior failing response"
 _WHERE = re.compile(r" \[while running .*", re.DOTALL)
 _ERRNO = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
 
@@ -97,7 +98,9 @@ def _explained_text(text: str) -> str | None:
     """Explain an error by its text, with or without a traceback: by the names of the errors that are explained."""
     from vidpress.model.errors import VidpressError
 
-    *_, last = [found.group("last") for found in _TRACEBACK.finditer(text)] or [text]
+    lasts = [text, *(found.group("last") for found in _TRACEBACK.finditer(text))]
+    # Beam, asked to split work that has failed, only points at the error before.
+    last = next(line for line in reversed(lasts) if line is text or _SEE_BEFORE not in line)
     found = _EXCEPTION.match(last)
     if found is None:
         return None

@@ -18,6 +18,11 @@ from conftest import frame_level, video_level
 
 from vidpress.model.checksums import begins_with_a_record
 from vidpress.model.file_kinds import START_BYTES, describe
+from vidpress.model.file_names import MANIFEST
+from vidpress.model.frozen_model import FrozenModel, ModelError
+from vidpress.model.manifest import Manifest, ManifestError
+from vidpress.model.shard import Shard
+from vidpress.model.shard_header import ShardError
 from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
 
 
@@ -91,6 +96,26 @@ def test_within_gzip_too(data, name):
     ((_, damage),) = read_tfrecords(io.BytesIO(gzip.compress(data)))
     assert "what the gzip file holds" in damage.reason
     assert name in damage.reason
+
+
+STAND_INS = [
+    (POINTER, "Git LFS pointer; fetch the file itself with git lfs pull"),
+    (b"<!DOCTYPE html><html>" + bytes(100), "web page"),
+    (bytes(1000), "begins with zeros"),
+    (gzip.compress(bytes(1000)), "gzip; unpack it first"),
+]
+
+
+@pytest.mark.parametrize(("data", "name"), STAND_INS)
+def test_what_lies_in_the_place_of_a_model_a_shard_or_a_manifest(tmp_path, data, name):
+    for read, error in ((FrozenModel.load, ModelError), (Shard.open, ShardError)):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        with pytest.raises(error, match=f"file is not a .* it (is|begins).*{name.removeprefix('begins ')}"):
+            read(path)
+    (tmp_path / MANIFEST).write_bytes(data)
+    with pytest.raises(ManifestError, match=f"is not a vidpress manifest: .*{name}"):
+        Manifest.load(tmp_path)
 
 
 def test_what_is_unknown_is_not_guessed():

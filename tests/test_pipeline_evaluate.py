@@ -315,6 +315,7 @@ def refusal(argv, capsys):
         (["--method", "a: --banks 3"], "3 banks"),
         (["--baseline_options", "--lmbda 1"], "--baseline_options cannot have lmbda"),
         (["--baseline", "none.safetensors"], "none.safetensors does not exist"),
+        (["--labels_key", ""], "A key needs a name"),
         (["--tables", "prior", "--baseline_options", "--tables prior"], "--tables prior needs --lmbda above 0"),
     ],
 )
@@ -329,6 +330,11 @@ def test_missing_data_are_refused(data, tmp_path, capsys):
     argv = ["--input", str(tmp_path / "none*"), "--validation", "y", "--output", str(tmp_path / "out")]
     assert "none* matches no file" in refusal(argv, capsys)
     assert "results.json does not exist" in refusal(["--output", str(tmp_path / "no"), "--report_only"], capsys)
+
+
+def test_keys_of_records_are_named(data, tmp_path, capsys):
+    argv = [*data, *NETWORK, *SWEEP, "--labels_key", "topics", "--output", str(tmp_path / "out")]
+    assert "topics" in refusal(argv, capsys)
 
 
 def test_a_model_with_a_rate_is_no_baseline(data, evaluated, tmp_path, capsys):

@@ -61,6 +61,20 @@ def test_what_beam_wraps_with_a_step_is_understood():
     assert explanation(crossed(annotated)) == "a.parquet is damaged."
 
 
+def test_what_only_points_at_the_error_before_is_no_explanation():
+    try:
+        try:
+            raise ShardError("a.parquet is damaged. [while running 'Read shards']")
+        except ShardError as error:
+            raise RuntimeError(
+                "Bundle processing associated with inst019 has failed. Check prior failing response and attached "
+                "exception for details."
+            ) from error
+    except RuntimeError:
+        text = traceback.format_exc()
+    assert explanation(RuntimeError(text)) == "a.parquet is damaged."
+
+
 def test_a_listing_of_beams_names_the_file():
     error = BeamIOError("Match operation failed", {"gs://bucket/x": PermissionError(errno.EACCES, "denied")})
     assert explanation(error).startswith("gs://bucket/x: there is no permission")
