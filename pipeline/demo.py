@@ -81,8 +81,8 @@ def find_data(output: pathlib.Path) -> DemoData:
         num_classes=_NUM_CLASSES,
         description="SYNTHETIC videos, made up, for there are no real ones at $VIDPRESS_DATA or ../shared/data",
         hidden=512,
-        rate="--lmbda 0.0002 --lmbda_range 0.0001 0.0005",
-        steps=1000,
+        rate="--lmbda 0.00015 --lmbda_range 0.0001 0.0003",
+        steps=2000,
     )
 
 

@@ -21,8 +21,9 @@ from vidpress.pipeline.evaluation_measures import task_metrics
 if TYPE_CHECKING:
     from vidpress.model.training_data import LabelledVideos
 
-# Below this, two GAPs are called the same: two trainings that differ in nothing but the seed differ as much.
-SAME_GAP = 0.003
+# Below this, two GAPs are called the same: trainings of the demo with a rate that differed in nothing but the seed, 0, 1
+# or 2, had GAPs of 0.6918, 0.6934 and 0.6919 on real videos.
+SAME_GAP = 0.002
 
 
 class Row(NamedTuple):
