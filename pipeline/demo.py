@@ -17,13 +17,13 @@ from vidpress.pipeline import cli, demo_comparison, launch
 
 # What the networks with and without a rate have in common. So few steps want a higher learning rate than the default,
 # and so few videos are learnt by heart without weight decay and dropout.
-_TRAINING = "--learning_rate 0.005 --weight_decay 3e-4 --input_dropout 0.2"
+_TRAINING = "--hidden 512 --learning_rate 0.005 --weight_decay 3e-4"
 _WITHOUT_RATE = "--lmbda 0"
 
 # Of the made-up videos.
 _NUM_CLASSES = 100
 _NUM_SHARDS = 6
-_VIDEOS_PER_SHARD = 2000
+_VIDEOS_PER_SHARD = 4000
 _FRAMES = (8, 16)
 
 _MARKER = ".vidpress-demo"
@@ -37,7 +37,7 @@ class DemoData(NamedTuple):
       validation: Glob of the validation files.
       num_classes: How many classes there are.
       description: What the data are.
-      hidden: Units of the hidden layer, whose activations are stored.
+      input_dropout: Of both networks.
       rate: The options of `vidpress train` for the network with a rate.
       steps: Training steps of each network.
     """
@@ -46,7 +46,7 @@ class DemoData(NamedTuple):
     validation: str
     num_classes: int
     description: str
-    hidden: int
+    input_dropout: float
     rate: str
     steps: int
 
@@ -65,7 +65,7 @@ def find_data(output: pathlib.Path) -> DemoData:
             validation=str(folder / validation),
             num_classes=3862,
             description=f"YouTube-8M, real, from {folder}",
-            hidden=512,
+            input_dropout=0.2,
             rate="--lmbda 0.0005 --lmbda_range 0.0002 0.001",
             steps=1000,
         )
@@ -80,8 +80,8 @@ def find_data(output: pathlib.Path) -> DemoData:
         validation=glob.escape(str(validation_file)),
         num_classes=_NUM_CLASSES,
         description="SYNTHETIC videos, made up, for there are no real ones at $VIDPRESS_DATA or ../shared/data",
-        hidden=512,
-        rate="--lmbda 0.00015 --lmbda_range 0.0001 0.0003",
+        input_dropout=0.4,
+        rate="--lmbda 0.0001 --lmbda_range 0.0001 0.001",
         steps=2000,
     )
 
@@ -101,7 +101,8 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
     print(f"Data: {data.description}.")
     steps = steps or data.steps
     training = (
-        f"--classes {data.num_classes} --hidden {data.hidden} {_TRAINING} --steps {steps} --checkpoint_every {steps}"
+        f"--classes {data.num_classes} {_TRAINING} --input_dropout {data.input_dropout} --steps {steps} "
+        f"--checkpoint_every {steps}"
     )
     with (output / "log.txt").open("w") as log:
 
