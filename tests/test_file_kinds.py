@@ -102,7 +102,7 @@ STAND_INS = [
     (POINTER, "Git LFS pointer; fetch the file itself with git lfs pull"),
     (b"<!DOCTYPE html><html>" + bytes(100), "web page"),
     (bytes(1000), "begins with zeros"),
-    (gzip.compress(bytes(1000)), "gzip; unpack it first"),
+    (gzip.compress(bytes(1000), mtime=0), "gzip; unpack it first"),
 ]
 
 
