@@ -9,10 +9,6 @@ from typing import Any, BinaryIO, cast
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
-# Zeros behind the end that are taken for padding to a block, as tapes and some disk tools leave it. More of them are
-# what a crash leaves of a member of the file.
-MAX_PADDING_BYTES = 512
-
 _CHUNK = 1 << 16
 _BUFFER = 1 << 18
 _FORMAT = 31  # `wbits` of zlib's functions
@@ -61,7 +57,7 @@ class _GzipReader(io.RawIOBase):
                 self._member = isal_zlib.decompressobj(wbits=_FORMAT)
             elif self._member.eof:
                 if chunk[:1] in (b"", b"\0"):
-                    self._check_padding(chunk)
+                    self._refuse_zeros(chunk)
                     return 0
                 self._member = isal_zlib.decompressobj(wbits=_FORMAT)
             elif not chunk:
@@ -86,15 +82,19 @@ class _GzipReader(io.RawIOBase):
             self._num_read += len(chunk)
         return chunk
 
-    def _check_padding(self, chunk: bytes) -> None:
+    def _refuse_zeros(self, chunk: bytes) -> None:
+        # gzip itself takes them for the padding of a tape; a crash leaves them where a member of the file was.
         zeros = 0
         while chunk:
             zeros += len(chunk)
             if chunk.strip(b"\0"):
                 raise GzipError("zeros and then something else follow its end")
             chunk = self._next_chunk()
-        if zeros > MAX_PADDING_BYTES:
-            raise GzipError(f"{zeros:,} zeros follow its end, where a part of the file may have been")
+        if zeros:
+            raise GzipError(
+                f"{zeros:,} zeros follow its end, where a part of the file may have been: if nothing is missing, "
+                "unpack and pack it again"
+            )
 
     def packed_bytes(self, offset: int) -> int:
         unpacked, packed = self._marks

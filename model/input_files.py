@@ -12,6 +12,7 @@ import contextlib
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple, cast
 
@@ -92,6 +93,24 @@ def open_local(path: str) -> tuple[BinaryIO, int]:
         os.close(descriptor)
         raise InputError(f"{shown(path)} is {_kind(status.st_mode)}, not a file.")
     return os.fdopen(descriptor, "rb", buffering=_BUFFER), status.st_size
+
+
+def crc32(path: str, num_bytes: int) -> int:
+    """Return the CRC-32 (as in zlib) of an input file's first bytes, or of all if it has fewer.
+
+    Raises:
+      InputError: If it cannot be read.
+    """
+    checksum = 0
+    file, _ = open_input(path)
+    try:
+        with file:
+            while chunk := file.read(min(2**20, num_bytes)):
+                checksum = zlib.crc32(chunk, checksum)
+                num_bytes -= len(chunk)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return checksum
 
 
 def unreadable(path: str, error: OSError) -> InputError:

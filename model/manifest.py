@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import msgspec
 
-from vidpress.model import file_kinds, storage, strict_json
+from vidpress.model import file_kinds, input_files, storage, strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.strict_json import JsonError
@@ -29,6 +30,8 @@ MAX_SHARDS = 100_000
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+_log = logging.getLogger(__name__)
 
 
 class ManifestError(VidpressError, ValueError):
@@ -50,6 +53,8 @@ class InputFile:
       record_bytes: Bytes of their payloads.
       lost_bytes: How much of the file could not be read, because what came before is damaged. Nobody knows how many
         records that was.
+      damaged_crc32: The CRC-32 (as in zlib) of the file if something of it was damaged: by it, a file that was mended
+        is told from the one that was read.
     """
 
     file: str
@@ -57,10 +62,14 @@ class InputFile:
     records: _Number
     record_bytes: _Number
     lost_bytes: _Number = 0
+    damaged_crc32: _Number | None = None
 
     def to_json(self) -> str:
         """Return the file as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if self.damaged_crc32 is None:
+            del fields["damaged_crc32"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: builtins.bytes) -> InputFile:
@@ -239,6 +248,8 @@ class Manifest:
                 f"{os.fspath(data_set)} holds no {MANIFEST}: it is no vidpress data set, or its job did not finish. "
                 "A data set is named by its folder."
             )
+        if generation is None and (warning := lost_generation(data_set, max(numbers))):
+            _log.warning("%s", warning)
         number = max(numbers) if generation is None else generation
         if number not in numbers:
             fate = "is lost" if number < max(numbers) else "is none: it has no such generation"
@@ -316,24 +327,49 @@ def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
     return {number for number in found if number is not None}
 
 
-def is_new(file: str, num_bytes: int, recorded_bytes: Iterable[int]) -> bool:
+def lost_generation(data_set: str | os.PathLike[str], newest: int) -> str | None:
+    """Say so if a data set's newest manifest seems to be lost.
+
+    A run writes its list of input files when all its shards are there, and its manifest right after it. A later list
+    without a manifest is of a run that died in between, or its manifest was lost: readers do not see its videos.
+
+    Args:
+      data_set: The data set's folder.
+      newest: The highest generation with a manifest.
+    """
+    lists = (parse_part_name(file.name) for file in storage.list_files(data_set, "inputs-"))
+    found = {int(parts["generation"]) for parts in lists if parts is not None and parts["generation"] is not None}
+    lost = max(found, default=0)
+    if lost <= newest or lost in manifest_numbers(data_set):  # it may just have been written
+        return None
+    return (
+        f"{os.fspath(data_set)} holds the files of generation {lost}, but no {manifest_name(lost)}: it is lost, or its "
+        "run died right before writing it. Put it back, or run `vidpress encode --append` on the same input again."
+    )
+
+
+def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
     """Return whether an input file is still to be encoded.
 
-    One that has grown was not whole when it was encoded: it is read again, and of its videos those are added that the
+    One that has grown, or was damaged and is not what it was, is read again, and of its videos those are added that the
     data set does not hold.
 
     Args:
       file: Its path.
       num_bytes: Its size.
-      recorded_bytes: The sizes that the data set's lists give it, if they list it.
+      recorded: The `bytes` and `damaged_crc32` that the data set's lists give it, if they list it.
 
     Raises:
       InputChangedError: If it is smaller than it was.
     """
-    largest = max(recorded_bytes, default=-1)
+    recorded = list(recorded)
+    largest = max((size for size, _ in recorded), default=-1)
     if num_bytes < largest:
         raise InputChangedError(
             f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a name of its "
             "own (videos that the data set holds are not added twice), or encode everything to another folder."
         )
-    return num_bytes > largest
+    damaged = [crc32 for size, crc32 in recorded if size == largest]
+    if num_bytes > largest or None in damaged:
+        return num_bytes > largest
+    return input_files.crc32(file, num_bytes) not in damaged

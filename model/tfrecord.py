@@ -23,6 +23,7 @@ MAX_EXPANSION = 16
 _PIECE = 1 << 24  # of a large record: no more is allocated than arrives
 _CRC = struct.Struct("<I")
 _GZIP = b"\x1f\x8b"
+_GZIP_SUFFIXES = (".gz", ".gzip", ".tgz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_tfrecords(
     Args:
       file: A binary file at its start. Errors of reading itself, which a retry may mend, are passed on.
       num_bytes: The file's size. No more is read; if there is less, something is lost.
-      name: The file's name: an empty file is whole unless it ends in '.gz'.
+      name: The file's name: an empty file is whole unless it ends as gzip's do.
 
     Yields:
       `(offset, payload)`, or `(offset, Damage)` where a checksum does not fit or the file ends early. After a
@@ -80,7 +81,7 @@ def read_tfrecords(
                 file = stream = GzipStream(file, header)
                 header = file.read(HEADER.size)
             if not header:
-                if not offset and stream is None and not num_bytes and name.lower().endswith((".gz", ".gzip")):
+                if not offset and stream is None and not num_bytes and name.lower().endswith(_GZIP_SUFFIXES):
                     yield lost("the file is empty, which no gzip file is")
                 elif stream is None and num_bytes is not None and offset < num_bytes:
                     yield lost(f"the file ends at byte {offset:,} of {num_bytes:,}")

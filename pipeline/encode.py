@@ -206,19 +206,21 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
 
 def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) -> list[MatchedFile]:
     """Return the files that a data set was not encoded from yet."""
-    known: dict[str, int] = {}
+    known: dict[str, list[tuple[int, int | None]]] = {}
     for entry in input_lists(manifest):
-        for path, num_bytes in read_input_files(output, entry):
-            known[path] = max(num_bytes, known.get(path, 0))
+        for path, recorded in read_input_files(output, entry):
+            known.setdefault(path, []).append(recorded)
     new_files = []
     for file in files:
-        recorded = [known[file.path]] if file.path in known else []
-        if is_new(file.path, file.bytes, recorded):
+        if is_new(file.path, file.bytes, known.get(file.path, ())):
             new_files.append(file)
-            if recorded:
+            if file.path in known:
+                before = max(num_bytes for num_bytes, _ in known[file.path])
+                change = f"has grown from {before:,} to {file.bytes:,} bytes"
+                if file.bytes == before:
+                    change = "was damaged, and has changed"
                 print(
-                    f"{file.path} has grown from {recorded[0]:,} to {file.bytes:,} bytes since it was encoded: "
-                    "it is read again, and its new videos are added.",
+                    f"{file.path} {change} since it was encoded: it is read again, and its new videos are added.",
                     file=sys.stderr,
                 )
     return new_files

@@ -164,6 +164,40 @@ def test_a_lost_manifest_hides_nothing_and_destroys_nothing(warehouse, capsys, l
     ]
 
 
+def test_the_newest_manifest_lost(warehouse, caplog):
+    """Nobody can tell it from a run that died right before writing it, so readers say it and nothing is removed."""
+    for index in range(2):
+        warehouse.add(f"day{index}", frames(*range(10 * index, 10 * index + 10)))
+        warehouse.append()
+    (warehouse.output / manifest_name(2)).unlink()
+    before = warehouse.files()
+    for path in warehouse.output.iterdir():
+        os.utime(path, (0, 0))
+    line = (
+        f"{warehouse.output} holds the files of generation 2, but no manifest-00002.json: it is lost, or its run died"
+    )
+    assert VideoDataset(warehouse.output).num_videos == 10
+    assert line in caplog.text
+    caplog.clear()
+    assert verify(warehouse.output).findings == []
+    assert line in caplog.text
+    (warehouse.input / "day1").unlink()  # what was encoded has gone
+    warehouse.add("day2", frames(30))
+    assert warehouse.append().generation == 2
+    after = {name: digest for name, (digest, _) in warehouse.files().items()}
+    assert {name: digest for name, (digest, _) in before.items()}.items() <= after.items()
+
+
+def test_a_run_that_died_before_its_manifest_is_done_again(warehouse):
+    warehouse.add("day0", frames(0, 1))
+    warehouse.append()
+    warehouse.add("day1", frames(2, 3))
+    manifest = warehouse.append()
+    (warehouse.output / manifest_name(2)).unlink()
+    assert warehouse.append() == manifest
+    assert warehouse.is_whole()
+
+
 def test_what_only_another_manifest_lists_is_not_removed(warehouse):
     """As after a copy that went wrong: whatever any manifest lists may be needed, and one that is damaged lists all."""
     warehouse.add("day1", frames(*range(10)))
@@ -190,7 +224,7 @@ def test_leftovers_stay_for_a_day_and_temporary_files_go_at_once(warehouse):
     digits = "0123456789abcdef" * 2
     shard = "shard-00001-00000-of-00001-0123456789ab.parquet"
     temporary = [f".{shard}.{digits}.tmp", f".manifest.json.{digits}.tmp", f".write-test-{digits}"]
-    old = [shard.replace("shard-00001-00000", "shard-00001-00001"), "inputs-00001-0123456789ab.jsonl"]
+    old = [shard.replace("shard-00001-00000", "shard-00001-00001")]
     kept = [shard, shard.replace("shard-00001", "shard-00002"), "notes.txt", ".hidden", "shard-1.parquet"]
     kept += [f".manifest-00002.json.{digits}.tmp", f".notes.{digits}.tmp", "shard-*"]
     for name in (*temporary, *old, *kept):
@@ -265,6 +299,25 @@ def test_a_file_that_has_grown_is_read_again(warehouse, capsys):
     warehouse.append()
     assert "Nothing new" in capsys.readouterr().out
     assert Manifest.load(warehouse.output).generation == 2
+
+
+@pytest.mark.parametrize("place", [3, 20], ids=["of a length", "of a record"])
+def test_a_damaged_file_that_was_mended_is_read_again(warehouse, capsys, place):
+    """Its size says nothing: what was lost of it is there now."""
+    path = pathlib.Path(warehouse.add("day1", frames(*range(20))))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    first = warehouse.append("--max_bad_fraction", "1")
+    assert first.counts.videos < 20
+    warehouse.append()
+    assert "Nothing new" in capsys.readouterr().out
+    path.write_bytes(whole)
+    warehouse.append()
+    assert f"{path} was damaged, and has changed since it was encoded: it is read again" in capsys.readouterr().err
+    assert len(videos(warehouse.output)) == 20
+    assert warehouse.is_whole()
+    warehouse.append()
+    assert "Nothing new" in capsys.readouterr().out
 
 
 def test_files_that_were_just_written_can_be_left_for_the_next_run(warehouse, capsys):

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import zlib
 
 import pytest
 from conftest import REPO
@@ -200,16 +201,29 @@ def test_names_of_files():
 
 def test_new_input_files():
     assert is_new("a", 5, [])
-    assert not is_new("a", 5, [5])
-    assert is_new("a", 6, [5])  # it had not been whole
-    assert not is_new("a", 6, [5, 6])
+    assert not is_new("a", 5, [(5, None)])
+    assert is_new("a", 6, [(5, None)])  # it had not been whole
+    assert not is_new("a", 6, [(5, None), (6, None)])
     with pytest.raises(InputChangedError, match="a has 5 bytes, but had 6 when it was encoded: give the changed file"):
-        is_new("a", 5, [5, 6])
+        is_new("a", 5, [(5, None), (6, None)])
+
+
+def test_a_damaged_input_file_is_new_when_it_has_changed(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"whole")
+    now, before = zlib.crc32(b"whole"), zlib.crc32(b"whol\0")
+    assert is_new(str(path), 5, [(5, before)])
+    assert not is_new(str(path), 5, [(5, now)])
+    assert not is_new(str(path), 5, [(5, before), (5, now)])
+    assert not is_new(str(path), 5, [(5, before), (5, None)])
+    assert is_new(str(path), 5, [(4, None), (5, before)])
 
 
 def test_lists_of_input_files():
     file = InputFile("/data/a", 100, 5, 90, 10)
-    assert InputFile.from_json(file.to_json().encode()) == file
+    assert "damaged_crc32" not in file.to_json()
+    for each in (file, dataclasses.replace(file, damaged_crc32=7)):
+        assert InputFile.from_json(each.to_json().encode()) == each
     assert InputFile.from_json(b'{"bytes": 100, "file": "/data/a", "record_bytes": 90, "records": 5}').lost_bytes == 0
     for line in (b"[]", b'{"file": "/a", "bytes": "1", "records": 1, "record_bytes": 1}', b"[" * 30_000, b"9" * 70_000):
         with pytest.raises(JsonError):

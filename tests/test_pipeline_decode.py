@@ -83,6 +83,29 @@ def test_a_job_that_is_killed_is_completed_by_the_same_job(compact, tmp_path, ou
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("output_format", ["tfrecord", "parquet"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "shorter", "another byte"])
+def test_a_file_that_is_not_what_was_written_is_written_again(compact, tmp_path, output_format, damage, caplog):
+    output = tmp_path / "f"
+    decode.main(arguments(compact, output, output_format))
+    whole = {path.name: path.read_bytes() for path in output.iterdir()}
+    path = max(output.glob("features-*"), key=lambda path: path.stat().st_size)
+    data = whole[path.name]
+    (output / "_SUCCESS").unlink()
+    match damage:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(data[: len(data) // 2])
+        case "shorter" if output_format == "tfrecord":  # by a whole record
+            path.write_bytes(data[16 + int.from_bytes(data[:8], "little") :])
+        case _:
+            path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    decode.main(arguments(compact, output, output_format))
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == whole
+    assert f"{path} is not what was written: it is written again." in caplog.text
+
+
 @pytest.mark.parametrize("there", ["complete", "another format", "another data set", "of an earlier version"])
 def test_other_features_are_refused(compact, tmp_path, model_path, capsys, there):
     output = tmp_path / "f"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Collection
 
 from vidpress.model import storage
 from vidpress.model.file_names import file_name, generation_of, is_part_name, is_temporary_name, join, manifest_name
@@ -74,13 +75,15 @@ def remove_leftovers(output: str, newest: Manifest) -> None:
     """Remove what runs that died left in a data set's folder: what nobody will ever need.
 
     Temporary files go at once, for a run that still writes one writes it again. Shards and lists go when they are a day
-    old and certainly in no manifest. Later generations' files may be another run's at work. A name that an encode job
-    does not give is never touched.
+    old and certainly in no manifest. Later generations' files may be another run's at work. A generation that has its
+    list of input files was complete but for its manifest, which may have been lost: it stays. A name that an encode
+    job does not give is never touched.
     """
     try:
         listed = {entry.name for generation in newest.generations for entry in generation.files}
         found = [file for file in storage.list_files(output) if file.name not in listed]
-        files = [file for file in found if _is_leftover(file, newest.generation)]
+        complete = {generation_of(file.name) for file in found if file.name.startswith("inputs-")}
+        files = [file for file in found if _is_leftover(file, newest.generation, complete)]
         if any(is_part_name(file.name) for file in files):
             listed = _listed_by_any(output)
             files = [file for file in files if file.name not in listed]
@@ -91,11 +94,13 @@ def remove_leftovers(output: str, newest: Manifest) -> None:
         _log.warning("What unfinished runs left in %s was not all removed: %s", output, error)
 
 
-def _is_leftover(unlisted: storage.StoredFile, newest: int) -> bool:
-    if (generation_of(unlisted.name) or 0) > newest:
+def _is_leftover(unlisted: storage.StoredFile, newest: int, complete: Collection[int | None]) -> bool:
+    generation = generation_of(unlisted.name)
+    if (generation or 0) > newest:
         return False
     is_old = time.time() - unlisted.modified > LEFTOVER_SECONDS
-    return is_temporary_name(unlisted.name) or (is_part_name(unlisted.name) and is_old)
+    is_part = is_part_name(unlisted.name) and generation not in complete
+    return is_temporary_name(unlisted.name) or (is_part and is_old)
 
 
 def _listed_by_any(output: str) -> set[str]:

@@ -22,7 +22,7 @@ from vidpress.model.strict_json import JsonError
 _MAX_BUFFERED_IDS = 200_000
 
 
-def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, int]]:
+def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tuple[int, int | None]]]:
     """Read a generation's list of input files.
 
     Args:
@@ -30,7 +30,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, int
       entry: The list's entry in the manifest.
 
     Yields:
-      The path and the size in bytes of each. What was yielded counts only if the end is reached.
+      The path of each with its `bytes` and `damaged_crc32`. What was yielded counts only if the end is reached.
 
     Raises:
       ManifestError: If the list is missing, damaged, or not the one that the manifest lists.
@@ -45,7 +45,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, int
             for line in io.BufferedReader(file):  # type: ignore[type-var]
                 digest.update(line)
                 listed = InputFile.from_json(line)
-                yield listed.file, listed.bytes
+                yield listed.file, (listed.bytes, listed.damaged_crc32)
     except (FileNotFoundError, storage.PathError, JsonError) as error:
         raise _damaged_list(uri, str(error)) from error
     if digest.hexdigest() != entry.sha256:
@@ -66,7 +66,7 @@ def input_lists(manifest: Manifest) -> list[FileEntry]:
 
 @dataclasses.dataclass
 class ReadInputFiles(beam.PTransform):
-    """Give the path and size of every file that a data set was encoded from.
+    """Give every file that a data set was encoded from, as `read_input_files` does.
 
     Attributes:
       data_set: Its folder.
@@ -80,7 +80,7 @@ class ReadInputFiles(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[tuple[str, int]]:
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[tuple[str, tuple[int, int | None]]]:
         """List the generations' lists, deal them out and read each."""
         return (
             pbegin

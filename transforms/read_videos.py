@@ -105,15 +105,15 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
-      known_files: Paths and sizes of files that are not to be read again, unless they have grown; one that has shrunk
-        is an error.
+      known_files: Paths of files that are not to be read again, with their `InputFile.bytes` and `damaged_crc32`,
+        unless `vidpress.model.manifest.is_new` says so; one that has shrunk is an error.
       min_age: In seconds, how long ago files were last written at least; younger ones are left out.
     """
 
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
-    known_files: beam.PCollection[tuple[str, int]] | None = None
+    known_files: beam.PCollection[tuple[str, tuple[int, int | None]]] | None = None
     min_age: float = 0
 
     def __post_init__(self) -> None:
@@ -151,11 +151,11 @@ def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
     return input_files.older_than(min_age, input_files.match([pattern]))
 
 
-def _new_files(element: tuple[str, dict[str, Iterable[int]]]) -> Iterator[tuple[str, int]]:
-    path, sizes = element
+def _new_files(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, int]]:
+    path, found = element
     # Two patterns may match a file, and a data set may list files that no pattern matches.
-    for num_bytes in set(sizes["matched"]):
-        if is_new(path, num_bytes, sizes["known"]):
+    for num_bytes in set(found["matched"]):
+        if is_new(path, num_bytes, found["known"]):
             yield path, num_bytes
 
 
@@ -196,6 +196,7 @@ class _ReadFn(beam.DoFn):
         path, file_bytes = element
         records = record_bytes = lost_bytes = videos = labelled = 0
         keys: set[str] = set()
+        is_damaged = False
         for num_bytes, item in read_videos(path, self._spec, num_bytes=file_bytes, keys=keys):
             records += 1
             record_bytes += num_bytes
@@ -205,11 +206,14 @@ class _ReadFn(beam.DoFn):
                 labelled += len(item.labels) > 0
                 yield item
             else:
+                is_damaged |= not num_bytes  # there is no payload
                 lost_bytes += item.lost_bytes
                 metrics.DEAD_LETTERS.inc()
                 yield beam.pvalue.TaggedOutput("dead_letters", item)
         metrics.RECORDS_READ.inc(records)
         metrics.INPUT_BYTES.inc(record_bytes)
-        yield beam.pvalue.TaggedOutput("inputs", InputFile(path, file_bytes, records, record_bytes, lost_bytes))
+        damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
+        file = InputFile(path, file_bytes, records, record_bytes, lost_bytes, damaged_crc32)
+        yield beam.pvalue.TaggedOutput("inputs", file)
         has_labels = labelled > 0 or self._spec.labels_key in keys
         yield beam.pvalue.TaggedOutput("seen", _Seen(videos, has_labels, tuple(sorted(keys)[:_MAX_KEYS])))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -16,9 +18,11 @@ from vidpress.model import examples, storage
 from vidpress.model.file_names import join
 from vidpress.model.manifest import FileEntry, Manifest
 from vidpress.model.shard import decode_rows, decoded_schema, labels_list
-from vidpress.model.tfrecord import write_tfrecords
+from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("tfrecord", "parquet")
 
@@ -61,9 +65,9 @@ def is_feature_file_name(name: str) -> bool:
 class WriteFeatures(beam.PTransform):
     """Decode a data set to files of features in a folder, from a pipeline's beginning to the list of `FeatureFile`s.
 
-    Each shard becomes a file, which appears under its name when it is complete. What is there already is not written
-    again, so that a job that died is completed by the same job. The marker `_SUCCESS`, which lists the files, is
-    written last: without one, a folder does not hold all features.
+    Each shard becomes a file, which appears under its name when it is complete. What is there already, and whole, is
+    not written again, so that a job that died is completed by the same job. The marker `_SUCCESS`, which lists the
+    files, is written last: without one, a folder does not hold all features.
 
     Attributes:
       data_set: The data set's folder.
@@ -118,13 +122,33 @@ def _write_shard(element: tuple[FileEntry, str, int], data_set: str, output: str
     entry, model_id, num_dims = element
     name = feature_file_name(entry, output_format)
     uri = join(output, name)
-    if storage.exists(uri):
+    if storage.exists(uri) and _is_whole(uri, entry.rows, output_format):
         progress.advance(entry.rows)
     else:
         write = write_parquet if output_format == "parquet" else write_examples
         with storage.open_output(uri) as file:
             write(file, _decoded(data_set, entry, model_id), num_dims)
     return FeatureFile(name, entry.rows, storage.size(uri))
+
+
+def _is_whole(uri: str, rows: int, output_format: str) -> bool:
+    """Return whether a file of features is what was written: every checksum fits, and it has so many videos."""
+    found = 0
+    try:
+        with storage.open_input(uri) as file:
+            if output_format == "parquet":
+                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                found = sum(batch.num_rows for batch in parquet.iter_batches())
+            else:
+                num_bytes = file.seek(0, io.SEEK_END)
+                file.seek(0)
+                records = read_tfrecords(io.BufferedReader(file), num_bytes)  # type: ignore[type-var]
+                found = sum(1 if isinstance(payload, bytes) else -rows for _, payload in records)
+    except (pa.ArrowException, OSError) as error:
+        _log.warning("%s cannot be read: %s", uri, error)
+    if found != rows:
+        _log.warning("%s is not what was written: it is written again.", uri)
+    return found == rows
 
 
 def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.RecordBatch]:
