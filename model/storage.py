@@ -186,8 +186,8 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
     """
     text = normalized(folder)
     if text.startswith("gs://"):
-        parent = _blob(f"{text.rstrip('/')}/")
         with _explained(text):
+            parent = _blob(f"{text.rstrip('/')}/")
             blobs = list(parent.bucket.list_blobs(prefix=parent.name + prefix, delimiter="/", retry=_retry()))
         return [StoredFile(blob.name.removeprefix(parent.name), blob.size, blob.updated.timestamp()) for blob in blobs]
     try:
@@ -345,7 +345,7 @@ def _blob(uri: str) -> Blob:
     parts = urllib.parse.urlsplit(uri, allow_fragments=False)
     name = uri.removeprefix(f"gs://{parts.netloc}").lstrip("/")
     if not parts.netloc or not name:
-        raise ValueError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
+        raise PathError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
     return _client(os.getpid()).bucket(parts.netloc).blob(name)
 
 

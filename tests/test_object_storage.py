@@ -427,6 +427,16 @@ def test_without_credentials_the_message_says_so(monkeypatch, tmp_path):
     storage._client.cache_clear()
     with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m cannot be reached: .*none.json was not found"):
         storage.read_bytes(f"gs://{BUCKET}/m")
+    for read in (storage.list_files, storage.exists, storage.check_writable, VideoDataset):
+        with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m.* cannot be reached: .*none.json was not found"):
+            read(f"gs://{BUCKET}/m")
+
+
+@pytest.mark.parametrize("uri", ["gs://", "gs://bucket", "gs://bucket/"])
+def test_a_bucket_alone_is_no_data_set(uri, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        verify.main([uri])
+    assert "gs://BUCKET/NAME is" in capsys.readouterr().err
 
 
 def test_names_are_taken_as_they_are(strict, model):
