@@ -164,6 +164,21 @@ def exists(uri: str | os.PathLike[str]) -> bool:
     return os.path.lexists(text)
 
 
+def is_folder(uri: str | os.PathLike[str]) -> bool:
+    """Return whether there is a folder of that name; on Cloud Storage, whether objects lie under it.
+
+    Raises:
+      PermissionError: If Cloud Storage refuses, or there are no credentials.
+    """
+    text = normalized(uri)
+    if text.startswith("gs://"):
+        with _explained(text):
+            parent = _blob(f"{text.rstrip('/')}/")
+            found = parent.bucket.list_blobs(prefix=parent.name, max_results=1, retry=_retry())
+            return next(iter(found), None) is not None
+    return os.path.isdir(text)
+
+
 class StoredFile(NamedTuple):
     """A file in a folder.
 

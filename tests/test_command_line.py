@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import SPEC, random_model, video_level, write_records
 
+from vidpress.model.dataset import VideoDataset
 from vidpress.pipeline import cli, decode, encode, inspect, runners, verify
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
@@ -171,6 +173,14 @@ def test_what_is_no_data_set_is_named(main, name, data_set, capsys):
     line = refused(capsys, main, str(path), code=1)
     assert str(path) in line
     assert any(fix in line for fix in ("check the path", "folder", "is no vidpress data set"))
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "d.safetensors"])
+def test_a_data_sets_folder_may_have_any_name(name, data_set, tmp_path, capsys):
+    shutil.copytree(data_set, tmp_path / name)
+    inspect.main([str(tmp_path / name)])
+    assert capsys.readouterr().out.startswith(f"vidpress data set {tmp_path / name}\n")
+    assert VideoDataset(tmp_path / name).num_videos == VideoDataset(data_set).num_videos
 
 
 def test_metadata_of_strangers_is_shown_as_text(tmp_path, capsys):

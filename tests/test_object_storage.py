@@ -409,6 +409,13 @@ def test_what_is_missing_or_refused_is_named(proxy, monkeypatch, tmp_path):
         FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
 
 
+def test_a_folder_is_told_from_a_file(strict, model):
+    model.save(f"gs://{BUCKET}/d.parquet/m.safetensors")
+    assert storage.is_folder(f"gs://{BUCKET}/d.parquet")
+    assert not storage.is_folder(f"gs://{BUCKET}/d.par")
+    assert not storage.is_folder(f"gs://{BUCKET}/d.parquet/m.safetensors")
+
+
 def test_the_users_credentials_are_sent(proxy, model, monkeypatch):
     """To what STORAGE_EMULATOR_HOST names, the client sends none: here it takes the proxy for Google's."""
     from google.cloud.storage import _http
