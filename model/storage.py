@@ -216,6 +216,25 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
     return [StoredFile(name, status.st_size, status.st_mtime) for name, status in stats]
 
 
+def list_folders(folder: str | os.PathLike[str], prefix: str = "") -> list[str]:
+    """Return the names of what stands in a folder where no file can be made: folders whose names begin with `prefix`.
+
+    There are none of these on Cloud Storage, where a file and a folder may have one name.
+
+    Raises:
+      PermissionError: If the folder may not be read.
+    """
+    text = normalized(folder)
+    if text.startswith("gs://"):
+        return []
+    try:
+        with os.scandir(text) as entries:
+            found = [entry for entry in entries if entry.name.startswith(prefix)]
+            return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def sha256(uri: str | os.PathLike[str], *, links: bool = True) -> str:
     """Return the SHA-256 of a file, hexadecimal.
 

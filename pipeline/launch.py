@@ -23,6 +23,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 from vidpress.model import input_files, storage
 from vidpress.model.cpus import num_cpus
 from vidpress.model.errors import VidpressError
+from vidpress.model.file_names import generation_of_manifest, join
 from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import manifest_numbers
 from vidpress.pipeline import runners, worker_processes
@@ -47,6 +48,8 @@ __all__ = [
     "Parser",
     "absolute",
     "boolean",
+    "check_data_set_writable",
+    "check_no_folder",
     "check_output",
     "check_writable",
     "count",
@@ -120,7 +123,34 @@ def check_output(output: str, *, fix: str = "name another folder, or remove it f
     """
     if manifest_numbers(output):
         raise JobError(f"--output {output} holds a data set already: {fix}.")
+    check_data_set_writable(output)
+
+
+def check_data_set_writable(output: str) -> None:
+    """See that a data set can be written to a folder, its manifest included.
+
+    Raises:
+      JobError: If not.
+    """
     check_writable(output, output)
+    check_no_folder(output, lambda name: generation_of_manifest(name) is not None)
+
+
+def check_no_folder(output: str, is_files: Callable[[str], bool]) -> None:
+    """See that no folder stands where a job is to write a file, which it would find out at its end.
+
+    Args:
+      output: The output.
+      is_files: Whether a name is that of such a file.
+
+    Raises:
+      JobError: If there is one.
+    """
+    for name in filter(is_files, storage.list_folders(output)):
+        raise JobError(
+            f"--output {output} cannot be written: {join(output, name)} is a folder, where a file has to go: remove it, "
+            "or name another --output."
+        )
 
 
 def check_writable(output: str, folder: str) -> None:

@@ -175,6 +175,35 @@ def test_what_is_no_data_set_is_named(main, name, data_set, capsys):
     assert any(fix in line for fix in ("check the path", "folder", "is no vidpress data set"))
 
 
+@pytest.mark.parametrize("append", [False, True])
+def test_a_folder_in_a_manifests_place_is_refused_before_any_work(append, model_path, tmp_path, capsys):
+    records = write_records(tmp_path / "a.tfrecord", [video_level(0)])
+    name = "manifest.json"
+    (tmp_path / "out" / name).mkdir(parents=True)
+    arguments = ["--input", records, "--model", model_path, "--output", str(tmp_path / "out")]
+    line = refused(capsys, encode.main, *arguments, *(["--append"] if append else []), code=1)
+    assert line.startswith(f"vidpress encode: error: --output {tmp_path / 'out'} cannot be written: ")
+    assert f"{tmp_path / 'out' / name} is a folder, where a file has to go: remove it" in line
+    assert os.listdir(tmp_path / "out") == [name]
+
+
+def test_a_folder_in_the_next_manifests_place_is_refused(data_set, model_path, tmp_path, capsys):
+    shutil.copytree(data_set, tmp_path / "out")
+    (tmp_path / "out" / "manifest-00002.json").mkdir()
+    records = write_records(tmp_path / "b.tfrecord", [video_level(99)])
+    arguments = ["--input", records, "--model", model_path, "--output", str(tmp_path / "out"), "--append"]
+    assert "manifest-00002.json is a folder" in refused(capsys, encode.main, *arguments, code=1)
+
+
+def test_a_folder_in_the_place_of_features_is_refused(data_set, tmp_path, capsys):
+    decode.main(["--input", str(data_set), "--output", str(tmp_path / "out")])
+    (name,) = (path.name for path in (tmp_path / "out").glob("features-*"))
+    (tmp_path / "again" / name).mkdir(parents=True)
+    capsys.readouterr()
+    line = refused(capsys, decode.main, "--input", str(data_set), "--output", str(tmp_path / "again"), code=1)
+    assert f"{tmp_path / 'again' / name} is a folder" in line
+
+
 @pytest.mark.parametrize("name", ["d.parquet", "d.safetensors"])
 def test_a_data_sets_folder_may_have_any_name(name, data_set, tmp_path, capsys):
     shutil.copytree(data_set, tmp_path / name)
