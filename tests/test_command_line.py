@@ -1,6 +1,7 @@
 """What the commands say to mistyped options, odd paths and odd files: one line, the right exit code, no traceback."""
 
 import dataclasses
+import errno
 import os
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import sys
 import pytest
 from conftest import SPEC, random_model, video_level, write_records
 
+from vidpress.model import local_files
 from vidpress.model.dataset import VideoDataset
 from vidpress.pipeline import cli, decode, encode, inspect, runners, verify
 
@@ -173,6 +175,43 @@ def test_what_is_no_data_set_is_named(main, name, data_set, capsys):
     line = refused(capsys, main, str(path), code=1)
     assert str(path) in line
     assert any(fix in line for fix in ("check the path", "folder", "is no vidpress data set"))
+
+
+@pytest.mark.parametrize("below", ["", "/below/it"])
+@pytest.mark.parametrize("job", ["encode", "decode"])
+def test_an_output_that_is_a_file_is_named(job, below, data_set, model_path, tmp_path, capsys):
+    file = tmp_path / "m.safetensors"
+    file.touch()
+    records = write_records(tmp_path / "a.tfrecord", [video_level(0)])
+    inputs = ["--input", records, "--model", model_path] if job == "encode" else ["--input", str(data_set)]
+    main = encode.main if job == "encode" else decode.main
+    line = refused(capsys, main, *inputs, "--output", f"{file}{below}", code=1)
+    assert line == (
+        f"vidpress {job}: error: --output {file}{below} cannot be written: {file} is a file, not a folder: "
+        "name another --output."
+    )
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.EACCES, "there is no permission: give it, or run as a user who has it."),
+        (errno.EROFS, "the file system is read-only: name another folder."),
+        (errno.ENOSPC, "the disk is full: make room, and run the same command again."),
+    ],
+)
+def test_an_output_that_cannot_be_written_to_is_named(number, fix, there, data_set, tmp_path, monkeypatch, capsys):
+    def refuse(path, *_args, **_kwargs):
+        raise OSError(number, os.strerror(number), path)
+
+    output = tmp_path / "out"
+    if there:
+        output.mkdir()
+    monkeypatch.setattr(local_files, "open", refuse, raising=False)
+    monkeypatch.setattr(os, "mkdir", refuse)
+    line = refused(capsys, decode.main, "--input", str(data_set), "--output", str(output), code=1)
+    assert line == f"vidpress decode: error: --output {output} cannot be written: {fix}"
 
 
 @pytest.mark.parametrize("append", [False, True])
