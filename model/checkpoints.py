@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from vidpress.model import storage, strict_json
-from vidpress.model.errors import VidpressError
+from vidpress.model import local_files, storage, strict_json
+from vidpress.model.errors import VidpressError, fix_of
 
 OPTIONS_FILE = "options.json"
 CHECKPOINTS = "checkpoints"
@@ -37,10 +37,15 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
       TrainingError: If the folder holds another training, or cannot be written.
     """
     path = os.path.join(work_dir, OPTIONS_FILE)
+    _check_readable(work_dir)
     if not tf.io.gfile.exists(path):
         if tf.io.gfile.glob(os.path.join(work_dir, CHECKPOINTS, "*.index")):
             raise TrainingError(f"{work_dir} holds checkpoints, but no {OPTIONS_FILE}: remove it, or name another.")
-        storage.write(path, json.dumps(wanted, indent=1).encode())
+        try:
+            storage.write(path, json.dumps(wanted, indent=1).encode())
+        except OSError as error:
+            raise _no_access(path, "written", error) from error
+        _check_writable(work_dir)
         return
     found = read_options(work_dir)
     for name, value in wanted.items():
@@ -62,6 +67,53 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
             f"{work_dir} holds a training with {option} {_as_given(found.get(name))}, not {_as_given(value)}: give the "
             "same to go on, or name another folder with --work_dir, or remove this one."
         )
+    _check_writable(work_dir)
+
+
+def _check_readable(work_dir: str) -> None:
+    """See that what is in a local folder of a training can be read: TensorFlow takes what cannot for what is not there.
+
+    Raises:
+      TrainingError: If not.
+    """
+    if "://" in work_dir:
+        return
+    folder = os.path.join(work_dir, CHECKPOINTS)
+    paths = [os.path.join(work_dir, OPTIONS_FILE)]
+    try:
+        paths += [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise _no_access(folder, "read", error) from error
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # what that means is for those to say who need it
+        except OSError as error:
+            raise _no_access(path, "read", error) from error
+
+
+def _check_writable(work_dir: str) -> None:
+    """See that checkpoints can be written to a local folder of a training, before its first step.
+
+    Raises:
+      TrainingError: If not.
+    """
+    if "://" in work_dir:
+        return
+    folder = os.path.join(work_dir, CHECKPOINTS)
+    try:
+        with local_files.temporary_beside(os.path.join(folder, "checkpoint")):
+            pass
+    except OSError as error:
+        raise _no_access(folder, "written", error) from error
+
+
+def _no_access(path: str, done: str, error: Exception) -> TrainingError:
+    fix = fix_of(error) if isinstance(error, OSError) else None
+    return TrainingError(f"{path} cannot be {done}: {fix or _reason(error)}.")
 
 
 def _as_given(value: Any) -> str:
@@ -75,14 +127,17 @@ def read_options(work_dir: str) -> dict[str, Any]:
     """Return what `check_work_dir` wrote down.
 
     Raises:
-      TrainingError: If there is nothing, or it is damaged.
+      TrainingError: If there is nothing, or it is damaged, or it or a checkpoint cannot be read.
     """
     path = os.path.join(work_dir, OPTIONS_FILE)
+    _check_readable(work_dir)
     if not tf.io.gfile.exists(path):
         raise TrainingError(f"{work_dir} holds no training: there is no {OPTIONS_FILE}. Give the folder of one.")
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             return strict_json.decode(file.read(strict_json.MAX_BYTES + 1), dict[str, Any])
+    except tf.errors.PermissionDeniedError as error:
+        raise _no_access(path, "read", error) from error
     except (strict_json.JsonError, tf.errors.OpError) as error:
         raise damaged(path, error) from error
 
@@ -127,13 +182,15 @@ def restore_newest(state: tf.train.Checkpoint, work_dir: str) -> Any:
       What `tf.train.Checkpoint.restore` does; None if there is no checkpoint.
 
     Raises:
-      TrainingError: If there are checkpoints, but none is whole and has the variables' shapes.
+      TrainingError: If there are checkpoints, but none is whole and has the variables' shapes; or one may not be read.
     """
     problems: list[TrainingError] = []
     for path in checkpoint_paths(work_dir):
         try:
             _check_whole(path)
             restored = state.restore(path)
+        except tf.errors.PermissionDeniedError as error:
+            raise _no_access(path, "read", error) from error
         except (ValueError, IndexError, tf.errors.OpError) as error:
             problems.append(damaged(path, error))
             problems[-1].__cause__ = error

@@ -101,7 +101,7 @@ class VideoDataset:
         self.drop_remainder = drop_remainder
         self._epoch = 0
         self._entries: dict[str, FileEntry] = {}
-        if self.path.endswith(".parquet"):
+        if self.path.endswith(".parquet") and not storage.is_folder(self.path):
             shard = Shard.open(self.path)
             self.generation = None
             self.model_id = shard.header.model_id

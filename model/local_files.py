@@ -38,11 +38,19 @@ def temporary_beside(path: str) -> Iterator[tuple[str, BinaryIO]]:
     make_folder(os.path.dirname(path))
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with _opened(temporary, path) as file:
             yield temporary, file
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _opened(temporary: str, path: str) -> BinaryIO:
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        error.filename = path  # nobody who reads the error knows of the other
+        raise
 
 
 def write(path: str, data: bytes, name: Callable[[str, str], None]) -> None:

@@ -174,6 +174,21 @@ def exists(uri: str | os.PathLike[str]) -> bool:
     return os.path.lexists(text)
 
 
+def is_folder(uri: str | os.PathLike[str]) -> bool:
+    """Return whether there is a folder of that name; on Cloud Storage, whether objects lie under it.
+
+    Raises:
+      PermissionError: If Cloud Storage refuses, or there are no credentials.
+    """
+    text = normalized(uri)
+    if text.startswith("gs://"):
+        with _explained(text):
+            parent = _blob(f"{text.rstrip('/')}/")
+            found = parent.bucket.list_blobs(prefix=parent.name, max_results=1, retry=_retry())
+            return next(iter(found), None) is not None
+    return os.path.isdir(text)
+
+
 class StoredFile(NamedTuple):
     """A file in a folder.
 
@@ -196,8 +211,8 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
     """
     text = normalized(folder)
     if text.startswith("gs://"):
-        parent = _blob(f"{text.rstrip('/')}/")
         with _explained(text):
+            parent = _blob(f"{text.rstrip('/')}/")
             blobs = list(parent.bucket.list_blobs(prefix=parent.name + prefix, delimiter="/", retry=_retry()))
         return [StoredFile(blob.name.removeprefix(parent.name), blob.size, blob.updated.timestamp()) for blob in blobs]
     try:
@@ -209,6 +224,25 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [StoredFile(name, status.st_size, status.st_mtime) for name, status in stats]
+
+
+def list_folders(folder: str | os.PathLike[str], prefix: str = "") -> list[str]:
+    """Return the names of what stands in a folder where no file can be made: folders whose names begin with `prefix`.
+
+    There are none of these on Cloud Storage, where a file and a folder may have one name.
+
+    Raises:
+      PermissionError: If the folder may not be read.
+    """
+    text = normalized(folder)
+    if text.startswith("gs://"):
+        return []
+    try:
+        with os.scandir(text) as entries:
+            found = [entry for entry in entries if entry.name.startswith(prefix)]
+            return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def sha256(uri: str | os.PathLike[str], *, links: bool = True) -> str:
@@ -355,7 +389,7 @@ def _blob(uri: str) -> Blob:
     parts = urllib.parse.urlsplit(uri, allow_fragments=False)
     name = uri.removeprefix(f"gs://{parts.netloc}").lstrip("/")
     if not parts.netloc or not name:
-        raise ValueError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
+        raise PathError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
     return _client(os.getpid()).bucket(parts.netloc).blob(name)
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from vidpress.model import range_coder, storage
 from vidpress.model.cpus import num_cpus
+from vidpress.model.errors import fix_of
 from vidpress.model.file_names import is_part_name, is_temporary_name, join, shard_index
 from vidpress.model.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.rows import hash_of
@@ -139,8 +140,11 @@ def _check_file(
         data = storage.read_bytes(uri, links=False)
     except FileNotFoundError:
         return _Checked([f"{uri} is missing: fetch or encode it again."])
-    except (OSError, storage.PathError) as error:
+    except storage.PathError as error:
         return _Checked([f"{uri} cannot be read: {error}"])
+    except OSError as error:
+        fix = fix_of(error)
+        return _Checked([f"{uri} cannot be read: {error if fix is None else f'{fix}.'}"])
     result = _Checked()
     if len(data) != entry.bytes:
         result.findings.append(f"{uri} has {len(data):,} bytes, its manifest says {entry.bytes:,}.")

@@ -96,6 +96,7 @@ def _check_output(output: str, manifest: Manifest, output_format: str) -> None:
       JobError: If not.
     """
     launch.check_output(output)
+    launch.check_no_folder(output, is_feature_file_name)
     fix = "name another folder, or remove them first"
     if storage.exists(join(output, MARKER)):
         raise launch.JobError(f"--output {output} holds features already, complete with {MARKER}: {fix}.")

@@ -200,7 +200,7 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
             f"--model is {model.model_id}, but --output {output} was encoded by {manifest.model_id}, and features of "
             "two models do not go together: name that model, or another folder."
         )
-    launch.check_writable(output, output)
+    launch.check_data_set_writable(output)
     return manifest
 
 

@@ -150,10 +150,9 @@ def describe(uri: str) -> Iterator[str]:
       FileNotFoundError: If there is nothing.
       VidpressError: If it is nothing of ours, or damaged; the message says which.
     """
-    if uri.endswith(".safetensors"):
-        return describe_model(uri)
-    if uri.endswith(".parquet"):
-        return describe_shard(uri)
+    # A data set's folder may be called as it likes.
+    if uri.endswith((".safetensors", ".parquet")) and not storage.is_folder(uri):
+        return describe_model(uri) if uri.endswith(".safetensors") else describe_shard(uri)
     if os.path.isfile(uri):
         fix = "give its folder" if os.path.basename(uri).startswith("manifest") else "give one of these"
         what = "neither a model (.safetensors), nor a shard (.parquet), nor a data set's folder"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import errno
 import logging
+import os
+import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +26,8 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from vidpress.model import input_files, storage
 from vidpress.model.cpus import num_cpus
-from vidpress.model.errors import VidpressError
+from vidpress.model.errors import VidpressError, fix_of
+from vidpress.model.file_names import generation_of_manifest, join
 from vidpress.model.input_files import MatchedFile
 from vidpress.model.manifest import manifest_numbers
 from vidpress.pipeline import runners, worker_processes
@@ -47,6 +52,8 @@ __all__ = [
     "Parser",
     "absolute",
     "boolean",
+    "check_data_set_writable",
+    "check_no_folder",
     "check_output",
     "check_writable",
     "count",
@@ -68,6 +75,7 @@ __all__ = [
 _log = logging.getLogger("vidpress")
 
 # How Beam begins to say that an engine which it starts by itself cannot be had.
+_PROBE = re.compile(rf"/{re.escape(storage.PROBE)}[0-9a-f]{{32}}")
 _NO_ENGINE = ("Unable to fetch remote", "You must specify a --job_endpoint")
 
 
@@ -120,7 +128,34 @@ def check_output(output: str, *, fix: str = "name another folder, or remove it f
     """
     if manifest_numbers(output):
         raise JobError(f"--output {output} holds a data set already: {fix}.")
+    check_data_set_writable(output)
+
+
+def check_data_set_writable(output: str) -> None:
+    """See that a data set can be written to a folder, its manifest included.
+
+    Raises:
+      JobError: If not.
+    """
     check_writable(output, output)
+    check_no_folder(output, lambda name: generation_of_manifest(name) is not None)
+
+
+def check_no_folder(output: str, is_files: Callable[[str], bool]) -> None:
+    """See that no folder stands where a job is to write a file, which it would find out at its end.
+
+    Args:
+      output: The output.
+      is_files: Whether a name is that of such a file.
+
+    Raises:
+      JobError: If there is one.
+    """
+    for name in filter(is_files, storage.list_folders(output)):
+        raise JobError(
+            f"--output {output} cannot be written: {join(output, name)} is a folder, where a file has to go: "
+            "remove it, or name another --output."
+        )
 
 
 def check_writable(output: str, folder: str) -> None:
@@ -135,8 +170,22 @@ def check_writable(output: str, folder: str) -> None:
     """
     try:
         storage.check_writable(folder)
-    except (OSError, storage.PathError) as error:
+    except storage.PathError as error:
         raise JobError(f"--output {output} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENOTDIR and (file := _file_in_the_way(folder)):
+            reason = f"{file} is a file, not a folder: name another --output."
+        elif fix := fix_of(error):
+            reason = f"{fix}."
+        else:
+            reason = _PROBE.sub("", str(error))
+        raise JobError(f"--output {output} cannot be written: {reason}") from error
+
+
+def _file_in_the_way(folder: str) -> str | None:
+    """Return the file among a folder's path and those above it, if there is one."""
+    paths = (folder, *map(str, pathlib.Path(folder).parents))
+    return next((path for path in paths if os.path.exists(path) and not os.path.isdir(path)), None)
 
 
 def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, total: int, unit: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -11,25 +10,6 @@ from collections.abc import Iterator
 
 from vidpress.pipeline.stopping import Stopped, stoppable
 
-# What helps against an error of the system, by number; what is not here speaks for itself.
-_FIXES = {
-    errno.ENOSPC: "the disk is full: make room, and run the same command again",
-    errno.EDQUOT: "the quota of the disk is used up: make room, and run the same command again",
-    errno.EFBIG: "the file grew beyond the limit on a file's size: raise it (`ulimit -f`), or take more shards",
-    errno.EMFILE: "too many open files: raise the limit (`ulimit -n 4096`), and run the same command again",
-    errno.ENFILE: "too many files are open on this machine: close some, and run the same command again",
-    errno.EROFS: "the file system is read-only: name another folder",
-    errno.EACCES: "there is no permission: give it, or run as a user who has it",
-    errno.EPERM: "it is not permitted: give the permission, or run as a user who has it",
-    errno.EIO: "the disk or the network failed: check them, and run the same command again",
-    errno.ENOMEM: "there is not enough memory: free some, or take a larger machine",
-    errno.ENOENT: "it does not exist: check the path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
-    errno.EISDIR: "it is a folder, not a file: check the path",
-    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    errno.ELOOP: "symbolic links lead in a circle: check the path",
-    errno.ESTALE: "the network file system has lost it: run the same command again",
-}
 _NO_MEMORY = "not enough memory: free some, take a larger machine, or fewer workers at a time."
 
 # Errors of Google's clients and Beam's use of them: of the network, of names and of permissions, not of this program.
@@ -76,12 +56,10 @@ def explanation(error: BaseException) -> str | None:
 
 
 def _explained_os_error(error: OSError) -> str:
+    from vidpress.model.errors import fix_of
+
     # What is raised here gives a sentence alone.
-    number = error.errno
-    if number is None:
-        found = _ERRNO.search(str(error))
-        number = int(found.group(1)) if found else None
-    fix = _FIXES.get(number or 0)
+    fix = fix_of(error)
     if fix is None:
         return _one_line(str(error)) or type(error).__name__
     name = error.filename if error.filename is not None else _path_in(str(error))

@@ -1,14 +1,18 @@
 """What the commands say to mistyped options, odd paths and odd files: one line, the right exit code, no traceback."""
 
 import dataclasses
+import errno
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import SPEC, random_model, video_level, write_records
 
+from vidpress.model import local_files
+from vidpress.model.dataset import VideoDataset
 from vidpress.pipeline import cli, decode, encode, inspect, runners, verify
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
@@ -171,6 +175,80 @@ def test_what_is_no_data_set_is_named(main, name, data_set, capsys):
     line = refused(capsys, main, str(path), code=1)
     assert str(path) in line
     assert any(fix in line for fix in ("check the path", "folder", "is no vidpress data set"))
+
+
+@pytest.mark.parametrize("below", ["", "/below/it"])
+@pytest.mark.parametrize("job", ["encode", "decode"])
+def test_an_output_that_is_a_file_is_named(job, below, data_set, model_path, tmp_path, capsys):
+    file = tmp_path / "m.safetensors"
+    file.touch()
+    records = write_records(tmp_path / "a.tfrecord", [video_level(0)])
+    inputs = ["--input", records, "--model", model_path] if job == "encode" else ["--input", str(data_set)]
+    main = encode.main if job == "encode" else decode.main
+    line = refused(capsys, main, *inputs, "--output", f"{file}{below}", code=1)
+    assert line == (
+        f"vidpress {job}: error: --output {file}{below} cannot be written: {file} is a file, not a folder: "
+        "name another --output."
+    )
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.EACCES, "there is no permission: give it, or run as a user who has it."),
+        (errno.EROFS, "the file system is read-only: name another folder."),
+        (errno.ENOSPC, "the disk is full: make room, and run the same command again."),
+    ],
+)
+def test_an_output_that_cannot_be_written_to_is_named(number, fix, there, data_set, tmp_path, monkeypatch, capsys):
+    def refuse(path, *_args, **_kwargs):
+        raise OSError(number, os.strerror(number), path)
+
+    output = tmp_path / "out"
+    if there:
+        output.mkdir()
+    monkeypatch.setattr(local_files, "open", refuse, raising=False)
+    monkeypatch.setattr(os, "mkdir", refuse)
+    line = refused(capsys, decode.main, "--input", str(data_set), "--output", str(output), code=1)
+    assert line == f"vidpress decode: error: --output {output} cannot be written: {fix}"
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_folder_in_a_manifests_place_is_refused_before_any_work(append, model_path, tmp_path, capsys):
+    records = write_records(tmp_path / "a.tfrecord", [video_level(0)])
+    name = "manifest.json"
+    (tmp_path / "out" / name).mkdir(parents=True)
+    arguments = ["--input", records, "--model", model_path, "--output", str(tmp_path / "out")]
+    line = refused(capsys, encode.main, *arguments, *(["--append"] if append else []), code=1)
+    assert line.startswith(f"vidpress encode: error: --output {tmp_path / 'out'} cannot be written: ")
+    assert f"{tmp_path / 'out' / name} is a folder, where a file has to go: remove it" in line
+    assert os.listdir(tmp_path / "out") == [name]
+
+
+def test_a_folder_in_the_next_manifests_place_is_refused(data_set, model_path, tmp_path, capsys):
+    shutil.copytree(data_set, tmp_path / "out")
+    (tmp_path / "out" / "manifest-00002.json").mkdir()
+    records = write_records(tmp_path / "b.tfrecord", [video_level(99)])
+    arguments = ["--input", records, "--model", model_path, "--output", str(tmp_path / "out"), "--append"]
+    assert "manifest-00002.json is a folder" in refused(capsys, encode.main, *arguments, code=1)
+
+
+def test_a_folder_in_the_place_of_features_is_refused(data_set, tmp_path, capsys):
+    decode.main(["--input", str(data_set), "--output", str(tmp_path / "out")])
+    (name,) = (path.name for path in (tmp_path / "out").glob("features-*"))
+    (tmp_path / "again" / name).mkdir(parents=True)
+    capsys.readouterr()
+    line = refused(capsys, decode.main, "--input", str(data_set), "--output", str(tmp_path / "again"), code=1)
+    assert f"{tmp_path / 'again' / name} is a folder" in line
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "d.safetensors"])
+def test_a_data_sets_folder_may_have_any_name(name, data_set, tmp_path, capsys):
+    shutil.copytree(data_set, tmp_path / name)
+    inspect.main([str(tmp_path / name)])
+    assert capsys.readouterr().out.startswith(f"vidpress data set {tmp_path / name}\n")
+    assert VideoDataset(tmp_path / name).num_videos == VideoDataset(data_set).num_videos
 
 
 def test_metadata_of_strangers_is_shown_as_text(tmp_path, capsys):

@@ -409,6 +409,13 @@ def test_what_is_missing_or_refused_is_named(proxy, monkeypatch, tmp_path):
         FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
 
 
+def test_a_folder_is_told_from_a_file(strict, model):
+    model.save(f"gs://{BUCKET}/d.parquet/m.safetensors")
+    assert storage.is_folder(f"gs://{BUCKET}/d.parquet")
+    assert not storage.is_folder(f"gs://{BUCKET}/d.par")
+    assert not storage.is_folder(f"gs://{BUCKET}/d.parquet/m.safetensors")
+
+
 def test_the_users_credentials_are_sent(proxy, model, monkeypatch):
     """To what STORAGE_EMULATOR_HOST names, the client sends none: here it takes the proxy for Google's."""
     from google.cloud.storage import _http
@@ -427,6 +434,16 @@ def test_without_credentials_the_message_says_so(monkeypatch, tmp_path):
     storage._client.cache_clear()
     with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m cannot be reached: .*none.json was not found"):
         storage.read_bytes(f"gs://{BUCKET}/m")
+    for read in (storage.list_files, storage.exists, storage.check_writable, VideoDataset):
+        with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m.* cannot be reached: .*none.json was not found"):
+            read(f"gs://{BUCKET}/m")
+
+
+@pytest.mark.parametrize("uri", ["gs://", "gs://bucket", "gs://bucket/"])
+def test_a_bucket_alone_is_no_data_set(uri, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        verify.main([uri])
+    assert "gs://BUCKET/NAME is" in capsys.readouterr().err
 
 
 def test_names_are_taken_as_they_are(strict, model):

@@ -159,7 +159,7 @@ def test_an_output_that_cannot_be_written_is_refused(data, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     argv = ["--input", data[0], "--output", str(file / "m.safetensors"), *SMALL]
-    assert "cannot be written" in refusal(argv, capsys)
+    assert f"cannot be written: {file} is a file, not a folder: name another --output." in refusal(argv, capsys)
 
 
 def test_a_corrupt_file_is_named(data, tmp_path, capsys):

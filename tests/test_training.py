@@ -1,7 +1,9 @@
 """The training loop: it learns, pays for bits, and a resumed run is the run that never stopped."""
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import shutil
 
@@ -191,6 +193,57 @@ def trained_twice(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("twice")
     options = dataclasses.replace(OPTIONS, checkpoint_every=6)
     return options, weights(training.train(options, SPEC, videos[0], str(folder))), folder
+
+
+@pytest.mark.parametrize("name", ["options.json", "checkpoints", "ckpt-8.index", "ckpt-8.data-00000-of-00001"])
+def test_what_there_is_no_permission_for_is_not_called_damaged(trained_twice, videos, tmp_path, monkeypatch, name):
+    options, _, folder = trained_twice
+    shutil.copytree(folder, tmp_path / "work")
+    (path,) = (tmp_path / "work").rglob(name)
+
+    def refusing(function):
+        def refuse(given, *args, **kwargs):
+            if os.fspath(given) == str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), given)
+            return function(given, *args, **kwargs)
+
+        return refuse
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir))
+    for go_on in (
+        lambda: training.train(dataclasses.replace(options, steps=9), SPEC, videos[0], str(tmp_path / "work")),
+        lambda: training.load_trained(str(tmp_path / "work")),
+    ):
+        with pytest.raises(training.TrainingError) as error:
+            go_on()
+        assert str(error.value) == (
+            f"{path} cannot be read: there is no permission: give it, or run as a user who has it."
+        )
+
+
+def test_what_tensorflow_may_not_read_is_not_called_damaged(trained_twice, tmp_path, monkeypatch):
+    """As on Cloud Storage, which only it asks."""
+    _, _, folder = trained_twice
+
+    def refuse(path):
+        raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission denied")
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", refuse)
+    with pytest.raises(training.TrainingError, match=r"ckpt-8 cannot be read: .*Permission denied\.$"):
+        training.load_trained(str(folder))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_checkpoints_that_cannot_be_written_are_refused_before_any_step(trained_twice, videos, tmp_path, begun):
+    options, _, folder = trained_twice
+    (tmp_path / "work").mkdir()
+    if begun:
+        shutil.copy(folder / "options.json", tmp_path / "work")
+    (tmp_path / "work" / "checkpoints").touch()
+    with pytest.raises(training.TrainingError, match="checkpoints cannot be written: a part of the path is a file"):
+        training.train(options, SPEC, videos[0], str(tmp_path / "work"))
+    assert not (tmp_path / "work" / "tensorboard").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"5", b"\xff", b'{"hidden": [12', b"[" * 100_000])

@@ -1,9 +1,11 @@
 """`vidpress verify`: whatever is damaged, it says so and exits with 1."""
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
+import os
 import pathlib
 import shutil
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 from conftest import frame_level, random_model, write_records
 
+from vidpress.model import storage
 from vidpress.model.features import FeatureSpec
 from vidpress.model.file_names import manifest_name
 from vidpress.model.manifest import Manifest
@@ -46,6 +49,20 @@ def findings(capsys, folder) -> list[str]:
     lines = printed.out.splitlines()
     assert f"vidpress verify: error: {folder} has {len(lines)} finding" in printed.err
     return lines
+
+
+def test_a_shard_without_permission_is_called_so(data_set, capsys, monkeypatch):
+    read_bytes = storage.read_bytes
+    shard = min(data_set.glob("shard-*"))
+
+    def refuse(uri, **kwargs):
+        if str(uri) == str(shard):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), uri)
+        return read_bytes(uri, **kwargs)
+
+    monkeypatch.setattr(storage, "read_bytes", refuse)
+    (line,) = findings(capsys, data_set)
+    assert line == f"{shard} cannot be read: there is no permission: give it, or run as a user who has it."
 
 
 def shard(folder, number=0) -> pathlib.Path:
