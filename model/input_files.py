@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import logging
 import os
 import stat
 import time
@@ -20,6 +22,8 @@ from vidpress.model import path_patterns, storage
 from vidpress.model.errors import VidpressError
 
 _BUFFER = 1 << 16  # what is larger is read past the buffer, without a copy
+_log = logging.getLogger(__name__)
+
 _GCS_CHUNK_SIZE = 1 << 24  # files are read from beginning to end
 
 
@@ -141,8 +145,19 @@ def _match_local(pattern: str) -> list[MatchedFile]:
                 f"{shown(pattern)} matches folders alone, such as {shown(folders[0])}: write "
                 f"{shown(pattern.rstrip('/'))}/* for the files in them."
             )
+        if folders and segments[-1] != "**":  # which goes into them
+            _warn_once(
+                f"{shown(pattern)} also matches folders, such as {shown(folders[0])}, and takes no file in them: "
+                f"{shown(pattern.rstrip('/'))}/* does."
+            )
         files += [_file(path, status) for path, status in found.items() if path not in folders]
     return files
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning: a launcher matches, and so does its pipeline, often in the same process."""
+    _log.warning("%s", message)
 
 
 def _alternatives(pattern: str, local: bool) -> list[str]:

@@ -105,6 +105,18 @@ def refused(*patterns: str) -> str:
     return message
 
 
+def test_folders_beside_files_are_said_to_be_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mixed" / "sub").mkdir(parents=True)
+    for name in ("mixed/a", "mixed/sub/b"):
+        (tmp_path / name).touch()
+    assert [file.path for file in match(["mixed/*"])] == ["mixed/a"]
+    assert "mixed/* also matches folders, such as mixed/sub, and takes no file in them: mixed/*/* does." in caplog.text
+    caplog.clear()
+    assert len(match(["mixed/**"])) == len(match(["mixed/a", "mixed/*/*"])) == 2
+    assert not caplog.text
+
+
 def test_a_folder_is_refused(folder):
     for pattern in ("in/x", "in/x/"):
         assert "in/x/* for the files in it" in refused(pattern)
