@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import importlib.util
 import multiprocessing
 import pathlib
 import shlex
@@ -17,12 +16,23 @@ from typing import Any
 
 from vidpress.model.cpus import num_cpus
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
-from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, record_options, stopping, train
+from vidpress.pipeline import (
+    evaluation_images,
+    evaluation_measures,
+    launch,
+    libraries,
+    machine,
+    record_options,
+    stopping,
+    train,
+)
 from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
 from vidpress.pipeline.evaluation_task import task_of
 
 _PROG = "vidpress evaluate"
+
+_REPORT_MODULES = ("jinja2", "matplotlib")
 
 
 def parser(experiment: Experiment | None = None) -> launch.Parser:
@@ -166,19 +176,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     own_parser, experiment = _parser_for(argv)
     args = own_parser.parse_args(argv)
-    train.quiet_tensorflow()
-    needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"{_PROG}: error: evaluating needs {missing[0]}: install vidpress[train,report].", file=sys.stderr)
-        raise SystemExit(1)
-    if args.report_only:
-        with launch.explained_errors(_PROG):
+    libraries.quiet_tensorflow()
+    with launch.explained_errors(_PROG):
+        if args.report_only:
+            libraries.check_modules("the report", _REPORT_MODULES, "report")
             print(_write_report(args.output))
-        return
+            return
+        libraries.check_modules("evaluating", (*libraries.TRAINING, *_REPORT_MODULES, "faiss"), "train,report")
     if not (args.input and (experiment or args.validation)):
         needed_options = "--input is" if experiment else "--input and --validation are"
         own_parser.error(f"{needed_options} needed, but for --report_only.")
+    libraries.load_tensorflow(_PROG, "evaluating")
     with launch.explained_errors(_PROG):
         try:
             if experiment is None:
