@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import multiprocessing
+import multiprocessing.context
+import multiprocessing.resource_tracker
 import pathlib
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from vidpress.model.cpus import num_cpus
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
@@ -285,7 +289,7 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
     # A process of its own for each task: TensorFlow gives back no memory, and takes its threads once and for all.
     with concurrent.futures.ProcessPoolExecutor(
         num_jobs,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_Context(),
         initializer=_begin_process,
         initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
@@ -305,9 +309,29 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
             raise
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process that Ctrl-C does not reach, not even while it loads its libraries.
+
+    In a terminal it goes to every process: what then becomes of this one is for the first to say.
+    """
+
+    def start(self) -> None:
+        """Start the process: it inherits which signals are blocked here, in this thread."""
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks Ctrl-C when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process
+
+
 def _begin_process(num_threads: int) -> None:
-    # Ctrl-C reaches every process of a terminal: what then becomes of this one is for the first to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # tqdm's own lock is a semaphore of the system, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     import tensorflow as tf
     import threadpoolctl
 
