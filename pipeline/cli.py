@@ -31,22 +31,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args[:1] == ["help"]:
         args = [*args[1:2], "--help"]
     command, rest = (args[0], args[1:]) if args else ("--help", [])
-    if command == "--version":
-        print(f"vidpress {vidpress.__version__}")
-    elif command in COMMANDS:
+    if command in COMMANDS:
         # Here already, since importing the libraries takes seconds in which Ctrl-C may come.
         with explained_errors(f"vidpress {command}"):
             importlib.import_module(f"vidpress.pipeline.{command}").main(rest)
-    elif command in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        print("usage: vidpress COMMAND [options]; `vidpress COMMAND --help` lists the options\n")
-        print("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
-        print("\nexample:\n  vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact")
+    elif command in ("--version", "-h", "--help"):
+        with explained_errors("vidpress"):
+            print(f"vidpress {vidpress.__version__}" if command == "--version" else _help())
     else:
         nearest = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(COMMANDS)}"
         print(f"vidpress: error: no command {command!r}: {hint}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: vidpress COMMAND [options]; `vidpress COMMAND --help` lists the options\n",
+            *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
+            "\nexample:\n  vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vidpress.model import synthetic
-from vidpress.pipeline import cli, demo_comparison, launch
+from vidpress.pipeline import cli, demo_comparison, launch, libraries
+
+_PROG = "vidpress demo"
 
 # What the networks with and without a rate have in common. So few steps want a higher learning rate than the default,
 # and so few videos are learnt by heart without weight decay and dropout.
@@ -142,7 +144,7 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo with command-line options."""
     parser = launch.Parser(
-        prog="vidpress demo",
+        prog=_PROG,
         description="Train a small network with a rate and one without, encode, verify and decode videos, and compare "
         "what is read back; on real YouTube-8M at $VIDPRESS_DATA or ../shared/data, else on synthetic videos.",
         examples=["vidpress demo", "VIDPRESS_DATA=/data vidpress demo --output /tmp/demo"],
@@ -157,13 +159,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--steps", type=launch.positive_int, help="training steps of each network (default: what suits the data)"
     )
     args = parser.parse_args(argv)
-    if args.output.exists():
-        if not (args.output / _MARKER).exists():
-            parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
-        shutil.rmtree(args.output)
-    args.output.mkdir(parents=True)
-    (args.output / _MARKER).touch()
-    with launch.explained_errors("vidpress demo"):
+    if args.output.exists() and not (args.output / _MARKER).exists():
+        parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
+    libraries.load_tensorflow(_PROG, "the demo")
+    with launch.explained_errors(_PROG):
+        if args.output.exists():
+            shutil.rmtree(args.output)
+        launch.check_writable(str(args.output), str(args.output))
+        (args.output / _MARKER).touch()
         print(run(args.output, args.steps))
 
 

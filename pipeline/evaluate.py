@@ -5,24 +5,38 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import importlib.util
-import multiprocessing
+import multiprocessing.context
+import multiprocessing.resource_tracker
 import pathlib
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from vidpress.model.cpus import num_cpus
 from vidpress.model.image_experiments import EXPERIMENTS, Experiment
-from vidpress.pipeline import evaluation_images, evaluation_measures, launch, machine, record_options, stopping, train
+from vidpress.pipeline import (
+    evaluation_images,
+    evaluation_measures,
+    launch,
+    libraries,
+    machine,
+    record_options,
+    stopping,
+    train,
+)
 from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
 from vidpress.pipeline.evaluation_task import task_of
 
 _PROG = "vidpress evaluate"
+
+_REPORT_MODULES = ("jinja2", "matplotlib")
 
 
 def parser(experiment: Experiment | None = None) -> launch.Parser:
@@ -166,19 +180,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     own_parser, experiment = _parser_for(argv)
     args = own_parser.parse_args(argv)
-    train.quiet_tensorflow()
-    needed = ("jinja2", "matplotlib") if args.report_only else ("jinja2", "matplotlib", "faiss", "tensorflow")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"{_PROG}: error: evaluating needs {missing[0]}: install vidpress[train,report].", file=sys.stderr)
-        raise SystemExit(1)
-    if args.report_only:
-        with launch.explained_errors(_PROG):
+    libraries.quiet_tensorflow()
+    with launch.explained_errors(_PROG):
+        if args.report_only:
+            libraries.check_modules("the report", _REPORT_MODULES, "report")
             print(_write_report(args.output))
-        return
+            return
+        libraries.check_modules("evaluating", (*libraries.TRAINING, *_REPORT_MODULES, "faiss"), "train,report")
     if not (args.input and (experiment or args.validation)):
         needed_options = "--input is" if experiment else "--input and --validation are"
         own_parser.error(f"{needed_options} needed, but for --report_only.")
+    libraries.load_tensorflow(_PROG, "evaluating")
     with launch.explained_errors(_PROG):
         try:
             if experiment is None:
@@ -277,7 +289,7 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
     # A process of its own for each task: TensorFlow gives back no memory, and takes its threads once and for all.
     with concurrent.futures.ProcessPoolExecutor(
         num_jobs,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_Context(),
         initializer=_begin_process,
         initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
@@ -297,9 +309,29 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
             raise
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process that Ctrl-C does not reach, not even while it loads its libraries.
+
+    In a terminal it goes to every process: what then becomes of this one is for the first to say.
+    """
+
+    def start(self) -> None:
+        """Start the process: it inherits which signals are blocked here, in this thread."""
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks Ctrl-C when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process
+
+
 def _begin_process(num_threads: int) -> None:
-    # Ctrl-C reaches every process of a terminal: what then becomes of this one is for the first to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # tqdm's own lock is a semaphore of the system, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     import tensorflow as tf
     import threadpoolctl
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vidpress.pipeline import launch, train
+from vidpress.pipeline import launch, libraries, train
 
 if TYPE_CHECKING:
     from vidpress.model.training import Trained
@@ -61,10 +60,7 @@ def parser() -> launch.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    train.quiet_tensorflow()
-    if importlib.util.find_spec("tensorflow") is None:
-        print(f"{_PROG}: error: freezing needs tensorflow: install vidpress[train].", file=sys.stderr)
-        raise SystemExit(1)
+    libraries.load_tensorflow(_PROG, "freezing")
     with launch.explained_errors(_PROG):
         print(run(args))
 

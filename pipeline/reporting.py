@@ -128,7 +128,11 @@ def explained_errors(prog: str) -> Iterator[None]:
     try:
         with stoppable(say_stopped) as signum:
             try:
-                yield
+                try:
+                    yield
+                except SystemExit:
+                    sys.stdout.flush()  # of --help
+                    raise
                 sys.stdout.flush()
             except Exception as error:
                 if signum():
@@ -138,12 +142,21 @@ def explained_errors(prog: str) -> Iterator[None]:
         say_stopped(stopped)
         raise SystemExit(stopped.exit_code) from stopped
     except BrokenPipeError as error:
-        # Whoever read the output, `head` say, has seen enough. Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output, `head` say, has seen enough.
+        _drop_unwritten()
         raise SystemExit(1) from error
     except Exception as error:
         text = explanation(error)
         if text is None:
             raise
         say(f"error: {text}")
+        _drop_unwritten()
         raise SystemExit(1) from error
+
+
+def _drop_unwritten() -> None:
+    """Throw away output that cannot be written: Python would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
-import importlib
 import importlib.metadata
-import logging
 import math
 import os
 import tempfile
@@ -20,7 +18,7 @@ from tqdm import tqdm
 from vidpress.model import storage, table_banks
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.range_coding_tables import MAX_DIMS
-from vidpress.pipeline import launch, record_options, stopping
+from vidpress.pipeline import launch, libraries, record_options, stopping
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -172,13 +170,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    quiet_tensorflow()
-    try:
-        importlib.import_module("tensorflow")
-    except ImportError as error:
-        if not (error.name or "").startswith(("tensorflow", "keras")):
-            raise
-        parser().exit(1, f"{_PROG}: error: training needs {error.name}: install vidpress[train], with Python 3.11.\n")
+    libraries.load_tensorflow(_PROG, "training")
     try:
         args.features = record_options.with_keys(args.features, args)
         check_options(args)
@@ -197,12 +189,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = dataclasses.replace(model, head=head)
         model.save(args.output)
         print(summary(model, args.output, work_dir, seconds, videos, validation))
-
-
-def quiet_tensorflow() -> None:
-    """Let TensorFlow say only what is an error. It is slow to load, too: --help and a mistyped option do without it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def training_options(args: argparse.Namespace) -> TrainingOptions:

@@ -1,5 +1,6 @@
 """The command: `main(argv)` from TFRecords to a model that loads, and what it refuses in one line."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import pytest
 
 from vidpress.model.frozen_model import FrozenModel
 from vidpress.model.synthetic import write_shards
-from vidpress.pipeline import train
+from vidpress.pipeline import freeze, train
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
@@ -216,13 +217,52 @@ def run(code, *argv):
     return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment)
 
 
-def test_a_missing_tensorflow_is_named():
-    code = "import sys; sys.modules['tensorflow'] = None\nfrom vidpress.pipeline.cli import main; main(sys.argv[1:])"
-    result = run(code, "train", "--input", "x", "--output", "y.safetensors")
-    assert result.returncode == 1
-    assert result.stderr.strip() == (
-        "vidpress train: error: training needs tensorflow: install vidpress[train], with Python 3.11."
+@pytest.mark.parametrize(
+    ("command", "doing"),
+    [("train", "training"), ("freeze", "freezing"), ("demo", "the demo"), ("evaluate", "evaluating")],
+)
+def test_missing_modules_are_named_before_any_work(command, doing, tmp_path):
+    arguments = {
+        "train": ["--input", "x", "--output", "y.safetensors"],
+        "freeze": ["--training", "t", "--input", "x", "--output", "y.safetensors"],
+        "demo": ["--output", str(tmp_path / "demo")],
+        "evaluate": ["--input", "x", "--validation", "x", "--output", str(tmp_path / "evaluation")],
+    }[command]
+    extras = {"evaluate": "train,report"}.get(command, "train")
+    missing = (
+        "tensorflow, tensorflow_compression and jinja2"
+        if command == "evaluate"
+        else "tensorflow and tensorflow_compression"
     )
+    code = "import sys\nfor name in ('tensorflow', 'tensorflow_compression', 'jinja2'): sys.modules[name] = None\n"
+    result = run(f"{code}from vidpress.pipeline.cli import main; main(sys.argv[1:])", command, *arguments)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"vidpress {command}: error: {doing} needs {missing}: install vidpress[{extras}], with Python 3.11.\n"
+    )
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "fix"),
+    [
+        ("libtensorflow_cc.so.2: failed to map segment from shared object", "there is too little memory for it"),
+        ("/lib/libc.so.6: version `GLIBC_9' not found", "install vidpress[train] anew"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "freeze"])
+def test_a_tensorflow_that_cannot_be_loaded_is_one_line(command, reason, fix, monkeypatch, capsys, tmp_path):
+    def refuse(name):
+        raise ImportError(f"{reason}\nand more")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    arguments = ["--training", "t"] if command == "freeze" else []
+    main = {"train": train, "freeze": freeze}[command].main
+    with pytest.raises(SystemExit, match="1"):
+        main([*arguments, "--input", "x", "--output", str(tmp_path / "y.safetensors")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vidpress {command}: error: TensorFlow could not be loaded ({reason}): {fix}")
 
 
 def test_help_does_not_wait_for_tensorflow():

@@ -105,13 +105,30 @@ def test_what_strangers_wrote_cannot_move_the_cursor():
     assert printable("\x1b]0;owned\x07 \udcff é\n") == "\\x1b]0;owned\\x07 \\udcff é\\n"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("end", "code"), [("> /dev/full", 1), ("| head -c 1 > /dev/null", 0)])
-def test_an_output_that_cannot_be_written_to(model_path, end, code):
+def test_an_output_that_cannot_be_written_to(model_path, end, code, unbuffered):
     command = f"'{sys.executable}' -m vidpress.pipeline.cli inspect '{model_path}' {end}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert result.returncode == code
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
     if code:
         assert result.stderr.count("\n") == 1
         assert result.stderr.startswith("vidpress inspect: error: the disk is full")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("end", ["> /dev/full", "| head -c 1 > /dev/null"])
+@pytest.mark.parametrize("arguments", ["--help", "--version", "inspect --help"])
+def test_help_that_cannot_be_written(arguments, end, unbuffered):
+    command = f"'{sys.executable}' -m vidpress.pipeline.cli {arguments} {end}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+    if "full" in end and result.returncode:  # argparse passes over what cannot be written at once
+        assert result.returncode == 1
+        assert result.stderr.count("\n") == 1
+        assert "error: the disk is full" in result.stderr

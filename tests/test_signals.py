@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
-from conftest import video_level, write_records
+from conftest import SPEC, video_level, write_records
+
+from vidpress.model.synthetic import write_shards
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
 LINES = {
@@ -30,11 +32,10 @@ def records(tmp_path_factory):
     return f"{folder}/*"
 
 
-class Job:
-    """An encode job in a session of its own."""
+class Command:
+    """A command in a session of its own."""
 
-    def __init__(self, records: str, model_path: str, folder: pathlib.Path, *options: str) -> None:
-        arguments = ["encode", "--input", records, "--model", model_path, "--output", str(folder / "out"), *options]
+    def __init__(self, folder: pathlib.Path, *arguments: str) -> None:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -61,15 +62,6 @@ class Job:
         wait_for(lambda: len(self.pids()) > number or self.process.poll() is not None)
         return sorted(self.pids() - {self.process.pid})
 
-    def wait_for_work(self) -> None:
-        """Wait until a process of the job is at its first step: it has opened a file of records."""
-
-        def reads() -> bool:
-            paths = [path for pid in self.pids() for path in open_files(pid)]
-            return any(path.endswith(".tfrecord") for path in paths)
-
-        wait_for(lambda: reads() or self.process.poll() is not None)
-
     def end(self) -> tuple[int, list[str]]:
         """Wait for the end, and return exit code and lines; nobody must be left soon after."""
         try:
@@ -79,6 +71,23 @@ class Job:
             for pid in self.pids():
                 os.kill(pid, signal.SIGKILL)
         return code, [line for line in self.log.read_text().splitlines() if "Compiling for" not in line]
+
+
+class Job(Command):
+    """An encode job."""
+
+    def __init__(self, records: str, model_path: str, folder: pathlib.Path, *options: str) -> None:
+        arguments = ["--input", records, "--model", model_path, "--output", str(folder / "out"), *options]
+        super().__init__(folder, "encode", *arguments)
+
+    def wait_for_work(self) -> None:
+        """Wait until a process of the job is at its first step: it has opened a file of records."""
+
+        def reads() -> bool:
+            paths = [path for pid in self.pids() for path in open_files(pid)]
+            return any(path.endswith(".tfrecord") for path in paths)
+
+        wait_for(lambda: reads() or self.process.poll() is not None)
 
 
 def open_files(pid: int) -> list[str]:
@@ -161,3 +170,29 @@ def test_what_ignores_ctrl_c_goes_on(records, model_path, tmp_path):
     os.kill(job.process.pid, signal.SIGINT)
     code, lines = job.end()
     assert (code, lines[0].split()[0]) == (0, "Encoded")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_evaluation_by_processes_is_stopped(tmp_path, early):
+    pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+    pytest.importorskip("jinja2", reason="needs the extra vidpress[report]")
+    (records,) = write_shards(tmp_path / "videos", 1, 60, spec=SPEC, num_classes=6, frames=(2, 4))
+    evaluation = Command(
+        tmp_path,
+        *("evaluate", "--input", str(records), "--validation", str(records), "--output", str(tmp_path / "out")),
+        *("--features", str(SPEC), "--classes", "6", "--hidden", "8", "--lmbda", "0.01", "--banks", "1"),
+        *("--steps", "1000000", "--no_rivals", "--jobs", "2"),
+    )
+
+    def trains() -> bool:
+        return any(tmp_path.glob("out.work/**/tensorboard"))
+
+    evaluation.workers(2)  # with what multiprocessing starts to tidy up after the others
+    wait_for(lambda: early or trains() or evaluation.process.poll() is not None)
+    os.killpg(evaluation.process.pid, signal.SIGINT)
+    code, lines = evaluation.end()
+    assert code == 130
+    finished, page, last = lines
+    assert finished == "0 of 3 points are finished."
+    assert page.startswith("Page: ")
+    assert last == "vidpress evaluate: stopped by Ctrl-C: the same command can be run again."
