@@ -125,6 +125,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must not be negative.")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
         if self.lmbda_range is not None:
             low, high = self.lmbda_range
             object.__setattr__(self, "lmbda_range", (low, high))  # which an option gives as a list

@@ -74,8 +74,10 @@ __all__ = [
 
 _log = logging.getLogger("vidpress")
 
-# How Beam begins to say that an engine which it starts by itself cannot be had.
 _PROBE = re.compile(rf"/{re.escape(storage.PROBE)}[0-9a-f]{{32}}")
+
+# How Beam begins to say that an engine which it starts by itself cannot be had, and that a runner wants other options.
+_INVALID_OPTIONS = "Pipeline has validations errors: "
 _NO_ENGINE = ("Unable to fetch remote", "You must specify a --job_endpoint")
 
 
@@ -213,6 +215,9 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
         text = explanation(error)
         if text is None and str(error).startswith(_NO_ENGINE):
             text = f"{error}: docs/engines.md says what each engine needs."
+        if text is None and str(error).startswith(_INVALID_OPTIONS):
+            runner = options.view_as(StandardOptions).runner
+            text = f"--runner {runner}: {' '.join(str(error).removeprefix(_INVALID_OPTIONS).split())}"
         if text is None:
             raise
         raise JobError(text) from error

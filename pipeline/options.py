@@ -65,12 +65,22 @@ class Parser(argparse.ArgumentParser):
         nearest = difflib.get_close_matches(wanted, by_letters, n=1)
         return f": did you mean {by_letters[nearest[0]]}?" if nearest else f": `{self.prog} --help` lists the options."
 
+    def misspelt(self, name: str) -> bool:
+        """Return whether a name is none of the options, but almost one."""
+        options = [option for action in self._actions for option in action.option_strings]
+        nearest = difflib.get_close_matches(name.replace("-", "_").lower(), _normalized(options), 1, cutoff=0.9)
+        return name.startswith("-") and name not in options and bool(nearest)
+
     def error(self, message: str) -> NoReturn:
         """End the program with one line and exit code 2."""
         if message.startswith("unrecognized arguments: "):
             message = f"{message.removeprefix('unrecognized arguments: ')!r} belongs to no option"
             message += f": `{self.prog} --help` lists the options."
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _normalized(options: Sequence[str]) -> list[str]:
+    return [option.replace("-", "_").lower() for option in options]
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -42,7 +42,8 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     # A Flex Template's launcher has options of its own, and the service has refused what the template does not name.
     is_template = any(argument.split("=", 1)[0] == "--template_location" for argument in argv)
     if is_template:
-        names |= {argument.split("=", 1)[0] for argument in argv}
+        given = {argument.split("=", 1)[0] for argument in argv}
+        names |= {name for name in given if not parser.misspelt(name)}
     args, beam_args = parser.parse_with(argv, names)
     _, rest = beam_parser.parse_known_args(beam_args)
     if rest and not is_template:

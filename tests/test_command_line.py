@@ -100,6 +100,20 @@ def test_beams_own_options_are_known(beam_arguments):
         assert name in known
 
 
+@pytest.mark.parametrize("name", ["--num-shards", "--Num_Shards", "--num_shard"])
+def test_a_templates_launcher_has_options_of_its_own_but_not_such(name, capsys):
+    arguments = [*ENCODE, "--template_location", "gs://bucket/t", "--an_option_of_the_launcher=7", name, "4"]
+    assert f"unknown option {name}: did you mean --num_shards?" in refused(capsys, encode.main, *arguments, code=2)
+
+
+def test_what_a_runner_lacks_is_said_in_one_line(tmp_path, model_path, capsys):
+    write_records(tmp_path / "a", [video_level(0)])
+    arguments = ["--input", str(tmp_path / "a"), "--model", model_path, "--output", str(tmp_path / "out")]
+    line = refused(capsys, encode.main, *arguments, "--runner", "dataflow", code=1)
+    assert line.startswith("vidpress encode: error: --runner dataflow: ")
+    assert "Missing required option: region." in line
+
+
 @pytest.mark.parametrize(
     "uri",
     ["s3://b/x", "s3a://b/x", "hdfs://h/x", "https://example.org/x", "http://x/y", "abfs://a/x", "azfs://a/b/x", ""],

@@ -197,6 +197,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--hidden", "2000x"], "is not sizes"),
         (["--hidden", "0"], "hidden="),
         (["--steps", "0"], "steps=0"),
+        (["--seed", "99999999999999999999"], "seed=99999999999999999999 must be below"),
         (["--lmbda", "-1"], "lmbda=-1"),
         (["--lmbda", "0", "--tables", "prior"], "--tables prior needs --lmbda above 0"),
         (["--hidden", "12,8193"], "--hidden 8193 is too wide to code: the last layer may have 8,192 units"),
