@@ -141,6 +141,10 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
     )
 
 
+def _local_folder(path: str) -> pathlib.Path:
+    return pathlib.Path(launch.local_folder(path))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo with command-line options."""
     parser = launch.Parser(
@@ -151,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=_local_folder,
         default=pathlib.Path("demo-output"),
         help="folder; one of an earlier demo is replaced (default: %(default)s)",
     )
@@ -159,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--steps", type=launch.positive_int, help="training steps of each network (default: what suits the data)"
     )
     args = parser.parse_args(argv)
+    if args.output.is_symlink():
+        parser.error(f"--output {args.output} is a symbolic link: name the folder itself.")
     if args.output.exists() and not (args.output / _MARKER).exists():
         parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
     libraries.load_tensorflow(_PROG, "the demo")

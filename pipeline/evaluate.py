@@ -269,8 +269,8 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
         records = [record for name in names if (record := context.load_record(name)) is not None]
         evaluation_results.write(args.output, {**about, "points": len(names)}, records)
 
+    write_results()
     try:
-        write_results()
         for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
             for _ in _run_tasks(tasks, context, args.jobs):
                 write_results()
@@ -377,3 +377,7 @@ def _write_report(output: str) -> str:
     results = evaluation_results.load(output)
     evaluation_page.write(output, results)
     return evaluation_results.summary(output, results)
+
+
+if __name__ == "__main__":
+    main()

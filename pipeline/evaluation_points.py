@@ -9,15 +9,22 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from vidpress.model import storage, strict_json
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen_model import FrozenModel
+from vidpress.model.strict_json import JsonError
 from vidpress.pipeline import train
 
 # A record that was made by another version of this module is made anew.
 _VERSION = 1
+
+# What every record has; and more than a file of an evaluation ever has.
+_RECORD_FIELDS = ("method", "hidden", "validation", "training", "seconds")
+_MAX_BYTES = 2**28
 
 # Stand, in a method's options, for the file of the frozen baseline of the same architecture and seed; and, in an option
 # that takes several, for those of all seeds.
@@ -39,6 +46,28 @@ def default_options() -> dict[str, Any]:
     parser = argparse.ArgumentParser(add_help=False)
     train.add_model_options(parser)
     return vars(parser.parse_args([]))
+
+
+class DamagedRecordError(VidpressError, ValueError):
+    """A file of an evaluation that does not hold what was written to it."""
+
+
+def read_fields(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
+    """Read a JSON object that an evaluation wrote.
+
+    Raises:
+      FileNotFoundError: If there is none.
+      DamagedRecordError: If it is no object, or lacks one of the named fields.
+    """
+    try:
+        fields = strict_json.decode(storage.read_bytes(path), dict[str, Any], max_bytes=_MAX_BYTES)
+        if missing := set(names) - set(fields):
+            raise JsonError(f"it has no {min(missing)!r}")
+    except JsonError as error:
+        raise DamagedRecordError(
+            f"{path} is damaged: {error}. Remove it, and run the same evaluation again: it makes what is missing anew."
+        ) from error
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +117,7 @@ class Context:
     def load_record(self, name: str) -> dict[str, Any] | None:
         """Return a finished record, or None."""
         path = self.record_path(name)
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_fields(path, _RECORD_FIELDS) if path.exists() else None
 
     def save_record(self, name: str, record: dict[str, Any]) -> None:
         """Write a finished record; nobody ever sees a part of it."""

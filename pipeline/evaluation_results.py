@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vidpress.model import storage
-from vidpress.pipeline.evaluation_points import BASELINE
+from vidpress.pipeline.evaluation_points import BASELINE, read_fields
 from vidpress.pipeline.evaluation_task import Task, architecture_title, network_name, task_of
 
 _JSON, _CSV = "results.json", "results.csv"
@@ -232,8 +231,9 @@ def load(output: str | os.PathLike[str]) -> Results:
 
     Raises:
       FileNotFoundError: If there is none.
+      DamagedRecordError: If it is not what was written.
     """
-    results = json.loads(storage.read_bytes(pathlib.Path(output, _JSON)))
+    results = read_fields(pathlib.Path(output, _JSON), ("about", "records"))
     return Results(results["about"], results["records"])
 
 

@@ -199,6 +199,18 @@ class TestRun:
         assert f"vidpress verify '{output}" in printed.replace("""'"'"'""", "'")
 
 
+@pytest.mark.parametrize(
+    ("output", "message"), [("gs://b/x", "must be a local folder"), ("s3://b/x", "is not supported"), ("link", "link")]
+)
+def test_an_output_that_is_no_local_folder_is_refused(tmp_path, monkeypatch, capsys, output, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--output", output])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(SystemExit, match="2"):

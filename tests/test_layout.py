@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import REPO
 
+from vidpress.pipeline import cli
+
 MAY_IMPORT = {
     "model": {"model"},
     "transforms": {"model", "transforms"},
@@ -77,3 +79,9 @@ def loaded_by(*modules: str) -> set[str]:
 def test_what_encodes_and_decodes_loads_no_tensorflow():
     loaded = loaded_by("vidpress.pipeline.encode", "vidpress.pipeline.decode", "vidpress.pipeline.inspect")
     assert not {name for name in loaded if "tensorflow" in name or name == "keras"}
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "cli"])
+def test_commands_run_as_modules(command):
+    """`python -m vidpress.pipeline.NAME` that did nothing would end with 0."""
+    assert 'if __name__ == "__main__":\n    main()\n' in (REPO / "pipeline" / f"{command}.py").read_text()

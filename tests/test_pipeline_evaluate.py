@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -335,6 +336,23 @@ def test_missing_data_are_refused(data, tmp_path, capsys):
 def test_keys_of_records_are_named(data, tmp_path, capsys):
     argv = [*data, *NETWORK, *SWEEP, "--labels_key", "topics", "--output", str(tmp_path / "out")]
     assert "topics" in refusal(argv, capsys)
+
+
+@pytest.mark.parametrize("text", ["", "[", "5", "{}"])
+def test_damaged_records_and_results_are_named(evaluated, data, tmp_path, capsys, text):
+    output = tmp_path / "out"
+    shutil.copytree(evaluated, output)
+    shutil.copytree(evaluated.with_name("out.work"), tmp_path / "out.work")
+    point = min((output / "points").iterdir())
+    for path, argv in (
+        (output / "results.json", ["--report_only"]),
+        (point, [*data, *NETWORK, *SWEEP]),
+    ):
+        path.write_text(text)
+        line = refusal([*argv, "--output", str(output)], capsys)
+        assert f"vidpress evaluate: error: {path} is damaged: " in line
+        assert "Remove it, and run the same evaluation again" in line
+        path.unlink()
 
 
 def test_a_model_with_a_rate_is_no_baseline(data, evaluated, tmp_path, capsys):

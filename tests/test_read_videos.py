@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import logging
 import os
+import zlib
 
 import apache_beam as beam
 import numpy as np
@@ -45,7 +46,8 @@ def test_a_dead_letter_says_how_much_of_a_file_is_lost(tmp_path):
     with TestPipeline(runner="FnApiRunner") as pipeline:
         inputs = (pipeline | ReadVideos([str(path)], spec=SPEC)).inputs
         read = sum(len(frame_level(index)) for index in range(2))
-        assert_that(inputs, equal_to([InputFile(str(path), len(data), 3, read, len(data) - offset)]))
+        file = InputFile(str(path), len(data), 3, read, len(data) - offset, zlib.crc32(data))
+        assert_that(inputs, equal_to([file]))
 
 
 def test_no_more_is_read_than_was_matched(tmp_path):
