@@ -7,7 +7,9 @@
 """
 
 import contextlib
+import gc
 import itertools
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -106,3 +108,16 @@ def write_records(path: pathlib.Path, payloads: list[bytes]) -> str:
     with path.open("wb") as file:
         write_tfrecords(file, payloads)
     return str(path)
+
+
+def forked(target) -> multiprocessing.Process:
+    """Start a function in a fork of this process, for it to be killed in."""
+
+    def run():
+        # TensorFlow, which other tests have loaded, does not survive that what it holds is freed in a fork.
+        gc.freeze()
+        target()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process

@@ -7,14 +7,13 @@ lists is ever removed.
 
 import functools
 import json
-import multiprocessing
 import os
 import pathlib
 import signal
 import tempfile
 
 import numpy as np
-from conftest import SPEC, frame_level, random_model, write_records
+from conftest import SPEC, forked, frame_level, random_model, write_records
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -103,8 +102,7 @@ class DataSetMachine(RuleBasedStateMachine):
                 setattr(owner, name, die)
             self.run(*options, input=input)
 
-        process = multiprocessing.get_context("fork").Process(target=target)
-        process.start()
+        process = forked(target)
         return process
 
     def was_there(self) -> int:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import random
@@ -14,7 +13,7 @@ import sys
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
+from conftest import REPO, SPEC, forked, frame_level, random_model, video_level, write_records
 from test_manifest import GENERATION
 
 from vidpress.model.dataset import VideoDataset
@@ -647,8 +646,7 @@ def killed(arguments, owner, name, where=""):
         setattr(owner, name, die)
         encode.main(arguments)
 
-    process = multiprocessing.get_context("fork").Process(target=target)
-    process.start()
+    process = forked(target)
     process.join()
     assert process.exitcode == -signal.SIGKILL
 

@@ -1,13 +1,12 @@
 """The decode job: what a job that died leaves is not taken for whole, and the same job completes it."""
 
 import json
-import multiprocessing
 import os
 import signal
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import frame_level, write_records
+from conftest import forked, frame_level, write_records
 
 from vidpress.model.manifest import Manifest
 from vidpress.model.tfrecord import read_tfrecords
@@ -69,8 +68,7 @@ def test_a_job_that_is_killed_is_completed_by_the_same_job(compact, tmp_path, ou
         os.replace = die
         decode.main(arguments(compact, output, output_format))
 
-    process = multiprocessing.get_context("fork").Process(target=target)
-    process.start()
+    process = forked(target)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (output / "_SUCCESS").exists()
