@@ -92,8 +92,8 @@ class _GzipReader(io.RawIOBase):
             chunk = self._next_chunk()
         if zeros:
             raise GzipError(
-                f"{zeros:,} zeros follow its end, where a part of the file may have been: if nothing is missing, "
-                "unpack and pack it again"
+                f"{zeros:,} {'zero follows' if zeros == 1 else 'zeros follow'} its end, where a part of the file may "
+                "have been: if nothing is missing, unpack and pack it again"
             )
 
     def packed_bytes(self, offset: int) -> int:

@@ -21,9 +21,9 @@ from typing import BinaryIO, NamedTuple, cast
 from vidpress.model import path_patterns, storage
 from vidpress.model.errors import VidpressError
 
-_BUFFER = 1 << 16  # what is larger is read past the buffer, without a copy
 _log = logging.getLogger(__name__)
 
+_BUFFER = 1 << 16  # what is larger is read past the buffer, without a copy
 _GCS_CHUNK_SIZE = 1 << 24  # files are read from beginning to end
 
 

@@ -248,8 +248,8 @@ class Manifest:
                 f"{os.fspath(data_set)} holds no {MANIFEST}: it is no vidpress data set, or its job did not finish. "
                 "A data set is named by its folder."
             )
-        if generation is None and (warning := lost_generation(data_set, max(numbers))):
-            _log.warning("%s", warning)
+        if generation is None:
+            _warn_of_lost_generation(data_set, max(numbers))
         number = max(numbers) if generation is None else generation
         if number not in numbers:
             fate = "is lost" if number < max(numbers) else "is none: it has no such generation"
@@ -327,25 +327,23 @@ def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
     return {number for number in found if number is not None}
 
 
-def lost_generation(data_set: str | os.PathLike[str], newest: int) -> str | None:
-    """Say so if a data set's newest manifest seems to be lost.
+def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> None:
+    """Say so if a manifest after the newest one seems to be lost.
 
     A run writes its list of input files when all its shards are there, and its manifest right after it. A later list
     without a manifest is of a run that died in between, or its manifest was lost: readers do not see its videos.
-
-    Args:
-      data_set: The data set's folder.
-      newest: The highest generation with a manifest.
     """
     lists = (parse_part_name(file.name) for file in storage.list_files(data_set, "inputs-"))
     found = {int(parts["generation"]) for parts in lists if parts is not None and parts["generation"] is not None}
     lost = max(found, default=0)
-    if lost <= newest or lost in manifest_numbers(data_set):  # it may just have been written
-        return None
-    return (
-        f"{os.fspath(data_set)} holds the files of generation {lost}, but no {manifest_name(lost)}: it is lost, or its "
-        "run died right before writing it. Put it back, or run `vidpress encode --append` on the same input again."
-    )
+    if lost > newest and lost not in manifest_numbers(data_set):  # it may just have been written
+        _log.warning(
+            "%s holds the files of generation %d, but no %s: it is lost, or its run died right before writing it. Put "
+            "it back, or run `vidpress encode --append` on the same input again.",
+            os.fspath(data_set),
+            lost,
+            manifest_name(lost),
+        )
 
 
 def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:

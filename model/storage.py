@@ -215,19 +215,17 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
             parent = _blob(f"{text.rstrip('/')}/")
             blobs = list(parent.bucket.list_blobs(prefix=parent.name + prefix, delimiter="/", retry=_retry()))
         return [StoredFile(blob.name.removeprefix(parent.name), blob.size, blob.updated.timestamp()) for blob in blobs]
-    try:
-        with os.scandir(text) as entries:
-            named = [
-                entry for entry in entries if entry.name.startswith(prefix) and not entry.is_dir(follow_symlinks=False)
-            ]
-            stats = [(entry.name, entry.stat(follow_symlinks=False)) for entry in named]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [StoredFile(name, status.st_size, status.st_mtime) for name, status in stats]
+    found = []
+    for entry in _entries(text):
+        if entry.name.startswith(prefix) and not entry.is_dir(follow_symlinks=False):
+            with contextlib.suppress(FileNotFoundError):  # another job's temporary file may be gone by now
+                status = entry.stat(follow_symlinks=False)
+                found.append(StoredFile(entry.name, status.st_size, status.st_mtime))
+    return found
 
 
-def list_folders(folder: str | os.PathLike[str], prefix: str = "") -> list[str]:
-    """Return the names of what stands in a folder where no file can be made: folders whose names begin with `prefix`.
+def list_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names of what stands in a folder where no file can be made: the folders in it.
 
     There are none of these on Cloud Storage, where a file and a folder may have one name.
 
@@ -237,10 +235,13 @@ def list_folders(folder: str | os.PathLike[str], prefix: str = "") -> list[str]:
     text = normalized(folder)
     if text.startswith("gs://"):
         return []
+    return sorted(entry.name for entry in _entries(text) if entry.is_dir(follow_symlinks=False))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(text) as entries:
-            found = [entry for entry in entries if entry.name.startswith(prefix)]
-            return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+        with os.scandir(folder) as entries:
+            return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
 

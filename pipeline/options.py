@@ -59,16 +59,14 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown option {name}{self._hint(name, known)}")
 
     def _hint(self, name: str, known: Collection[str]) -> str:
-        wanted = name.replace("-", "_").strip("_").lower()
-        options = [option for option in known if option.startswith("--")]
-        by_letters = {option.strip("-").replace("-", "_").lower(): option for option in options}
-        nearest = difflib.get_close_matches(wanted, by_letters, n=1)
+        by_letters = {_letters(option): option for option in known if option.startswith("--")}
+        nearest = difflib.get_close_matches(_letters(name), by_letters, n=1)
         return f": did you mean {by_letters[nearest[0]]}?" if nearest else f": `{self.prog} --help` lists the options."
 
     def misspelt(self, name: str) -> bool:
         """Return whether a name is none of the options, but almost one."""
-        options = [option for action in self._actions for option in action.option_strings]
-        nearest = difflib.get_close_matches(name.replace("-", "_").lower(), _normalized(options), 1, cutoff=0.9)
+        options = self._option_string_actions
+        nearest = difflib.get_close_matches(_letters(name), map(_letters, options), n=1, cutoff=0.85)
         return name.startswith("-") and name not in options and bool(nearest)
 
     def error(self, message: str) -> NoReturn:
@@ -79,8 +77,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _normalized(options: Sequence[str]) -> list[str]:
-    return [option.replace("-", "_").lower() for option in options]
+def _letters(option: str) -> str:
+    return option.replace("-", "_").strip("_").lower()
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -20,7 +20,6 @@ _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t]+.*\n|\n
 _EXCEPTION = re.compile(r"(?P<module>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?:: (?P<text>.*))?")
 _SEE_BEFORE = "Check prior failing response"
 _WHERE = re.compile(r" \[while running .*", re.DOTALL)
-_ERRNO = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
 
 
 def count(number: int, noun: str) -> str:
@@ -89,10 +88,7 @@ def _explained_text(text: str) -> str | None:
     if name == "MemoryError":
         return _NO_MEMORY
     if name in _names(OSError):
-        number = _ERRNO.search(message)
-        path = _path_in(message)
-        error = OSError(int(number.group(1)), message, path) if number else OSError(message)
-        return _explained_os_error(error)
+        return _explained_os_error(OSError(message))
     # Beam wraps what it cannot raise again with the step's name.
     return _explained_text(message) if name == "RuntimeError" and message else None
 

@@ -128,7 +128,7 @@ FIRST, SECOND = (gzip.compress(tfrecord_bytes(PAYLOADS[part]), mtime=0) for part
     [
         (b"", 0, "the file is empty, which no gzip file is"),
         (bytes(len(FIRST)), 0, "begins with zeros"),
-        (FIRST + bytes(1), 2, "1 zeros follow its end"),
+        (FIRST + bytes(1), 2, "1 zero follows its end"),
         (FIRST + bytes(len(SECOND)), 2, f"{len(SECOND)} zeros follow its end"),
         (FIRST + bytes(200_000), 2, "200,000 zeros follow its end"),
         (FIRST + bytes(7) + SECOND, 2, "zeros and then something else follow its end"),

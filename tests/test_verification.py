@@ -47,7 +47,8 @@ def findings(capsys, folder) -> list[str]:
     assert stop.value.code == 1
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert f"vidpress verify: error: {folder} has {len(lines)} finding" in printed.err
+    findings = "1 finding" if len(lines) == 1 else f"{len(lines)} findings"
+    assert printed.err == f"vidpress verify: error: {folder} has {findings}.\n"
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import io
 import json
@@ -133,22 +134,23 @@ def _write_shard(element: tuple[FileEntry, str, int], data_set: str, output: str
 
 def _is_whole(uri: str, rows: int, output_format: str) -> bool:
     """Return whether a file of features is what was written: every checksum fits, and it has so many videos."""
-    found = 0
     try:
         with storage.open_input(uri) as file:
             if output_format == "parquet":
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                found = sum(batch.num_rows for batch in parquet.iter_batches())
+                is_whole = rows == sum(batch.num_rows for batch in parquet.iter_batches())
             else:
                 num_bytes = file.seek(0, io.SEEK_END)
                 file.seek(0)
                 records = read_tfrecords(io.BufferedReader(file), num_bytes)  # type: ignore[type-var]
-                found = sum(1 if isinstance(payload, bytes) else -rows for _, payload in records)
+                kinds = collections.Counter(type(payload) for _, payload in records)
+                is_whole = kinds == {bytes: rows}
     except (pa.ArrowException, OSError) as error:
         _log.warning("%s cannot be read: %s", uri, error)
-    if found != rows:
+        is_whole = False
+    if not is_whole:
         _log.warning("%s is not what was written: it is written again.", uri)
-    return found == rows
+    return is_whole
 
 
 def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.RecordBatch]:
