@@ -25,14 +25,14 @@ import workload
 from measuring import timed_in_fresh_process
 from results import Report, parser
 
-from vidpress.model import range_coder
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.compiled import jit
-from vidpress.model.dense_layers import SplitDense, has_matrix_units
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.table_banks import choose_banks
-from vidpress.model.tfrecord import masked_crc32c
-from vidpress.model.videos import sum_frames
-from vidpress.pipeline import machine
+from vidpress.model.frozen.dense_layers import SplitDense, has_matrix_units
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.tfrecord import masked_crc32c
+from vidpress.model.records.videos import sum_frames
+from vidpress.pipeline.launching import machine
 
 CORES = len(os.sched_getaffinity(0))
 BATCH_SIZE = 1024

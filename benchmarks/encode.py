@@ -19,7 +19,7 @@ from typing import Any
 from measuring import Run, in_fresh_process, measure, timed_in_fresh_process
 from results import Report, parser
 
-from vidpress.pipeline import machine
+from vidpress.pipeline.launching import machine
 
 # A run's process imports this module, and what it imports counts in its time and memory: the rest is imported where it
 # is used.
@@ -93,7 +93,7 @@ def prepare(folder: str, args: argparse.Namespace) -> tuple[str, str, int, int]:
     import numpy as np
     import workload
 
-    from vidpress.model.frozen_model import FrozenModel
+    from vidpress.model.frozen.frozen_model import FrozenModel
 
     source, videos = workload.real_videos(args.input, args.records)
     records = {}
@@ -142,8 +142,8 @@ def run(side: str, folder: str, part: str, output: str, args: argparse.Namespace
         import stock_pipeline
 
         return measure(lambda: run_pipeline(lambda pipeline: stock_pipeline.build_pipeline(pipeline, **stock), args))
-    from vidpress.model.frozen_model import FrozenModel
-    from vidpress.model.shard import ShardHeader
+    from vidpress.model.frozen.frozen_model import FrozenModel
+    from vidpress.model.shards.shard import ShardHeader
     from vidpress.pipeline.encode import build_pipeline
 
     def build(pipeline: Any) -> None:
@@ -213,8 +213,8 @@ def compare(folder: str, outputs: dict[str, str]) -> list[str]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from vidpress.model import range_coder
-    from vidpress.model.frozen_model import FrozenModel
+    from vidpress.model.coding import range_coder
+    from vidpress.model.frozen.frozen_model import FrozenModel
 
     model = FrozenModel.load(f"{folder}/model.safetensors")
     tables = {name: pq.read_table(sorted(glob.glob(f"{output}/*.parquet"))) for name, output in outputs.items()}

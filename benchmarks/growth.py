@@ -16,7 +16,7 @@ import encode
 from measuring import Run, in_fresh_process, measure, timed_in_fresh_process
 from results import Report, parser
 
-from vidpress.pipeline import machine
+from vidpress.pipeline.launching import machine
 
 GROWTH = (1, 4, 16)
 
@@ -37,8 +37,8 @@ def prepare(folder: str, num_records: int) -> str:
 
 def run(folder: str, factor: int, output: str) -> Run:
     """Encode the records of a size to as many shards."""
-    from vidpress.model.frozen_model import FrozenModel
-    from vidpress.model.shard import ShardHeader
+    from vidpress.model.frozen.frozen_model import FrozenModel
+    from vidpress.model.shards.shard import ShardHeader
     from vidpress.pipeline.encode import build_pipeline
 
     model = FrozenModel.load(f"{folder}/model.safetensors")
@@ -62,9 +62,9 @@ def shuffled_bytes(folder: str, factor: int) -> int:
     """Return the bytes of all elements that the job hands to its GroupByKey, each file's videos in one bundle."""
     import glob
 
-    from vidpress.model.frozen_model import FrozenModel
-    from vidpress.model.rows import encode_videos
-    from vidpress.model.videos import Video, pool_frames
+    from vidpress.model.data_set.rows import encode_videos
+    from vidpress.model.frozen.frozen_model import FrozenModel
+    from vidpress.model.records.videos import Video, pool_frames
     from vidpress.transforms.read_videos import read_videos
     from vidpress.transforms.write_shards import _DealFn
 

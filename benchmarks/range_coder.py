@@ -19,11 +19,11 @@ import numpy as np
 import workload
 from results import Report, parser
 
-from vidpress.model import range_coder
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.table_banks import choose_banks
-from vidpress.pipeline import machine
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import choose_banks
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.pipeline.launching import machine
 
 TARGET = 4.0
 # The others take a call, and lists of Python integers, for each video: fewer will do.

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 import workload
 from results import Report, parser
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.examples import serialize_record
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.rows import encode_videos, merge_rows
-from vidpress.model.shard import ROW_GROUP_SIZE, ShardHeader, labels_list, write_shard
-from vidpress.model.tfrecord import write_tfrecords
-from vidpress.pipeline import machine
+from vidpress.model.data_set.rows import encode_videos, merge_rows
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.examples import serialize_record
+from vidpress.model.records.tfrecord import write_tfrecords
+from vidpress.model.shards.shard import ROW_GROUP_SIZE, ShardHeader, labels_list, write_shard
+from vidpress.pipeline.launching import machine
 
 BATCH_SIZE = 256
 TARGET = 1.0

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from results import Report
 
-from vidpress.pipeline import machine
+from vidpress.pipeline.launching import machine
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 # Of the networks that are trained for the benchmarks, by `--hidden`.

@@ -9,7 +9,7 @@ import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-from vidpress.pipeline import machine
+from vidpress.pipeline.launching import machine
 
 
 @dataclasses.dataclass

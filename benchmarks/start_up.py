@@ -19,16 +19,16 @@ import numpy as np
 import workload
 from results import Report, parser
 
-from vidpress.pipeline import machine
+from vidpress.pipeline.launching import machine
 
 TARGET = 3.0
 
 FUNCTIONS = """
 import sys
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.rows import encode_videos
-from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.data_set.rows import encode_videos
+from vidpress.model.records.tfrecord import read_tfrecords
+from vidpress.model.records.videos import parse_video, pool_frames
 model = FrozenModel.load(sys.argv[1] + "/model.safetensors")
 with open(sys.argv[2], "rb") as file:
     payloads = [payload for _, payload in read_tfrecords(file)]

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidpress.model import synthetic
-from vidpress.model.examples import serialize_record
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.nearest_rounding import fit_steps
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.videos import PooledVideo, parse_video, pool_frames
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.frozen.nearest_rounding import fit_steps
+from vidpress.model.records import synthetic
+from vidpress.model.records.examples import serialize_record
+from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.records.videos import PooledVideo, parse_video, pool_frames
 
 SPEC = FeatureSpec()
 FRAMES = (120, 300)

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from vidpress.model import matrix_units
-from vidpress.model.examples import RecordError, serialize_record
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import fit_banks
+from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.rows import encode_videos
-from vidpress.model.shard import decode_codes
-from vidpress.model.synthetic import serialize_video
-from vidpress.model.table_banks import fit_banks
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.frozen import matrix_units
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.examples import RecordError, serialize_record
+from vidpress.model.records.synthetic import serialize_video
+from vidpress.model.records.videos import parse_video, pool_frames
+from vidpress.model.shards.shard import decode_codes
 
 
 def warm_up() -> None:

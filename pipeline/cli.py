@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import vidpress
-from vidpress.pipeline.reporting import explained_errors
+from vidpress.pipeline.launching.reporting import explained_errors
 
 COMMANDS = {
     "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",

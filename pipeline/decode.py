@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
-from vidpress.model import storage
-from vidpress.model.file_names import join
-from vidpress.model.manifest import Manifest
-from vidpress.pipeline import launch
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import join
+from vidpress.pipeline.launching import launch
 from vidpress.transforms.write_features import (
     FORMATS,
     MARKER,

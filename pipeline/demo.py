@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vidpress.model import synthetic
-from vidpress.pipeline import cli, demo_comparison, launch, libraries
+from vidpress.model.records import synthetic
+from vidpress.pipeline import cli, demo_comparison
+from vidpress.pipeline.launching import launch, libraries
 
 _PROG = "vidpress demo"
 

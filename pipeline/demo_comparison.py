@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vidpress.model import baselines
-from vidpress.model.dataset import VideoDataset
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
-from vidpress.model.file_names import join
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest
-from vidpress.model.shard import Shard
-from vidpress.pipeline.evaluation_measures import task_metrics
+from vidpress.model.files.file_names import join
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.shards.shard import Shard
+from vidpress.pipeline.evaluation import codecs
+from vidpress.pipeline.evaluation.videos import task_metrics
 
 if TYPE_CHECKING:
-    from vidpress.model.training_data import LabelledVideos
+    from vidpress.model.training.training_data import LabelledVideos
 
 # Below this, two GAPs are called the same: networks with a rate that were trained on real videos as the demo does, but
 # with the seeds 0, 1 and 2, had GAPs of 0.6918, 0.6934 and 0.6919.
@@ -80,7 +80,7 @@ def compare(output: pathlib.Path, train: str, validation: str, num_classes: int)
       validation: Glob of the validation videos.
       num_classes: How many classes there are.
     """
-    from vidpress.model import training_data
+    from vidpress.model.training import training_data
 
     training, videos = (
         training_data.load_videos(training_data.match_files([glob]), FeatureSpec(), num_classes)
@@ -89,7 +89,7 @@ def compare(output: pathlib.Path, train: str, validation: str, num_classes: int)
     network = FrozenModel.load(output / "model-without-rate.safetensors")
     z = network.bottleneck(np.asarray(videos.x))
 
-    def codec_row(name: str, codec: baselines.Codec, vectors: np.ndarray, *, inputs: bool = False) -> Row:
+    def codec_row(name: str, codec: codecs.Codec, vectors: np.ndarray, *, inputs: bool = False) -> Row:
         """Store vectors by a codec, and give what is read back to the network's classifier."""
         codes = codec.encode(vectors)
         stored = codec.decode(codes)
@@ -103,9 +103,9 @@ def compare(output: pathlib.Path, train: str, validation: str, num_classes: int)
         stored = read_videos(folder)
         return Row(name, code_bytes_per_video(folder), classifier_gap(model, stored, stored.x))
 
-    features = codec_row("input features x, float32 + zlib", baselines.Float32(), np.asarray(videos.x), inputs=True)
-    activations = codec_row("activations without a rate, float32 + zlib", baselines.Float32(), z)
-    int8 = baselines.fit_int8(network.bottleneck(np.asarray(training.x)))
+    features = codec_row("input features x, float32 + zlib", codecs.Float32(), np.asarray(videos.x), inputs=True)
+    activations = codec_row("activations without a rate, float32 + zlib", codecs.Float32(), z)
+    int8 = codecs.fit_int8(network.bottleneck(np.asarray(training.x)))
     codes = data_set_row("vidpress, codes alone", "vidpress")
     folder = output / "compact-vidpress-validation"
     manifest = Manifest.load(folder)
@@ -133,7 +133,7 @@ def code_bytes_per_video(folder: pathlib.Path) -> float:
 
 def read_videos(folder: pathlib.Path) -> LabelledVideos:
     """Read a data set as a training job does; `x` is what was decoded. Videos without labels are left out."""
-    from vidpress.model.training_data import LabelledVideos
+    from vidpress.model.training.training_data import LabelledVideos
 
     batches = list(VideoDataset(folder))
     labels = [labels for batch in batches for labels in batch.labels]

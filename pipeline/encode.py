@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
+from vidpress.model.data_set.manifest import Manifest, is_new, manifest_numbers
 from vidpress.model.features import FeatureSpec
-from vidpress.model.file_names import join
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.input_files import MatchedFile, older_than
-from vidpress.model.manifest import Manifest, is_new, manifest_numbers
-from vidpress.model.shard import ShardHeader
-from vidpress.pipeline import launch, record_options
+from vidpress.model.files.file_names import join
+from vidpress.model.files.input_files import MatchedFile, older_than
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.shards.shard import ShardHeader
+from vidpress.pipeline.launching import launch, record_options
 from vidpress.transforms.encode_videos import EncodeVideos
-from vidpress.transforms.known_videos import ReadInputFiles, input_lists, read_input_files
+from vidpress.transforms.generations.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
 from vidpress.transforms.read_videos import ReadVideos
 from vidpress.transforms.write_shards import WriteShards

@@ -19,20 +19,13 @@ from typing import Any
 from tqdm import tqdm
 
 from vidpress.model.cpus import num_cpus
-from vidpress.model.image_experiments import EXPERIMENTS, Experiment
-from vidpress.pipeline import (
-    evaluation_images,
-    evaluation_measures,
-    launch,
-    libraries,
-    machine,
-    record_options,
-    stopping,
-    train,
-)
-from vidpress.pipeline.evaluation_plan import METHODS, Networks, Plan, add_sweep_options, make_plan
-from vidpress.pipeline.evaluation_points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
-from vidpress.pipeline.evaluation_task import task_of
+from vidpress.model.images.experiments import EXPERIMENTS, Experiment
+from vidpress.pipeline import train
+from vidpress.pipeline.evaluation import images, videos
+from vidpress.pipeline.evaluation.plan import METHODS, Networks, Plan, add_sweep_options, make_plan
+from vidpress.pipeline.evaluation.points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
+from vidpress.pipeline.evaluation.task import task_of
+from vidpress.pipeline.launching import launch, libraries, machine, record_options, stopping
 
 _PROG = "vidpress evaluate"
 
@@ -57,7 +50,7 @@ def parser(experiment: Experiment | None = None) -> launch.Parser:
     if experiment is None:
         train.add_model_options(parser)
     else:
-        evaluation_images.add_model_options(parser, experiment)
+        images.add_model_options(parser, experiment)
     parser.add_argument(
         "--experiment", choices=EXPERIMENTS, help="take images, and networks for them, instead of videos"
     )
@@ -103,7 +96,7 @@ def parser(experiment: Experiment | None = None) -> launch.Parser:
     files.add_argument(
         "--report_only", action="store_true", help="write figures and page anew from the results.json in the output"
     )
-    methods = METHODS if experiment is None else evaluation_images.METHODS
+    methods = METHODS if experiment is None else images.METHODS
     sweep = parser.add_argument_group("sweep")
     add_sweep_options(sweep, hidden=experiment is None)
     if experiment is not None:
@@ -159,8 +152,8 @@ def _networks(experiment: Experiment | None, args: argparse.Namespace) -> Networ
     if experiment is None:
         return None
     return Networks(
-        add_options=lambda parser: evaluation_images.add_model_options(parser, experiment),
-        check_options=evaluation_images.check_options,
+        add_options=lambda parser: images.add_model_options(parser, experiment),
+        check_options=images.check_options,
         baseline_options={
             "tables": "empirical",
             "banks": 1,
@@ -168,8 +161,8 @@ def _networks(experiment: Experiment | None, args: argparse.Namespace) -> Networ
             "prior_banks": 1,
             "prior_learning_rate": experiment.options.prior_learning_rate,
         },
-        methods=evaluation_images.METHODS,
-        codecs=evaluation_images.codecs,
+        methods=images.METHODS,
+        codecs=images.codecs,
         fixed={"experiment": experiment.name, "spatial": args.spatial},
         architectures=(experiment.feature_shape(args.spatial),),
     )
@@ -203,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _measures(context: Context) -> Any:
     """Return the module that loads the data and measures the points."""
-    return evaluation_images if context.experiment else evaluation_measures
+    return images if context.experiment else videos
 
 
 def _context(args: argparse.Namespace, work_dir: str) -> Context:
@@ -242,7 +235,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
     Raises:
       JobError: If the output cannot be written.
     """
-    from vidpress.pipeline import evaluation_results
+    from vidpress.pipeline.evaluation import results as evaluation_results
 
     output = pathlib.Path(args.output)
     launch.check_writable(args.output, str(output))
@@ -372,10 +365,11 @@ def _write_report(output: str) -> str:
     Raises:
       FileNotFoundError: If there are no results.
     """
-    from vidpress.pipeline import evaluation_page, evaluation_results
+    from vidpress.pipeline.evaluation import page
+    from vidpress.pipeline.evaluation import results as evaluation_results
 
     results = evaluation_results.load(output)
-    evaluation_page.write(output, results)
+    page.write(output, results)
     return evaluation_results.summary(output, results)
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vidpress.pipeline import launch, libraries, train
+from vidpress.pipeline import train
+from vidpress.pipeline.launching import launch, libraries
 
 if TYPE_CHECKING:
-    from vidpress.model.training import Trained
-    from vidpress.model.training_data import LabelledVideos
+    from vidpress.model.training.loop import Trained
+    from vidpress.model.training.training_data import LabelledVideos
 
 _PROG = "vidpress freeze"
 
@@ -71,10 +72,10 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       JobError: If an option does not fit the training, or the rate cannot be had.
     """
-    from vidpress.model import networks, training
+    from vidpress.model.training import loop, networks
 
     train.check_output(args.output)
-    trained = training.load_trained(args.training)
+    trained = loop.load_trained(args.training)
     options = trained.options
     if options.lmbda_range is None and (args.lmbda is not None or args.bytes is not None):
         raise launch.JobError(
@@ -127,7 +128,7 @@ def _find_lmbda(
     Raises:
       JobError: If there is none.
     """
-    from vidpress.model import freezing, networks
+    from vidpress.model.training import freezing, networks
 
     sample = videos.sample(_SEARCH_SAMPLE)
     measured = np.arange(len(sample)) % _MEASURED_EVERY == 0

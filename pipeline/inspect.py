@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vidpress.model import storage
-from vidpress.model.file_names import join
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.listed_shards import open_shard
-from vidpress.model.manifest import Manifest
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.shard import Shard, ShardError, decode_codes, labels_list
-from vidpress.model.storage import PathError
-from vidpress.pipeline.options import Parser, absolute
-from vidpress.pipeline.reporting import count, explained_errors, printable
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import join
+from vidpress.model.files.storage import PathError
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.shards.shard import Shard, ShardError, decode_codes, labels_list
+from vidpress.pipeline.launching.options import Parser, absolute
+from vidpress.pipeline.launching.reporting import count, explained_errors, printable
 
 # Bits by dimension are averaged over at most this many videos.
 _SAMPLE = 4096

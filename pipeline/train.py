@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from vidpress.model import storage, table_banks
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.range_coding_tables import MAX_DIMS
-from vidpress.pipeline import launch, libraries, record_options, stopping
+from vidpress.model.coding import table_banks
+from vidpress.model.coding.range_coding_tables import MAX_DIMS
+from vidpress.model.files import storage
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.pipeline.launching import launch, libraries, record_options, stopping
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from vidpress.model.training import TrainingOptions
-    from vidpress.model.training_data import LabelledVideos
+    from vidpress.model.training.loop import TrainingOptions
+    from vidpress.model.training.training_data import LabelledVideos
 
 _PROG = "vidpress train"
 _SUFFIX = ".safetensors"
@@ -197,7 +198,7 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
     Raises:
       ValueError: If a value is out of range; the message names it.
     """
-    from vidpress.model.training import TrainingOptions
+    from vidpress.model.training.loop import TrainingOptions
 
     names = [field.name for field in dataclasses.fields(TrainingOptions)]
     return TrainingOptions(**{name: getattr(args, name) for name in names if name in args}, num_classes=args.classes)
@@ -240,19 +241,19 @@ def train_model(
       args: With the options of `add_model_options`, and `features`.
       videos: The training data.
       validation: Videos for the metrics in the model's metadata, if given.
-      work_dir: As `vidpress.model.training.train` takes it.
+      work_dir: As `vidpress.model.training.loop.train` takes it.
 
     Returns:
       The model, with its task head and with metadata; and how many seconds the training took.
     """
-    from vidpress.model import training
+    from vidpress.model.training import loop
 
     options = training_options(args)
     start = time.monotonic()
     teachers = [FrozenModel.load(path) for path in args.teacher]
     with stopping.finishing() as asked_to_stop:
         try:
-            network = training.train(
+            network = loop.train(
                 options,
                 args.features,
                 videos,
@@ -261,7 +262,7 @@ def train_model(
                 teachers=teachers,
                 asked_to_stop=lambda: bool(asked_to_stop()),
             )
-        except training.TrainingStopped as stopped:
+        except loop.TrainingStopped as stopped:
             message = f"stopped at step {stopped.step:,}: run the same command again to go on."
             raise stopping.Stopped(asked_to_stop(), message) from stopped
     seconds = time.monotonic() - start
@@ -290,7 +291,7 @@ def freeze_network(
     Returns:
       The model, with its task head and with metadata.
     """
-    from vidpress.model import freezing
+    from vidpress.model.training import freezing
 
     rounding_lmbda = args.rounding_lmbda if options.lmbda else 0.0  # a baseline's activations are not coded
     metadata: dict[str, Any] = {
@@ -333,7 +334,7 @@ def check_num_videos(args: argparse.Namespace, num_videos: int) -> None:
 
 def load_videos(patterns: Sequence[str], args: argparse.Namespace) -> LabelledVideos:
     """Read the labelled videos of some patterns, with a progress bar."""
-    from vidpress.model import training_data
+    from vidpress.model.training import training_data
 
     files = training_data.match_files(patterns)
     with tqdm(unit="video", desc=f"read {launch.count(len(files), 'file')}", disable=None) as bar:

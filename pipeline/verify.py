@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vidpress.model.data_set.verification import Report, verify
 from vidpress.model.errors import VidpressError
-from vidpress.model.verification import Report, verify
-from vidpress.pipeline.options import Parser, absolute, positive_int
-from vidpress.pipeline.reporting import count, explained_errors, printable
+from vidpress.pipeline.launching.options import Parser, absolute, positive_int
+from vidpress.pipeline.launching.reporting import count, explained_errors, printable
 
 
 def parser() -> Parser:

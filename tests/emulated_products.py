@@ -8,8 +8,8 @@ from unittest import mock
 
 import numpy as np
 
-from vidpress.model import dense_layers, matrix_units
-from vidpress.model.dense_layers import Dense, SplitDense
+from vidpress.model.frozen import dense_layers, matrix_units
+from vidpress.model.frozen.dense_layers import Dense, SplitDense
 
 _TINY = np.float32(2.0**-126)
 

@@ -17,14 +17,14 @@ from conftest import SPEC, forked, frame_level, random_model, write_records
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vidpress.model import storage
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.file_names import is_part_name, join, manifest_name
-from vidpress.model.manifest import Manifest, manifest_numbers
-from vidpress.model.verification import verify
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.data_set.manifest import Manifest, manifest_numbers
+from vidpress.model.data_set.verification import verify
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import is_part_name, join, manifest_name
+from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.pipeline import encode
-from vidpress.transforms import generation_files
+from vidpress.transforms.generations import generation_files
 
 MODEL = random_model(SPEC)
 MAX_INDEX = 60

@@ -16,14 +16,16 @@ import pytest
 from conftest import REPO, SPEC, forked, frame_level, random_model, video_level, write_records
 from test_manifest import GENERATION
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.file_names import manifest_name
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest, ManifestError
-from vidpress.model.shard import Shard, ShardHeader
-from vidpress.model.verification import verify
-from vidpress.pipeline import decode, encode, launch
-from vidpress.transforms import generation_files, known_videos, write_shards
+from vidpress.model.data_set.manifest import Manifest, ManifestError
+from vidpress.model.data_set.verification import verify
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.files.file_names import manifest_name
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.pipeline import decode, encode
+from vidpress.pipeline.launching import launch
+from vidpress.transforms import write_shards
+from vidpress.transforms.generations import generation_files, known_videos
 
 
 class Warehouse:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SPEC, frame_level, random_model, video_level, write_records
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.examples import serialize_record
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import Manifest
+from vidpress.model.records.examples import serialize_record
 from vidpress.pipeline import decode, encode
 
 

@@ -6,8 +6,8 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 tfc = pytest.importorskip("tensorflow_compression", reason="needs the extra vidpress[train]")
 
-from vidpress.model import bottleneck  # noqa: E402
-from vidpress.model.bottleneck import Bottleneck  # noqa: E402
+from vidpress.model.training import bottleneck  # noqa: E402
+from vidpress.model.training.bottleneck import Bottleneck  # noqa: E402
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from vidpress.model.features import FeatureSpec
 
 
 @pytest.mark.parametrize(
-    "module", ["vidpress.model.range_coder", "vidpress.pipeline.encode", "vidpress.pipeline.decode"]
+    "module", ["vidpress.model.coding.range_coder", "vidpress.pipeline.encode", "vidpress.pipeline.decode"]
 )
 def test_no_folder_for_the_cache_is_needed(module):
     program = (
@@ -26,7 +26,7 @@ def test_no_folder_for_the_cache_is_needed(module):
 JOBS = """
 import sys
 from numba.core.registry import CPUDispatcher
-from vidpress.model.dataset import VideoDataset
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.warm_up import warm_up
 from vidpress.pipeline import encode
 

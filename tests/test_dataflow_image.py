@@ -27,7 +27,7 @@ import yaml
 from conftest import REPO, frame_level, video_level, write_records
 from test_dataflow_templates import JOBS, TEMPLATES, dataflow, metadata, service_message
 
-from vidpress.model.dataset import VideoDataset
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.warm_up import numba_variables
 
 DOCKERFILE = TEMPLATES / "Dockerfile"
@@ -320,7 +320,7 @@ KINDS = """
 import glob, json, os, pickle
 import vidpress.model.warm_up as warm_up
 found = {}
-for path in glob.glob(os.path.join(os.path.dirname(warm_up.__file__), "__pycache__", "*.nbi")):
+for path in glob.glob(os.path.join(os.path.dirname(warm_up.__file__), "**", "__pycache__", "*.nbi"), recursive=True):
     with open(path, "rb") as file:
         pickle.load(file)
         _, compiled = pickle.loads(file.read())

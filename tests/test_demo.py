@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from vidpress.model.dataset import VideoDataset
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest
+from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.pipeline import demo, demo_comparison
 from vidpress.pipeline.demo_comparison import Comparison, Row
@@ -147,7 +147,7 @@ class TestRun:
             assert found[name] == f"{sum(map(len, codes)) / 60 + 0.5:.1f}"
 
     def test_bytes_of_what_is_not_in_files(self, ran):
-        from vidpress.model import training_data
+        from vidpress.model.training import training_data
 
         output, printed = ran
         found = {name: num_bytes for name, (num_bytes, _) in self.rows(printed).items()}

@@ -11,8 +11,8 @@ from emulated_products import KINDS, EmulatedSplit, FromTheFirst, TooFarOff, Uni
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidpress.model import dense_layers, matrix_units
-from vidpress.model.dense_layers import Dense, SplitDense, dense
+from vidpress.model.frozen import dense_layers, matrix_units
+from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
 
 needs_matrix_units = pytest.mark.skipif(
     not dense_layers.has_matrix_units(), reason="this processor or process has no use of matrix units (Intel AMX)"
@@ -241,13 +241,13 @@ def run(program, **environment):
 
 @pytest.mark.parametrize("variable", ["NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"])
 def test_matrix_units_are_not_used_where_numba_compiles_for_other_processors(variable):
-    program = "from vidpress.model.dense_layers import has_matrix_units; print(has_matrix_units())"
+    program = "from vidpress.model.frozen.dense_layers import has_matrix_units; print(has_matrix_units())"
     assert run(program, **{variable: "generic" if variable == "NUMBA_CPU_NAME" else ""}).stdout == "False\n"
 
 
 COMPILE = """
 from numba import types
-from vidpress.model import matrix_units
+from vidpress.model.frozen import matrix_units
 
 array = types.Array
 number, half, byte = types.float32, types.uint16, types.uint8

@@ -82,7 +82,7 @@ def test_any_batch_size(files, model_path, reference, tmp_path, batch_size, monk
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_any_number_of_threads(files, model_path, reference, tmp_path, threads, monkeypatch):
-    from vidpress.pipeline import launch
+    from vidpress.pipeline.launching import launch
     from vidpress.transforms import encode_videos
 
     monkeypatch.setattr(encode_videos, "BATCH_SIZE", 10)

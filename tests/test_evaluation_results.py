@@ -10,12 +10,13 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from vidpress.pipeline import evaluation_results
-from vidpress.pipeline.evaluation_results import Results
+from vidpress.pipeline.evaluation import results as evaluation_results
+from vidpress.pipeline.evaluation.results import Results
 
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 
-from vidpress.pipeline import evaluation_figures, evaluation_page
+from vidpress.pipeline.evaluation import figures
+from vidpress.pipeline.evaluation import page as evaluation_page
 
 
 def measured(gap, training_gap=0.9):
@@ -212,14 +213,14 @@ def test_the_page_needs_no_other_file_and_holds_everything(tmp_path):
 
 
 def test_figures_are_the_same_every_time_and_svg_is_well_formed():
-    for draw in (evaluation_figures.rate_accuracy, evaluation_figures.bits_by_dimension):
-        first, second = (evaluation_figures.to_bytes(draw(results()), "svg") for _ in range(2))
+    for draw in (figures.rate_accuracy, figures.bits_by_dimension):
+        first, second = (figures.to_bytes(draw(results()), "svg") for _ in range(2))
         assert first == second
         xml.etree.ElementTree.fromstring(first)
 
 
 def test_names_in_the_figure_do_not_cover_each_other():
-    figure = evaluation_figures.rate_accuracy(results())
+    figure = figures.rate_accuracy(results())
     assert len(figure.axes) == 4
     for axis in figure.axes:
         texts = {text.get_text(): text.get_window_extent() for text in axis.texts}

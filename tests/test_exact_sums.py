@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model.exact_sums import exact_layer, exact_sums
+from vidpress.model.frozen.exact_sums import exact_layer, exact_sums
 
 
 def by_definition(x, column, bias):

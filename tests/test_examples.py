@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model import examples
-from vidpress.model.examples import KindError, RecordError, parse_record, serialize_record
-from vidpress.model.frames import frame_matrix
-from vidpress.model.message_places import MAX_ENTRIES
+from vidpress.model.records import examples
+from vidpress.model.records.examples import KindError, RecordError, parse_record, serialize_record
+from vidpress.model.records.frames import frame_matrix
+from vidpress.model.records.message_places import MAX_ENTRIES
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=300))

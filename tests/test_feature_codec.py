@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vidpress.model import range_coder
-from vidpress.model.feature_codec import FeatureCodec
-from vidpress.model.range_coding_tables import RangeCodingTables
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.feature_codec import FeatureCodec
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
 
 
 def features(shape, n=300, seed=0):

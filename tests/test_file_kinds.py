@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import frame_level, video_level
 
-from vidpress.model.checksums import begins_with_a_record
-from vidpress.model.file_kinds import START_BYTES, describe
-from vidpress.model.file_names import MANIFEST
-from vidpress.model.frozen_model import FrozenModel, ModelError
-from vidpress.model.manifest import Manifest, ManifestError
-from vidpress.model.shard import Shard
-from vidpress.model.shard_header import ShardError
-from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.data_set.manifest import Manifest, ManifestError
+from vidpress.model.files.checksums import begins_with_a_record
+from vidpress.model.files.file_kinds import START_BYTES, describe
+from vidpress.model.files.file_names import MANIFEST
+from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
+from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
 
 
 def written(write) -> bytes:

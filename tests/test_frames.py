@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model.examples import KindError, RecordError, parse_record, serialize_record
-from vidpress.model.frames import frame_matrix
+from vidpress.model.records.examples import KindError, RecordError, parse_record, serialize_record
+from vidpress.model.records.frames import frame_matrix
 
 
 def feature_list(frames: np.ndarray) -> bytes:

@@ -9,14 +9,14 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC  # noqa: E402
 
-from vidpress.model import freezing, networks, training  # noqa: E402
-from vidpress.model.frozen_model import FrozenModel  # noqa: E402
-from vidpress.model.range_coding_tables import RangeCodingTables  # noqa: E402
-from vidpress.model.symbol_counts import count_symbols  # noqa: E402
-from vidpress.model.synthetic import write_shards  # noqa: E402
-from vidpress.model.training_data import load_videos  # noqa: E402
+from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
+from vidpress.model.coding.symbol_counts import count_symbols  # noqa: E402
+from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.records.synthetic import write_shards  # noqa: E402
+from vidpress.model.training import freezing, loop, networks  # noqa: E402
+from vidpress.model.training.training_data import load_videos  # noqa: E402
 
-OPTIONS = training.TrainingOptions(
+OPTIONS = loop.TrainingOptions(
     hidden=(40, 30), lmbda=0.003, steps=150, num_classes=6, batch_size=32, learning_rate=0.01
 )
 
@@ -30,7 +30,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(videos, tmp_path_factory):
-    return training.train(OPTIONS, SPEC, videos[0], str(tmp_path_factory.mktemp("training")))
+    return loop.train(OPTIONS, SPEC, videos[0], str(tmp_path_factory.mktemp("training")))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_rounding_lower_layers_changes_little(network, model, videos):
     assert 0 < (z_hat != expected).mean() < 0.03
     assert np.abs(z_hat - expected).max() == 1
     gap = freezing.measure(model, videos[1])["gap"]
-    assert gap == pytest.approx(training.evaluate_network(network, videos[1]).gap, abs=5e-3)
+    assert gap == pytest.approx(loop.evaluate_network(network, videos[1]).gap, abs=5e-3)
 
 
 def test_empirical_tables_cost_the_empirical_entropy(model, videos):
@@ -129,7 +129,7 @@ def test_the_baseline_has_no_prior_but_can_be_frozen(videos):
     baseline = networks.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
     model = freezing.freeze(baseline, SPEC, videos[0])
     measures = freezing.measure_unrounded(model, videos[1])
-    keras = training.evaluate_network(baseline, videos[1])
+    keras = loop.evaluate_network(baseline, videos[1])
     assert measures["gap"] == pytest.approx(keras.gap, abs=5e-5)
     assert 9 < measures["bytes_per_video"] < 9 * 4 + 12
     with pytest.raises(ValueError, match="has no prior"):
@@ -152,7 +152,7 @@ def test_unknown_tables_are_refused(network, videos):
 def many_rates(videos, tmp_path_factory):
     """A network trained over a range of lmbda."""
     options = dataclasses.replace(OPTIONS, lmbda=0.01, lmbda_range=(0.003, 0.03))
-    return training.train(options, SPEC, videos[0], str(tmp_path_factory.mktemp("many_rates")))
+    return loop.train(options, SPEC, videos[0], str(tmp_path_factory.mktemp("many_rates")))
 
 
 def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, videos):
@@ -166,7 +166,7 @@ def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, vide
         assert (unrounded.quantize(x) != np.rint(z)).mean() <= 1e-5
         np.testing.assert_allclose(model.logits(np.rint(z)), many_rates(x), rtol=1e-4, atol=1e-4)
         measures = freezing.measure(model, videos[1])
-        assert measures["gap"] == pytest.approx(training.evaluate_network(many_rates, videos[1]).gap, abs=5e-3)
+        assert measures["gap"] == pytest.approx(loop.evaluate_network(many_rates, videos[1]).gap, abs=5e-3)
         assert measures["gap"] > 0.5
         num_bytes.append(measures["bytes_per_video"])
     assert num_bytes == sorted(num_bytes, reverse=True)

@@ -13,11 +13,11 @@ from conftest import REPO, SPEC, random_model
 from emulated_products import KINDS, TooFarOff, Undecided
 from test_exact_sums import by_definition
 
-from vidpress.model.dense_layers import Dense
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import fit_banks
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen_model import FrozenModel, ModelError, UncodableError
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.table_banks import fit_banks
+from vidpress.model.frozen.dense_layers import Dense
+from vidpress.model.frozen.frozen_model import FrozenModel, ModelError, UncodableError
 
 
 def inputs(num_videos, seed=1):
@@ -318,7 +318,7 @@ def test_lower_layers_that_are_too_large_are_refused_by_row():
 
 SCRIPT = """
 import sys, numpy, threadpoolctl
-from vidpress.model import dense_layers, frozen_model
+from vidpress.model.frozen import dense_layers, frozen_model
 dense_layers.has_matrix_units = lambda: False
 model = frozen_model.FrozenModel.load(sys.argv[1])
 z_hat = model.quantize(numpy.load(sys.argv[2]))

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC
 
-from vidpress.model import range_coding_tables, shard, shard_layout, table_bytes
-from vidpress.model.range_coder import DamagedCodeError
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.shard import Shard, ShardError, ShardHeader
+from vidpress.model.coding import range_coding_tables, table_bytes
+from vidpress.model.coding.range_coder import DamagedCodeError
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.shards import shard, shard_layout
+from vidpress.model.shards.shard import Shard, ShardError, ShardHeader
 
 MODEL_ID = "0123456789abcdef"
 # What a file may take beside four times its size.
@@ -31,7 +32,7 @@ ALLOWED_BYTES = 2**28
 READ = """
 import json, sys
 from vidpress.model.errors import VidpressError
-from vidpress.model.shard import Shard, decode_rows
+from vidpress.model.shards.shard import Shard, decode_rows
 
 def read(path):
     shard = Shard.open(path)

@@ -9,9 +9,9 @@ pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 import tensorflow as tf
 
-from vidpress.model.bottleneck import Bottleneck
-from vidpress.model.image_experiments import EXPERIMENTS
-from vidpress.model.image_networks import build_image_network
+from vidpress.model.images.experiments import EXPERIMENTS
+from vidpress.model.images.networks import build_image_network
+from vidpress.model.training.bottleneck import Bottleneck
 
 FASHION, CIFAR, CIFAR_100, IMAGENET = (
     EXPERIMENTS[name]

@@ -5,16 +5,18 @@ import re
 
 import numpy as np
 import pytest
-from test_images import write_imagenet, write_mnist
+from test_image_files import write_imagenet, write_mnist
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 import tensorflow as tf
 
-from vidpress.model import image_batches, image_training, images
-from vidpress.model.checkpoints import TrainingError
-from vidpress.model.image_experiments import EXPERIMENTS
-from vidpress.model.image_training import train_on_images
+from vidpress.model.images import batches as image_batches
+from vidpress.model.images import files
+from vidpress.model.images import training as image_training
+from vidpress.model.images.experiments import EXPERIMENTS
+from vidpress.model.images.training import train_on_images
+from vidpress.model.training.checkpoints import TrainingError
 
 FASHION = dataclasses.replace(EXPERIMENTS["fashion-mnist-resnetv2-20"], width=4, map_shape=(4, 4, 16))
 OPTIONS = dataclasses.replace(FASHION.options, epochs=4, batch_size=60, lmbda=0.01, mixed_precision=True)
@@ -22,7 +24,7 @@ OPTIONS = dataclasses.replace(FASHION.options, epochs=4, batch_size=60, lmbda=0.
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return images.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist")))
+    return files.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist")))
 
 
 def taken(data, experiment=FASHION, **options):
@@ -67,7 +69,7 @@ def test_imagenets_images_are_cropped(tmp_path):
     jpeg = tf.io.encode_jpeg(pixels, quality=100).numpy()
     write_imagenet(tmp_path, [jpeg] * 6, range(1, 7))
     write_imagenet(tmp_path, [jpeg] * 3, range(1, 4), "validation", shards=1)
-    training, validation = images.load_imagenet(tmp_path)
+    training, validation = files.load_imagenet(tmp_path)
     (batch,) = image_batches.measuring_batches(validation, experiment)
     assert batch[1].numpy().tolist() == [0, 1, 2]
     middle = (batch[0][0].numpy() + 1) * 127.5

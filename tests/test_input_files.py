@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vidpress.model.input_files import InputError, match, open_local
-from vidpress.model.storage import PathError
+from vidpress.model.files.input_files import InputError, match, open_local
+from vidpress.model.files.storage import PathError
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_what_may_not_be_read_is_named_to_others(folder):
     folder.parent.chmod(0o755)
     script = (
         "import os\n"
-        "from vidpress.model import input_files\n"
+        "from vidpress.model.files import input_files\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "for pattern in ('in/*', 'in/*/*.x', 'in/x/b.x'):\n"
         "    try: print(input_files.match([pattern]))\n"

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from vidpress.model.lanes import (
+from vidpress.model.coding.lanes import (
     NUM_LANES,
     compress,
     count,

@@ -9,7 +9,8 @@ from apache_beam.options.pipeline_options import StandardOptions
 from conftest import video_level, write_records
 
 from vidpress.model import cpus
-from vidpress.pipeline import decode, encode, launch
+from vidpress.pipeline import decode, encode
+from vidpress.pipeline.launching import launch
 
 
 @pytest.mark.parametrize("runner", ["DaskRunner", "daskrunner", "apache_beam.runners.dask.dask_runner.DaskRunner"])

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,64 +11,118 @@ from conftest import REPO
 
 from vidpress.pipeline import cli
 
+# What each room imports beside itself: a line a room, in the order of ARCHITECTURE.md, and only what stands above it. A
+# module with a line of its own is none of its room's.
 MAY_IMPORT = {
-    "model": {"model"},
-    "transforms": {"model", "transforms"},
-    "pipeline": {"model", "transforms", "pipeline"},
+    "model": "",
+    "model.files": "model",
+    "model.coding": "model",
+    "model.records": "model model.files",
+    "model.frozen": "model model.files model.coding",
+    "model.shards": "model model.files model.coding",
+    "model.data_set": "model model.files model.coding model.records model.frozen model.shards",
+    "model.training": "model model.files model.coding model.records model.frozen",
+    "model.images": "model model.records model.training",
+    "model.__init__": "model model.data_set",
+    "model.warm_up": "model model.coding model.records model.frozen model.shards model.data_set",
+    "transforms.generations": "model model.files model.data_set",
+    "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
+    "pipeline.launching": "model model.files model.data_set transforms",
+    "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
+    "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
+    " model.training model.images pipeline.train",
+    "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set model.training"
+    " model.images transforms transforms.generations pipeline.launching pipeline.train pipeline.evaluation",
 }
-TENSORFLOW = {
-    *(
-        "bottleneck",
-        "checkpoints",
-        "networks",
-        "training_data",
-        "many_rates",
-        "teacher",
-        "training",
-        "freezing",
-        "task_heads",
-    ),
-    *("image_networks", "image_batches", "image_training", "plug_in"),
+KERAS_ROOMS = {"model.training", "model.images"}
+KERAS = {"keras", "tensorflow", "tensorflow_compression", "tensorflow_probability"}
+MOST_FILES = 10
+
+MODULES = {
+    ".".join(path.relative_to(REPO).with_suffix("").parts): path
+    for folder in ("model", "transforms", "pipeline")
+    for path in sorted((REPO / folder).rglob("*.py"))
 }
-MODULES = [path for folder in MAY_IMPORT for path in sorted((REPO / folder).rglob("*.py"))]
+
+
+def room_of(module: str) -> str:
+    """Return a module's line in the table: its own, if it has one, or its folder's."""
+    return module if module in MAY_IMPORT else module.rpartition(".")[0]
 
 
 def imports(path: pathlib.Path) -> list[tuple[str, bool]]:
-    """Imported module names, and whether the import stands at the top level."""
+    """Imported module names, and whether the import stands at the top level and not for a type checker alone."""
     tree = ast.parse(path.read_text())
-    guarded = {
-        id(node)
-        for test in ast.walk(tree)
-        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
-        for node in ast.walk(test)
-    }
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node in tree.body) for alias in node.names if id(node) not in guarded]
+            found += [(alias.name, node in tree.body) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found += [(node.module or "", node in tree.body)] if id(node) not in guarded else []
+            found += [(f"{node.module}.{alias.name}", node in tree.body) for alias in node.names]
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPO)))
-def test_imports_go_one_way(path):
-    folder = path.relative_to(REPO).parts[0]
-    for name, _ in imports(path):
-        parts = name.split(".")
-        if parts[0] == "vidpress" and len(parts) > 1:
-            assert parts[1] in MAY_IMPORT[folder], f"{path.name} imports {name}"
-        if folder == "model":
-            assert parts[0] != "apache_beam", f"{path.name} imports {name}"
+def imported_rooms(module: str) -> set[str]:
+    """Return the rooms other than its own from which a module of vidpress imports."""
+    rooms = set()
+    for name, _ in imports(MODULES[module]):
+        if name.startswith("vidpress."):
+            name = name.removeprefix("vidpress.")
+            parent = name.rpartition(".")[0]
+            if name not in MODULES:  # a name that a module or a room gives
+                name = parent if parent in MODULES else f"{parent or name}.__init__"
+            if name in MODULES:  # not vidpress.__version__
+                rooms.add(room_of(name))
+    return rooms - {room_of(module)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPO)))
-def test_tensorflow_is_imported_by_training_alone(path):
-    if path.parent.name == "model" and path.stem in TENSORFLOW:
-        return
-    top_level = {name.split(".")[0] for name, at_top in imports(path) if at_top}
-    assert not top_level & {"tensorflow", "tensorflow_compression", "tensorflow_probability", "keras"}
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    assert imported_rooms(module) <= set(MAY_IMPORT[room_of(module)].split())
+
+
+def test_table_of_rooms_allows_no_more_than_there_is_and_no_circle():
+    found = {room: set() for room in MAY_IMPORT}
+    for module in MODULES:
+        found[room_of(module)] |= imported_rooms(module)
+    assert found == {room: set(others.split()) for room, others in MAY_IMPORT.items()}
+    rooms = list(MAY_IMPORT)
+    assert all(rooms.index(other) < rooms.index(room) for room in rooms for other in MAY_IMPORT[room].split())
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("model.")])
+def test_model_knows_no_beam(module):
+    assert "apache_beam" not in {name.split(".")[0] for name, _ in imports(MODULES[module])}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) not in KERAS_ROOMS])
+def test_keras_is_imported_by_training_alone(module):
+    assert not KERAS & {name.split(".")[0] for name, at_top in imports(MODULES[module]) if at_top}
+
+
+def folders() -> list[pathlib.Path]:
+    return sorted({path.parent for path in MODULES.values()})
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda path: str(path.relative_to(REPO)))
+def test_a_folder_is_seen_at_a_glance(folder):
+    names = [path.stem for path in folder.glob("*.py")]
+    assert "__init__" in names  # else it would be missing in a wheel
+    assert len(names) - 1 <= MOST_FILES
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+def test_architecture_names_every_module():
+    """A row of its table of rooms has a floor, a room, and the modules that are in it."""
+    rows = [line.split(" | ") for line in (REPO / "ARCHITECTURE.md").read_text().splitlines()]
+    rooms = {
+        row[1].strip("`/"): set(re.findall(r"`(\w+)`", row[2]))
+        for row in rows
+        if len(row) == 3 and row[0][2:].isdigit()
+    }
+    names = {str(folder.relative_to(REPO)): {path.stem for path in folder.glob("*.py")} for folder in folders()}
+    assert rooms == {room: modules - {"__init__"} for room, modules in names.items()}
 
 
 def loaded_by(*modules: str) -> set[str]:

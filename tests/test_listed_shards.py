@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, frame_level, write_records
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.file_names import manifest_name
-from vidpress.model.listed_shards import open_shard
-from vidpress.model.manifest import Manifest
-from vidpress.model.rows import shard_of
-from vidpress.model.shard import ShardError
+from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.rows import shard_of
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.files.file_names import manifest_name
+from vidpress.model.shards.shard import ShardError
 from vidpress.pipeline import cli, encode
 from vidpress.transforms.read_shards import ReadShards
 

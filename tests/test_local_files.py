@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vidpress.model import local_files, storage
+from vidpress.model.files import local_files, storage
 
 
 def names(folder):
@@ -94,7 +94,7 @@ def test_files_and_folders_are_on_the_disk_before_they_are_named(tmp_path):
         "        calls.append((name, os.path.basename(str(target)).split('.')[-1]))\n"
         "        return function(*args, **kwargs)\n"
         "    setattr(os, name, call)\n"
-        "from vidpress.model import storage\n"
+        "from vidpress.model.files import storage\n"
         "for name in ('fsync', 'link', 'replace', 'mkdir'):\n"
         "    traced(name)\n"
         "storage.write('folder/new', b'x')\n"

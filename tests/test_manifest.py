@@ -7,17 +7,7 @@ from conftest import REPO
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.file_names import (
-    file_name,
-    generation_of,
-    generation_of_manifest,
-    is_part_name,
-    is_temporary_name,
-    manifest_name,
-    shard_index,
-)
-from vidpress.model.manifest import (
+from vidpress.model.data_set.manifest import (
     Counts,
     FileEntry,
     Generation,
@@ -28,8 +18,18 @@ from vidpress.model.manifest import (
     is_new,
     manifest_numbers,
 )
+from vidpress.model.data_set.verification import verify
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.files.file_names import (
+    file_name,
+    generation_of,
+    generation_of_manifest,
+    is_part_name,
+    is_temporary_name,
+    manifest_name,
+    shard_index,
+)
 from vidpress.model.strict_json import JsonError
-from vidpress.model.verification import verify
 
 GENERATION = Generation(
     num_shards=2,

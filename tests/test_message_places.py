@@ -7,9 +7,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidpress.model import examples
-from vidpress.model.examples import RecordError, parse_record, serialize_record
-from vidpress.model.frames import frame_matrix
+from vidpress.model.records import examples
+from vidpress.model.records.examples import RecordError, parse_record, serialize_record
+from vidpress.model.records.frames import frame_matrix
 
 KINDS = {"bytes_list": examples.bytes_values, "float_list": examples.float_values, "int64_list": examples.int64_values}
 

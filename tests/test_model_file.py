@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vidpress.model import frozen_model
-from vidpress.model.frozen_model import FrozenModel, ModelError
+from vidpress.model.frozen import frozen_model
+from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 
 
 def sealed(model, *, text=None, header=None, tensors=None):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from emulated_products import KINDS, Undecided
 
-from vidpress.model.dense_layers import Dense
-from vidpress.model.nearest_rounding import MAX_Z, fit_steps, round_to_nearest
+from vidpress.model.frozen.dense_layers import Dense
+from vidpress.model.frozen.nearest_rounding import MAX_Z, fit_steps, round_to_nearest
 
 
 def rounded(layer, x, dtype=np.int32):

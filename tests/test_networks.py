@@ -5,8 +5,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from vidpress.model import bottleneck, networks  # noqa: E402
-from vidpress.model.many_rates import ManyRatesBottleneck  # noqa: E402
+from vidpress.model.training import bottleneck, networks  # noqa: E402
+from vidpress.model.training.many_rates import ManyRatesBottleneck  # noqa: E402
 
 
 @pytest.mark.parametrize(("hidden", "lmbda"), [((5,), 0.01), ((9, 5), 0.01), ((9, 5), 0.0)])

@@ -16,13 +16,13 @@ import pytest
 from conftest import frame_level, random_model, video_level, write_records
 from hypothesis.stateful import run_state_machine_as_test
 
-from vidpress.model import input_files, storage
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest
-from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.files import input_files, storage
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.pipeline import decode, encode, inspect, train, verify
-from vidpress.transforms import generation_files
+from vidpress.transforms.generations import generation_files
 
 gcs = pytest.importorskip("google.cloud.storage")
 pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")

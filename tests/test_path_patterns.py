@@ -1,6 +1,6 @@
 import pytest
 
-from vidpress.model.path_patterns import alternatives, is_magic, literal_prefix, matches
+from vidpress.model.files.path_patterns import alternatives, is_magic, literal_prefix, matches
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import forked, frame_level, write_records
 
-from vidpress.model.manifest import Manifest
-from vidpress.model.tfrecord import read_tfrecords
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.pipeline import decode, encode
 
 

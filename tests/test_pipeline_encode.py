@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
 
-from vidpress.model.dataset import VideoDataset
-from vidpress.model.examples import float_values, parse_record
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import Manifest
-from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.records.examples import float_values, parse_record
+from vidpress.model.records.tfrecord import read_tfrecords
+from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.pipeline import cli, decode, encode, inspect
 
 
@@ -137,7 +137,7 @@ def test_decode_gives_the_rounded_activations(model, model_path, inputs, tmp_pat
 
 
 def parse_decoded(context):
-    from vidpress.model import examples
+    from vidpress.model.records import examples
 
     labels = list(examples.int64_values(context["labels"])) if "labels" in context else []
     return examples.bytes_values(context["id"])[0], labels

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.synthetic import write_shards
-from vidpress.pipeline import evaluate, evaluation_plan, train
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.synthetic import write_shards
+from vidpress.pipeline import evaluate, train
+from vidpress.pipeline.evaluation import plan as evaluation_plan
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("faiss", reason="needs the extra vidpress[report]")
@@ -17,8 +18,10 @@ pytest.importorskip("jinja2", reason="needs the extra vidpress[report]")
 
 from conftest import SPEC
 
-from vidpress.model import baselines, freezing, metrics, training_data
-from vidpress.pipeline import evaluation_measures
+from vidpress.model import metrics
+from vidpress.model.training import freezing, training_data
+from vidpress.pipeline.evaluation import codecs
+from vidpress.pipeline.evaluation import videos as evaluation_videos
 
 NUM_CLASSES = 6
 NETWORK = [
@@ -136,7 +139,7 @@ def test_a_codecs_record_is_what_is_read_back(evaluated, data, baseline):
     model = FrozenModel.load(baseline)
     train_files = training_data.match_files([data[1]])
     z = model.bottleneck(np.asarray(training_data.load_videos(train_files, SPEC, NUM_CLASSES).x))
-    codec = baselines.fit_quantized(z, 16)
+    codec = codecs.fit_quantized(z, 16)
     codes = codec.encode(model.bottleneck(np.asarray(videos.x)))
     (record,) = records_of(evaluated, method="quantized", size=16)
     expected = metrics.evaluate(
@@ -265,7 +268,7 @@ def test_every_option_of_training_is_passed_through():
 
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
     def names(*argv, sha256="1"):
-        context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
+        context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
         return [model.name(context) for model in parse("--lmbda", "0.1", "--method", "a:", *argv).models]
 
     assert names() == names("--validate_every", "7", "--checkpoint_every", "9", "--seeds", "1")
@@ -275,7 +278,7 @@ def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, 
 
 
 def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
-    context = evaluation_measures.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
+    context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
     common = ["--hidden", "20", "--hidden", "30", "--lmbda", "0.1", "--seeds", "2"]
     plan = parse(*common, "--method", "a: --teacher {baseline}")
     for model, expected in zip(plan.models, plan.baselines, strict=True):

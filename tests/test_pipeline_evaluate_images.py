@@ -7,16 +7,20 @@ import json
 
 import numpy as np
 import pytest
-from test_images import write_mnist
+from test_image_files import write_mnist
 
-from vidpress.pipeline import evaluate, evaluation_plan, evaluation_results
+from vidpress.pipeline import evaluate
+from vidpress.pipeline.evaluation import plan as evaluation_plan
+from vidpress.pipeline.evaluation import results as evaluation_results
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 
-from vidpress.model import image_experiments, metrics, plug_in
-from vidpress.model.images import load_mnist
-from vidpress.pipeline import evaluation_images
+from vidpress.model import metrics
+from vidpress.model.images import experiments
+from vidpress.model.images.files import load_mnist
+from vidpress.model.training import plug_in
+from vidpress.pipeline.evaluation import images
 
 NAME = "fashion-mnist-resnetv2-20"
 OPTIONS = [
@@ -29,8 +33,8 @@ OPTIONS = [
 def _narrow():
     """A network that learns in seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        narrow = dataclasses.replace(image_experiments.EXPERIMENTS[NAME], width=4, map_shape=(4, 4, 16))
-        patch.setitem(image_experiments.EXPERIMENTS, NAME, narrow)
+        narrow = dataclasses.replace(experiments.EXPERIMENTS[NAME], width=4, map_shape=(4, 4, 16))
+        patch.setitem(experiments.EXPERIMENTS, NAME, narrow)
         yield
 
 
@@ -83,15 +87,15 @@ def test_a_models_record_is_what_its_codes_give(evaluated, folder):
     training, test = load_mnist(folder)
     plan = parse("--lmbda", "0.003", "--epochs", "12", "--batch_size", "50", "--learning_rate", "0.01", "--banks", "4")
     point = next(model for model in plan.models if model.method == "vidpress")
-    options = evaluation_images.training_options(argparse.Namespace(**{**dict(point.options), "mixed_precision": True}))
-    from vidpress.model.image_training import train_on_images
+    options = images.training_options(argparse.Namespace(**{**dict(point.options), "mixed_precision": True}))
+    from vidpress.model.images.training import train_on_images
 
     (work,) = {
         path.parent
         for path in evaluated.with_name("out.work").glob("trainings/*-lmbda0.003-*/options.json")
         if json.loads(path.read_text())["prior_banks"] == 16
     }
-    network = train_on_images(image_experiments.EXPERIMENTS[NAME], options, training, work)  # finished
+    network = train_on_images(experiments.EXPERIMENTS[NAME], options, training, work)  # finished
     x, x_test = (part.images.astype(np.float32) / 127.5 - 1 for part in (training, test))
     codec = plug_in.freeze(network, x, num_banks=4)
     codes = codec.compress(plug_in.quantize(network, x_test))
@@ -111,8 +115,8 @@ def test_the_papers_method_has_one_bank_and_the_trained_tables(evaluated):
 
 
 def test_what_is_finished_is_not_done_again(evaluated, folder, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation_images, "measure_model", None)
-    monkeypatch.setattr(evaluation_images, "_train", None)
+    monkeypatch.setattr(images, "measure_model", None)
+    monkeypatch.setattr(images, "_train", None)
     evaluate.main([*OPTIONS, "--input", str(folder), "--output", str(evaluated)])
     printed = capsys.readouterr().out
     assert "ResNetV2-20, baseline: accuracy" in printed
@@ -129,7 +133,7 @@ def parse(*argv):
 
 
 def test_options_are_the_experiments():
-    own = image_experiments.EXPERIMENTS[NAME].options
+    own = experiments.EXPERIMENTS[NAME].options
     options = dict(parse().models[0].options)
     assert (options["epochs"], options["optimizer"], options["decays"]) == (
         own.epochs,
@@ -145,7 +149,7 @@ def test_options_are_the_experiments():
 
 def test_held_out_images_are_not_trained_on(folder):
     context = evaluate.Context((str(folder),), (), "", 10, "", "", experiment=NAME, held_out=60)
-    training, held_out = evaluation_images.load_data(context)
+    training, held_out = images.load_data(context)
     whole, _ = load_mnist(folder)
     np.testing.assert_array_equal(np.concatenate([training.labels, held_out.labels]), whole.labels)
     assert len(held_out) == 60

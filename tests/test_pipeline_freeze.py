@@ -6,9 +6,9 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC  # noqa: E402
 
-from vidpress.model import freezing, training_data  # noqa: E402
-from vidpress.model.frozen_model import FrozenModel  # noqa: E402
-from vidpress.model.synthetic import write_shards  # noqa: E402
+from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.records.synthetic import write_shards  # noqa: E402
+from vidpress.model.training import freezing, training_data  # noqa: E402
 from vidpress.pipeline import cli, freeze, train  # noqa: E402
 
 NETWORK = [

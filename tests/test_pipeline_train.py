@@ -12,15 +12,15 @@ import time
 import numpy as np
 import pytest
 
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.synthetic import write_shards
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.synthetic import write_shards
 from vidpress.pipeline import freeze, train
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC, random_model
 
-from vidpress.model import freezing, training_data
+from vidpress.model.training import freezing, training_data
 
 SMALL = [
     *("--features", str(SPEC), "--classes", "6", "--hidden", "12", "--lmbda", "0.005"),

@@ -2,20 +2,21 @@
 
 import numpy as np
 import pytest
-from test_images import write_mnist
+from test_image_files import write_mnist
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 import tensorflow as tf
 
-from vidpress.model import images, plug_in
-from vidpress.model.bottleneck import Bottleneck
+from vidpress.model.images import files
+from vidpress.model.training import plug_in
+from vidpress.model.training.bottleneck import Bottleneck
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small network with a spatial bottleneck, trained for a moment; its training and test pixels and labels."""
-    training, test = images.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist"), 600, 200))
+    training, test = files.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist"), 600, 200))
     tf.keras.utils.set_random_seed(0)
     image = tf.keras.Input((28, 28, 1))
     y = tf.keras.layers.Conv2D(12, 5, strides=4, activation="relu")(image)

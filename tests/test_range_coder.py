@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vidpress.model import range_coder
-from vidpress.model.range_coder import DamagedCodeError
-from vidpress.model.range_coding_tables import MAX_ESCAPE_BITS, RangeCodingTables
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coder import DamagedCodeError
+from vidpress.model.coding.range_coding_tables import MAX_ESCAPE_BITS, RangeCodingTables
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "range_coder.json"
 TABLES = RangeCodingTables.from_pmf([np.array([0.9, 0.06]), np.array([0.3, 0.3, 0.2]), np.array([0.5])], [0, -1, 7])
@@ -338,7 +338,7 @@ def test_processors_without_wide_registers_write_and_read_the_same(tmp_path, cpu
 def test_tensorflow_is_not_imported():
     program = (
         "import sys, numpy as np\n"
-        "from vidpress.model import range_coder, range_coding_tables\n"
+        "from vidpress.model.coding import range_coder, range_coding_tables\n"
         "tables = range_coding_tables.RangeCodingTables.fit(np.zeros((3, 2), int))\n"
         "range_coder.decompress(tables, range_coder.compress(tables, np.ones((3, 2), int)))\n"
         "sys.exit('tensorflow' in sys.modules)\n"

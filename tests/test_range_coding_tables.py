@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vidpress.model import range_coding_tables
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.symbol_counts import count_symbols
+from vidpress.model.coding import range_coding_tables
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.symbol_counts import count_symbols
 
 TABLES = {"cdf": [0, 10, 16, 0, 3, 5, 16], "cdf_start": [0, 3, 7], "cdf_offset": [0, -2], "precision": 4}
 

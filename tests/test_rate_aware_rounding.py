@@ -7,10 +7,10 @@ import pytest
 from conftest import SPEC, random_model
 from emulated_products import KINDS, TooFarOff, Undecided
 
-from vidpress.model.dense_layers import Dense
-from vidpress.model.frozen_model import FrozenModel, ModelError
-from vidpress.model.table_banks import choose_banks
-from vidpress.model.table_widths import UNITS_PER_BIT
+from vidpress.model.coding.table_banks import choose_banks
+from vidpress.model.coding.table_widths import UNITS_PER_BIT
+from vidpress.model.frozen.dense_layers import Dense
+from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 
 COST = 0.04
 

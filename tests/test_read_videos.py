@@ -13,10 +13,10 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.examples import serialize_record
-from vidpress.model.input_files import InputError
-from vidpress.model.manifest import InputFile
-from vidpress.model.rows import MAX_REASON_LENGTH, DeadLetter
+from vidpress.model.data_set.manifest import InputFile
+from vidpress.model.data_set.rows import MAX_REASON_LENGTH, DeadLetter
+from vidpress.model.files.input_files import InputError
+from vidpress.model.records.examples import serialize_record
 from vidpress.transforms.read_videos import ReadVideos, read_records, read_videos
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import REPO
 
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.synthetic import make_videos
-from vidpress.model.tfrecord import write_tfrecords
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.synthetic import make_videos
+from vidpress.model.records.tfrecord import write_tfrecords
 
 README = (REPO / "README.md").read_text()
 
@@ -62,7 +62,7 @@ def test_commands(folder):
 
 def test_gap_of_decoded_shards_is_that_before_encoding(folder):
     """The model's own metrics were measured on the validation videos as the network saw them."""
-    from vidpress.model.dataset import VideoDataset
+    from vidpress.model.data_set.video_dataset import VideoDataset
     from vidpress.model.metrics import MetricsAccumulator
 
     model = FrozenModel.load(folder / "model.safetensors")

@@ -9,9 +9,9 @@ import traceback
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 
-from vidpress.model.manifest import ManifestError
-from vidpress.model.shard import ShardError
-from vidpress.pipeline.reporting import count, explanation, printable
+from vidpress.model.data_set.manifest import ManifestError
+from vidpress.model.shards.shard import ShardError
+from vidpress.pipeline.launching.reporting import count, explanation, printable
 
 
 def crossed(error: Exception) -> RuntimeError:

@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC
 
-from vidpress.model import range_coder, shard, shard_layout
-from vidpress.model.shard import (
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.table_banks import choose_banks
+from vidpress.model.shards import shard, shard_layout
+from vidpress.model.shards.shard import (
     ROW_GROUP_SIZE,
     SCHEMA,
     Shard,
@@ -16,7 +18,6 @@ from vidpress.model.shard import (
     decode_rows,
     write_shard,
 )
-from vidpress.model.table_banks import choose_banks
 
 
 def make_rows(model, num_videos, seed=0):

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import SPEC, video_level, write_records
 
-from vidpress.model.synthetic import write_shards
+from vidpress.model.records.synthetic import write_shards
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
 LINES = {

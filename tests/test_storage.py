@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from vidpress.model import storage
+from vidpress.model.files import storage
 
 
 @pytest.mark.parametrize(

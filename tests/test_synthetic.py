@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidpress.model import synthetic
 from vidpress.model.features import Feature, FeatureSpec
-from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.records import synthetic
+from vidpress.model.records.tfrecord import read_tfrecords
+from vidpress.model.records.videos import parse_video, pool_frames
 
 SMALL = FeatureSpec(features=(Feature("rgb", 48), Feature("audio", 16)))
 

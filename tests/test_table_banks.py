@@ -4,10 +4,10 @@ import pytest
 from hypothesis import strategies as st
 from test_range_coder import tfc_compress
 
-from vidpress.model import range_coder
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.table_banks import choose_banks, fit_banks
-from vidpress.model.table_widths import MAX_TILT, round_to_widths, tilt_widths
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import choose_banks, fit_banks
+from vidpress.model.coding.table_widths import MAX_TILT, round_to_widths, tilt_widths
 
 NUM_DIMS = 60
 

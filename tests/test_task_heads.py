@@ -5,8 +5,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from vidpress.model import metrics, task_heads
-from vidpress.model.training_data import LabelledVideos
+from vidpress.model import metrics
+from vidpress.model.training import task_heads
+from vidpress.model.training.training_data import LabelledVideos
 
 NUM_CLASSES = 4
 

@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 from conftest import SPEC, random_model  # noqa: E402
 
 from vidpress.model.features import FeatureSpec  # noqa: E402
-from vidpress.model.teacher import Teacher, TeacherError  # noqa: E402
+from vidpress.model.training.teacher import Teacher, TeacherError  # noqa: E402
 
 
 def test_probabilities_are_the_mean_of_the_models_own():

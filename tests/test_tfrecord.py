@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model import tfrecord
-from vidpress.model.tfrecord import Damage, masked_crc32c, open_gzip, read_tfrecords, write_tfrecords
+from vidpress.model.records import tfrecord
+from vidpress.model.records.tfrecord import Damage, masked_crc32c, open_gzip, read_tfrecords, write_tfrecords
 
 
 def tfrecord_bytes(payloads: list[bytes]) -> bytes:

@@ -14,12 +14,12 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC, random_model  # noqa: E402
 
-from vidpress.model import networks, training  # noqa: E402
-from vidpress.model.synthetic import write_shards  # noqa: E402
-from vidpress.model.teacher import Teacher  # noqa: E402
-from vidpress.model.training_data import load_videos  # noqa: E402
+from vidpress.model.records.synthetic import write_shards  # noqa: E402
+from vidpress.model.training import loop, networks  # noqa: E402
+from vidpress.model.training.teacher import Teacher  # noqa: E402
+from vidpress.model.training.training_data import load_videos  # noqa: E402
 
-OPTIONS = training.TrainingOptions(
+OPTIONS = loop.TrainingOptions(
     hidden=(20, 12),
     lmbda=0.01,
     steps=8,
@@ -47,7 +47,7 @@ def trained(videos, tmp_path_factory):
     """A network, its options and its work folder."""
     work_dir = tmp_path_factory.mktemp("training")
     options = dataclasses.replace(OPTIONS, lmbda=0.001, steps=120, learning_rate=0.01, validate_every=50)
-    return training.train(options, SPEC, videos[0], str(work_dir), validation=videos[1]), options, work_dir
+    return loop.train(options, SPEC, videos[0], str(work_dir), validation=videos[1]), options, work_dir
 
 
 def teacher_model(seed=0):
@@ -60,11 +60,9 @@ def teacher_model(seed=0):
 )
 def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, changes, teachers):
     options = dataclasses.replace(OPTIONS, **changes)
-    through = training.train(
-        options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1], teachers=teachers
-    )
+    through = loop.train(options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1], teachers=teachers)
     killed = dataclasses.replace(options, checkpoint_every=3)
-    original = training._Progress.add
+    original = loop._Progress.add
     calls = []
 
     def add(self, task):
@@ -73,93 +71,93 @@ def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatc
             raise KeyboardInterrupt
         original(self, task)
 
-    monkeypatch.setattr(training._Progress, "add", add)
+    monkeypatch.setattr(loop._Progress, "add", add)
     with pytest.raises(KeyboardInterrupt):
-        training.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
+        loop.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
     tf.keras.backend.clear_session()
-    resumed = training.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
+    resumed = loop.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
     assert len(calls) == 5 + options.steps - 3
     assert weights(resumed) == weights(through)
 
 
 @pytest.mark.parametrize("stops", [(1,), (4, 5), (7,)])
 def test_a_training_that_was_asked_to_stop_ends_with_the_same_bits(videos, tmp_path, stops):
-    through = training.train(OPTIONS, SPEC, videos[0], str(tmp_path / "through"))
+    through = loop.train(OPTIONS, SPEC, videos[0], str(tmp_path / "through"))
     steps = iter(range(1, OPTIONS.steps + 1))
     for stop in stops:
         tf.keras.backend.clear_session()
-        with pytest.raises(training.TrainingStopped) as stopped:
-            training.train(
+        with pytest.raises(loop.TrainingStopped) as stopped:
+            loop.train(
                 OPTIONS, SPEC, videos[0], str(tmp_path / "stopped"), asked_to_stop=lambda stop=stop: next(steps) == stop
             )
         assert stopped.value.step == stop
     tf.keras.backend.clear_session()
-    assert weights(training.train(OPTIONS, SPEC, videos[0], str(tmp_path / "stopped"))) == weights(through)
+    assert weights(loop.train(OPTIONS, SPEC, videos[0], str(tmp_path / "stopped"))) == weights(through)
 
 
 def test_a_finished_training_is_left_alone(trained, videos):
     network, options, work_dir = trained
-    assert weights(training.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
+    assert weights(loop.train(options, SPEC, videos[0], str(work_dir))) == weights(network)
 
 
 def test_a_finished_training_goes_on_to_more_steps(videos, tmp_path):
     longer = dataclasses.replace(OPTIONS, steps=12)
-    through = training.train(longer, SPEC, videos[0], str(tmp_path / "through"))
+    through = loop.train(longer, SPEC, videos[0], str(tmp_path / "through"))
     for options in (OPTIONS, longer):
         tf.keras.backend.clear_session()
-        network = training.train(options, SPEC, videos[0], str(tmp_path / "in_two"))
+        network = loop.train(options, SPEC, videos[0], str(tmp_path / "in_two"))
     assert weights(network) == weights(through)
     # By default, more steps would have had another schedule from the first one on.
     by_default = dataclasses.replace(longer, decay_steps=0)
-    with pytest.raises(training.TrainingError, match=r"--decay_steps 1000, not 1 .*: add --decay_steps 1000 to go on"):
-        training.train(by_default, SPEC, videos[0], str(tmp_path / "in_two"))
+    with pytest.raises(loop.TrainingError, match=r"--decay_steps 1000, not 1 .*: add --decay_steps 1000 to go on"):
+        loop.train(by_default, SPEC, videos[0], str(tmp_path / "in_two"))
 
 
 def test_a_training_for_many_rates_can_be_had_at_each(videos, tmp_path):
     options = dataclasses.replace(OPTIONS, lmbda_range=(0.001, 0.02))
-    network = training.train(options, SPEC, videos[0], str(tmp_path))
-    other = training.train(dataclasses.replace(options, lmbda=0.001), SPEC, videos[0], str(tmp_path))
+    network = loop.train(options, SPEC, videos[0], str(tmp_path))
+    other = loop.train(dataclasses.replace(options, lmbda=0.001), SPEC, videos[0], str(tmp_path))
     x = np.asarray(videos[1].x)
     z, other_z = (networks.activations_model(each)(x).numpy() for each in (network, other))
     assert (z != other_z).any()
     networks.select_lmbda(other, options.lmbda)
     assert weights(other) == weights(network)
     changed = dataclasses.replace(options, lmbda_range=(0.002, 0.02))
-    with pytest.raises(training.TrainingError, match=r"--lmbda_range 0.001 0.02, not 0.002 0.02"):
-        training.train(changed, SPEC, videos[0], str(tmp_path))
+    with pytest.raises(loop.TrainingError, match=r"--lmbda_range 0.001 0.02, not 0.002 0.02"):
+        loop.train(changed, SPEC, videos[0], str(tmp_path))
 
 
 def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path):
     network, options, work_dir = trained
-    loaded = training.load_trained(str(work_dir))
+    loaded = loop.load_trained(str(work_dir))
     assert weights(loaded.network) == weights(network)
     defaults = {"checkpoint_every": OPTIONS.checkpoint_every, "validate_every": options.validate_every}
     assert dataclasses.replace(loaded.options, **defaults) == options
     assert (loaded.spec, loaded.teachers) == (SPEC, [])
     assert loaded.training_data == videos[0].fingerprint["sha256"]
-    with pytest.raises(training.TrainingError, match=r"holds no training: there is no options\.json"):
-        training.load_trained(str(tmp_path))
+    with pytest.raises(loop.TrainingError, match=r"holds no training: there is no options\.json"):
+        loop.load_trained(str(tmp_path))
     (tmp_path / "options.json").write_bytes((work_dir / "options.json").read_bytes())
-    with pytest.raises(training.TrainingError, match="without a checkpoint"):
-        training.load_trained(str(tmp_path))
+    with pytest.raises(loop.TrainingError, match="without a checkpoint"):
+        loop.load_trained(str(tmp_path))
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(videos, tmp_path):
-    training.train(OPTIONS, SPEC, videos[0], str(tmp_path))
+    loop.train(OPTIONS, SPEC, videos[0], str(tmp_path))
     told = (tmp_path / "options.json").read_text()
     other = json.loads(told) | {"hidden": [20, 13]}
     (tmp_path / "options.json").write_text(json.dumps(other))
-    with pytest.raises(training.TrainingError, match=r"of another version of vidpress: .*shape.* Remove that training"):
-        training.load_trained(str(tmp_path))
+    with pytest.raises(loop.TrainingError, match=r"of another version of vidpress: .*shape.* Remove that training"):
+        loop.load_trained(str(tmp_path))
     (tmp_path / "options.json").write_text(told)
     (data,) = tmp_path.glob("checkpoints/*.data-*")
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    with pytest.raises(training.TrainingError, match="is damaged"):
-        training.train(dataclasses.replace(OPTIONS, steps=9), SPEC, videos[0], str(tmp_path))
+    with pytest.raises(loop.TrainingError, match="is damaged"):
+        loop.train(dataclasses.replace(OPTIONS, steps=9), SPEC, videos[0], str(tmp_path))
     (index,) = tmp_path.glob("checkpoints/*.index")
     index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
-    with pytest.raises(training.TrainingError, match="is damaged"):
-        training.load_trained(str(tmp_path))
+    with pytest.raises(loop.TrainingError, match="is damaged"):
+        loop.load_trained(str(tmp_path))
 
 
 def flip(path):
@@ -175,7 +173,7 @@ def test_a_damaged_checkpoint_is_passed_over(trained_twice, tmp_path, videos, ca
     shutil.copytree(folder, tmp_path / "work")
     damage(tmp_path / "work" / "checkpoints" / name)
     tf.keras.backend.clear_session()
-    network = training.train(options, SPEC, videos[0], str(tmp_path / "work"))
+    network = loop.train(options, SPEC, videos[0], str(tmp_path / "work"))
     assert weights(network) == through
     said = capfd.readouterr().err
     if name == "checkpoint" or (damage is pathlib.Path.unlink and name.endswith("index")):
@@ -184,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over(trained_twice, tmp_path, videos, ca
         assert "ckpt-8 is damaged" in said
         assert "Taking an older checkpoint" in said
     tf.keras.backend.clear_session()
-    assert weights(training.load_trained(str(tmp_path / "work")).network) == through
+    assert weights(loop.load_trained(str(tmp_path / "work")).network) == through
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +190,7 @@ def trained_twice(videos, tmp_path_factory):
     """Options, the weights at the end, and a folder with checkpoints at steps 6 and 8 of 8."""
     folder = tmp_path_factory.mktemp("twice")
     options = dataclasses.replace(OPTIONS, checkpoint_every=6)
-    return options, weights(training.train(options, SPEC, videos[0], str(folder))), folder
+    return options, weights(loop.train(options, SPEC, videos[0], str(folder))), folder
 
 
 @pytest.mark.parametrize("name", ["options.json", "checkpoints", "ckpt-8.index", "ckpt-8.data-00000-of-00001"])
@@ -212,10 +210,10 @@ def test_what_there_is_no_permission_for_is_not_called_damaged(trained_twice, vi
     monkeypatch.setattr(os, "open", refusing(os.open))
     monkeypatch.setattr(os, "listdir", refusing(os.listdir))
     for go_on in (
-        lambda: training.train(dataclasses.replace(options, steps=9), SPEC, videos[0], str(tmp_path / "work")),
-        lambda: training.load_trained(str(tmp_path / "work")),
+        lambda: loop.train(dataclasses.replace(options, steps=9), SPEC, videos[0], str(tmp_path / "work")),
+        lambda: loop.load_trained(str(tmp_path / "work")),
     ):
-        with pytest.raises(training.TrainingError) as error:
+        with pytest.raises(loop.TrainingError) as error:
             go_on()
         assert str(error.value) == (
             f"{path} cannot be read: there is no permission: give it, or run as a user who has it."
@@ -230,8 +228,8 @@ def test_what_tensorflow_may_not_read_is_not_called_damaged(trained_twice, tmp_p
         raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission denied")
 
     monkeypatch.setattr(tf.train, "load_checkpoint", refuse)
-    with pytest.raises(training.TrainingError, match=r"ckpt-8 cannot be read: .*Permission denied\.$"):
-        training.load_trained(str(folder))
+    with pytest.raises(loop.TrainingError, match=r"ckpt-8 cannot be read: .*Permission denied\.$"):
+        loop.load_trained(str(folder))
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -241,8 +239,8 @@ def test_checkpoints_that_cannot_be_written_are_refused_before_any_step(trained_
     if begun:
         shutil.copy(folder / "options.json", tmp_path / "work")
     (tmp_path / "work" / "checkpoints").touch()
-    with pytest.raises(training.TrainingError, match="checkpoints cannot be written: a part of the path is a file"):
-        training.train(options, SPEC, videos[0], str(tmp_path / "work"))
+    with pytest.raises(loop.TrainingError, match="checkpoints cannot be written: a part of the path is a file"):
+        loop.train(options, SPEC, videos[0], str(tmp_path / "work"))
     assert not (tmp_path / "work" / "tensorboard").exists()
 
 
@@ -252,10 +250,10 @@ def test_a_damaged_list_of_options_is_an_error(videos, trained, tmp_path, conten
     shutil.copytree(work_dir, tmp_path / "work")
     (tmp_path / "work" / "options.json").write_bytes(content)
     for go_on in (
-        lambda: training.train(options, SPEC, videos[0], str(tmp_path / "work")),
-        lambda: training.load_trained(str(tmp_path / "work")),
+        lambda: loop.train(options, SPEC, videos[0], str(tmp_path / "work")),
+        lambda: loop.load_trained(str(tmp_path / "work")),
     ):
-        with pytest.raises(training.TrainingError, match=r"options\.json is damaged.* Remove that training's folder"):
+        with pytest.raises(loop.TrainingError, match=r"options\.json is damaged.* Remove that training's folder"):
             go_on()
 
 
@@ -267,27 +265,27 @@ def test_options_of_another_kind_are_an_error(trained, tmp_path, change):
     shutil.copytree(work_dir, tmp_path / "work")
     path = tmp_path / "work" / "options.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(training.TrainingError, match=r"options\.json is damaged"):
-        training.load_trained(str(tmp_path / "work"))
+    with pytest.raises(loop.TrainingError, match=r"options\.json is damaged"):
+        loop.load_trained(str(tmp_path / "work"))
 
 
 def test_a_training_does_not_go_back(trained, videos):
     _, options, work_dir = trained
-    with pytest.raises(training.TrainingError, match="at step 120, beyond --steps=119"):
-        training.train(dataclasses.replace(options, steps=119), SPEC, videos[0], str(work_dir))
+    with pytest.raises(loop.TrainingError, match="at step 120, beyond --steps=119"):
+        loop.train(dataclasses.replace(options, steps=119), SPEC, videos[0], str(work_dir))
 
 
 def test_training_learns_and_bits_fall_with_lmbda(trained, videos, tmp_path):
     network, options, _ = trained
     expensive = dataclasses.replace(options, lmbda=0.1)
     gap, bits = [], []
-    for each in (network, training.train(expensive, SPEC, videos[0], str(tmp_path))):
+    for each in (network, loop.train(expensive, SPEC, videos[0], str(tmp_path))):
         bottleneck = networks.bottleneck_of(each)
         bottleneck.bits.reset_state()
-        gap.append(training.evaluate_network(each, videos[1]).gap)
+        gap.append(loop.evaluate_network(each, videos[1]).gap)
         bits.append(float(bottleneck.bits.result()))
     untrained = networks.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
-    assert gap[0] > training.evaluate_network(untrained, videos[1]).gap + 0.1
+    assert gap[0] > loop.evaluate_network(untrained, videos[1]).gap + 0.1
     assert bits[1] < bits[0]
 
 
@@ -295,7 +293,7 @@ def test_a_network_learns_what_its_teacher_says(videos, tmp_path):
     options = dataclasses.replace(OPTIONS, lmbda=0.001, steps=150, learning_rate=0.01)
     x = np.asarray(videos[1].x)
     teacher, other = ([teacher_model(seed)] for seed in (1, 2))
-    network = training.train(options, SPEC, videos[0], str(tmp_path), teachers=teacher)
+    network = loop.train(options, SPEC, videos[0], str(tmp_path), teachers=teacher)
     labels = [Teacher(models, SPEC, options.num_classes)(tf.constant(x)) for models in (teacher, other)]
     loss = [float(networks.task_loss(each, network(x, training=False))) for each in labels]
     prior = networks.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
@@ -304,9 +302,9 @@ def test_a_network_learns_what_its_teacher_says(videos, tmp_path):
 
 
 def test_a_training_with_another_teacher_is_refused(videos, tmp_path):
-    training.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(1)])
-    with pytest.raises(training.TrainingError, match="holds a training with --teacher "):
-        training.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(2)])
+    loop.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(1)])
+    with pytest.raises(loop.TrainingError, match="holds a training with --teacher "):
+        loop.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(2)])
 
 
 def test_progress_is_written_down(trained):
@@ -333,13 +331,13 @@ def test_progress_is_written_down(trained):
 
 @pytest.mark.parametrize(("steps", "decay_steps"), [(300_000, 1000), (50_000, 1000), (3000, 60), (20, 1)])
 def test_short_trainings_end_with_small_steps_too(steps, decay_steps):
-    assert training.TrainingOptions(hidden=(5,), lmbda=0, steps=steps).decay_steps == decay_steps
-    assert training.TrainingOptions(hidden=(5,), lmbda=0, steps=steps, decay_steps=7).decay_steps == 7
+    assert loop.TrainingOptions(hidden=(5,), lmbda=0, steps=steps).decay_steps == decay_steps
+    assert loop.TrainingOptions(hidden=(5,), lmbda=0, steps=steps, decay_steps=7).decay_steps == 7
 
 
 def test_the_learning_rate_falls(videos, tmp_path):
     options = dataclasses.replace(OPTIONS, steps=100, decay_steps=30, lmbda=0.0, hidden=(3,))
-    training.train(options, SPEC, videos[0], str(tmp_path))
+    loop.train(options, SPEC, videos[0], str(tmp_path))
     (log,) = (tmp_path / "tensorboard").iterdir()
     rates = {
         event.step: float(tf.make_ndarray(value.tensor))
@@ -352,28 +350,28 @@ def test_the_learning_rate_falls(videos, tmp_path):
 
 def test_evaluation_of_a_part_takes_it_evenly(videos):
     network = networks.build_network(SPEC.input_size, (5,), OPTIONS.num_classes, lmbda=0)
-    assert training.evaluate_network(network, videos[0]).num_videos == 150
-    assert training.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
+    assert loop.evaluate_network(network, videos[0]).num_videos == 150
+    assert loop.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
 
 
 @pytest.mark.parametrize("change", [{"lmbda": 0.02}, {"hidden": (20, 13)}, {"seed": 5}])
 def test_another_training_in_the_folder_is_refused(trained, videos, change):
     _, options, work_dir = trained
     (name,) = change
-    with pytest.raises(training.TrainingError, match=f"holds a training with --{name} "):
-        training.train(dataclasses.replace(options, **change), SPEC, videos[0], str(work_dir))
+    with pytest.raises(loop.TrainingError, match=f"holds a training with --{name} "):
+        loop.train(dataclasses.replace(options, **change), SPEC, videos[0], str(work_dir))
 
 
 def test_other_data_are_refused(trained, videos):
     _, options, work_dir = trained
-    with pytest.raises(training.TrainingError, match="holds a training on other data"):
-        training.train(options, SPEC, videos[1], str(work_dir))
+    with pytest.raises(loop.TrainingError, match="holds a training on other data"):
+        loop.train(options, SPEC, videos[1], str(work_dir))
 
 
 def test_a_diverged_training_stops(videos, tmp_path):
     options = dataclasses.replace(OPTIONS, steps=100, learning_rate=1e30)
-    with pytest.raises(training.TrainingError, match=r"The loss is .* lower --learning_rate"):
-        training.train(options, SPEC, videos[0], str(tmp_path))
+    with pytest.raises(loop.TrainingError, match=r"The loss is .* lower --learning_rate"):
+        loop.train(options, SPEC, videos[0], str(tmp_path))
     assert not list(pathlib.Path(tmp_path).glob("checkpoints/*"))
 
 

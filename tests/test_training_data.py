@@ -11,10 +11,10 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC, frame_level, video_level, write_records  # noqa: E402
 
-from vidpress.model.examples import serialize_record  # noqa: E402
 from vidpress.model.features import FeatureSpec  # noqa: E402
-from vidpress.model.training_data import TrainingDataError, load_videos, match_files, training_batches  # noqa: E402
-from vidpress.model.videos import parse_video, pool_frames  # noqa: E402
+from vidpress.model.records.examples import serialize_record  # noqa: E402
+from vidpress.model.records.videos import parse_video, pool_frames  # noqa: E402
+from vidpress.model.training.training_data import TrainingDataError, load_videos, match_files, training_batches  # noqa: E402
 
 NUM_CLASSES = 7
 

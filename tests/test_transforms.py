@@ -9,10 +9,10 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.manifest import InputFile, Manifest
-from vidpress.model.rows import DeadLetter, encode_videos
-from vidpress.model.shard import ShardHeader
-from vidpress.model.videos import Video, parse_video, pool_frames
+from vidpress.model.data_set.manifest import InputFile, Manifest
+from vidpress.model.data_set.rows import DeadLetter, encode_videos
+from vidpress.model.records.videos import Video, parse_video, pool_frames
+from vidpress.model.shards.shard import ShardHeader
 from vidpress.transforms.decode_videos import DecodeVideos
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.pool_frames import PoolFrames

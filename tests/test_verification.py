@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from conftest import frame_level, random_model, write_records
 
-from vidpress.model import storage
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.verification import verify
 from vidpress.model.features import FeatureSpec
-from vidpress.model.file_names import manifest_name
-from vidpress.model.manifest import Manifest
-from vidpress.model.shard import SCHEMA, Shard, footer_crc32, write_shard
-from vidpress.model.verification import verify
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import manifest_name
+from vidpress.model.shards.shard import SCHEMA, Shard, footer_crc32, write_shard
 from vidpress.pipeline import cli, encode
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidpress.model.examples import RecordError, serialize_record
 from vidpress.model.features import FeatureSpec
-from vidpress.model.tfrecord import read_tfrecords
-from vidpress.model.videos import Video, parse_video, pool_frames, sum_frames
+from vidpress.model.records.examples import RecordError, serialize_record
+from vidpress.model.records.tfrecord import read_tfrecords
+from vidpress.model.records.videos import Video, parse_video, pool_frames, sum_frames
 
 SPEC = FeatureSpec.parse("rgb:6,audio:2")
 

@@ -1,7 +1,7 @@
 import numpy as np
 from numba import typeof
 
-from vidpress.model import dense_layers, matrix_units
+from vidpress.model.frozen import dense_layers, matrix_units
 from vidpress.model.warm_up import numba_variables, warm_up
 
 

@@ -6,7 +6,7 @@ import pickle
 
 import apache_beam as beam
 
-from vidpress.model.videos import PooledVideo, Video
+from vidpress.model.records.videos import PooledVideo, Video
 
 
 class VideoCoder(beam.coders.Coder):

@@ -16,9 +16,9 @@ import threadpoolctl
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.rows import DeadLetter, EncodedVideos, encode_videos
-from vidpress.model.videos import PooledVideo
+from vidpress.model.data_set.rows import DeadLetter, EncodedVideos, encode_videos
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.videos import PooledVideo
 from vidpress.transforms import metrics
 
 # NumPy's matrix product reads all weights once a batch: for 1152-6000-2000 it takes 232 us a video with 1024, 256 with
@@ -53,7 +53,7 @@ class EncodeVideos(beam.PTransform):
     def expand(
         self, videos: beam.PCollection[PooledVideo]
     ) -> tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[DeadLetter]]:
-        """Batch and encode; the batches are of `vidpress.model.rows.SCHEMA`."""
+        """Batch and encode; the batches are of `vidpress.model.data_set.rows.SCHEMA`."""
         outputs = (
             videos
             | "Encode" >> beam.ParDo(_EncodeFn(self.model, self.model_id, self.threads))

@@ -8,10 +8,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from vidpress.model.examples import RecordError
+from vidpress.model.data_set.rows import DeadLetter
 from vidpress.model.features import FeatureSpec
-from vidpress.model.rows import DeadLetter
-from vidpress.model.videos import PooledVideo, Video, pool_frames
+from vidpress.model.records.examples import RecordError
+from vidpress.model.records.videos import PooledVideo, Video, pool_frames
 from vidpress.transforms import metrics
 from vidpress.transforms.coders import VideoCoder
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-from vidpress.model.listed_shards import open_shard
-from vidpress.model.manifest import FileEntry, Manifest
+from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.manifest import FileEntry, Manifest
 
 
 def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.RecordBatch]:

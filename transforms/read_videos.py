@@ -11,13 +11,13 @@ import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model import input_files
-from vidpress.model.examples import RecordError, parse_record
+from vidpress.model.data_set.manifest import InputFile, is_new
+from vidpress.model.data_set.rows import DeadLetter
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import InputFile, is_new
-from vidpress.model.rows import DeadLetter
-from vidpress.model.tfrecord import Damage, read_tfrecords
-from vidpress.model.videos import Video, listed, parse_video
+from vidpress.model.files import input_files
+from vidpress.model.records.examples import RecordError, parse_record
+from vidpress.model.records.tfrecord import Damage, read_tfrecords
+from vidpress.model.records.videos import Video, listed, parse_video
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.coders import VideoCoder
 
@@ -52,7 +52,7 @@ def read_records(path: str, num_bytes: int | None = None) -> Iterator[tuple[int,
       num_bytes: How many bytes of it are to be read; as many as there are, unless it is given.
 
     Yields:
-      What `vidpress.model.tfrecord.read_tfrecords` does.
+      What `vidpress.model.records.tfrecord.read_tfrecords` does.
 
     Raises:
       InputError: If the file cannot be read, which a retry may mend.
@@ -106,7 +106,7 @@ class ReadVideos(beam.PTransform):
       file_patterns: Paths or globs; each must match something.
       spec: The features to take.
       known_files: Paths of files that are not to be read again, with their `InputFile.bytes` and `damaged_crc32`,
-        unless `vidpress.model.manifest.is_new` says so; one that has shrunk is an error.
+        unless `vidpress.model.data_set.manifest.is_new` says so; one that has shrunk is an error.
       min_age: In seconds, how long ago files were last written at least; younger ones are left out.
     """
 

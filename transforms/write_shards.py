@@ -10,14 +10,14 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.errors import VidpressError
-from vidpress.model.file_names import join
-from vidpress.model.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
-from vidpress.model.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
-from vidpress.model.shard import ShardHeader, footer_crc32, write_shard
+from vidpress.model.files.file_names import join
+from vidpress.model.shards.shard import ShardHeader, footer_crc32, write_shard
 from vidpress.transforms import metrics
-from vidpress.transforms.generation_files import create_manifest, write_part
-from vidpress.transforms.known_videos import FindKnownVideos
+from vidpress.transforms.generations.generation_files import create_manifest, write_part
+from vidpress.transforms.generations.known_videos import FindKnownVideos
 
 # A bundle's rows are sent on at the latest when there are this many; one row takes some 200 bytes.
 _MAX_BUFFERED_ROWS = 50_000

@@ -23,8 +23,8 @@ MODEL = REPO / "tests" / "golden" / "model-v2.safetensors"
 WRITE_VIDEOS = """
 import sys
 from vidpress.model.features import FeatureSpec
-from vidpress.model.synthetic import make_videos
-from vidpress.model.tfrecord import write_tfrecords
+from vidpress.model.records.synthetic import make_videos
+from vidpress.model.records.tfrecord import write_tfrecords
 path, start, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with open(path, "wb") as file:
     write_tfrecords(file, make_videos(number, spec=FeatureSpec.parse("rgb:24,audio:8"), frames=(2, 5), start=start))

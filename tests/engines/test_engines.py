@@ -22,10 +22,10 @@ from flink_cluster import FlinkCluster
 from processes import Process, free_port, readers_of, wait_for
 from worker_pool import start_worker_pool
 
+from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.features import FeatureSpec
-from vidpress.model.manifest import Manifest
-from vidpress.model.synthetic import make_videos
-from vidpress.model.tfrecord import read_tfrecords, write_tfrecords
+from vidpress.model.records.synthetic import make_videos
+from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 
 NUM_FILES = 10
 NUM_SHARDS = 4

@@ -22,9 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from vidpress.model import frozen_model, range_coding_tables, shard, shard_layout, tfrecord
-from vidpress.model.checksums import masked_crc32c
-from vidpress.model.shard import Shard, ShardError
+from vidpress.model.coding import range_coding_tables
+from vidpress.model.files.checksums import masked_crc32c
+from vidpress.model.frozen import frozen_model
+from vidpress.model.records import tfrecord
+from vidpress.model.shards import shard, shard_layout
+from vidpress.model.shards.shard import Shard, ShardError
 
 # Changes some bytes; the second argument is how many there may be then.
 ChangeBytes = Callable[[bytes, int], bytes]

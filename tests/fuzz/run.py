@@ -89,9 +89,9 @@ def _compiled_modules() -> Iterator[str]:
     """Yield the modules that Numba compiles: it cannot where branches are counted."""
     spec = importlib.util.find_spec("vidpress")
     for folder in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
-        for path in pathlib.Path(folder, "model").glob("*.py"):
+        for path in pathlib.Path(folder, "model").rglob("*.py"):
             if "numba" in (source := path.read_text()) or "import jit" in source:
-                yield f"vidpress.model.{path.stem}"
+                yield ".".join(("vidpress", *path.relative_to(folder).with_suffix("").parts))
 
 
 def main() -> None:

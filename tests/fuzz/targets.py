@@ -16,15 +16,16 @@ import mutators
 import numpy as np
 import pyarrow as pa
 
-from vidpress.model import shard, tfrecord
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.errors import VidpressError
-from vidpress.model.examples import RecordError, serialize_record
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen_model import FrozenModel
-from vidpress.model.manifest import Manifest
-from vidpress.model.range_coding_tables import RangeCodingTables
-from vidpress.model.shard import Shard, ShardHeader
-from vidpress.model.videos import parse_video, pool_frames
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records import tfrecord
+from vidpress.model.records.examples import RecordError, serialize_record
+from vidpress.model.records.videos import parse_video, pool_frames
+from vidpress.model.shards import shard
+from vidpress.model.shards.shard import Shard, ShardHeader
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 SPEC = FeatureSpec.parse("rgb:24,audio:8")

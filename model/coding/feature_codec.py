@@ -1,0 +1,109 @@
+"""A codec of features: range coding tables and the shape of an example, for what any bottleneck gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import choose_banks, fit_banks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureCodec:
+    """Turns rounded features into strings and back, exactly, on any machine and without TensorFlow.
+
+    Channels, along the last axis, have distributions of their own; all positions of a spatial feature map share them.
+
+    Attributes:
+      tables: Of the channels.
+      shape: Of one example's features: `(num_channels,)`, or `(height, width, num_channels)`.
+    """
+
+    tables: RangeCodingTables
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1 or self.shape[-1] != self.tables.num_dims:
+            raise ValueError(
+                f"shape={self.shape} must be positive and end with {self.tables.num_dims}, the channels of the tables."
+            )
+
+    @classmethod
+    def fit(cls, z_hat: np.ndarray, *, num_banks: int = 1) -> FeatureCodec:
+        """Fit a codec to features like those that it is for.
+
+        Args:
+          z_hat: Integers [n, ..., num_channels], n >= 1.
+          num_banks: How many banks of tables, a power of two from 1 to 256; n must be at least that.
+
+        Raises:
+          ValueError: If `z_hat` has another shape or type, or so many banks cannot be fitted.
+        """
+        return cls(RangeCodingTables.fit(z_hat), np.shape(z_hat)[1:]).with_banks(z_hat, num_banks)
+
+    def with_banks(self, z_hat: np.ndarray, num_banks: int) -> FeatureCodec:
+        """Return the codec with banks of tables fitted to features `z_hat`, integers [n, *shape]."""
+        return dataclasses.replace(self, tables=fit_banks(self.tables, z_hat, num_banks))
+
+    @property
+    def bank_bytes(self) -> int:
+        """How many bytes of each string say which bank it is of: 0 with one bank, 1 with more."""
+        return int(self.tables.num_banks > 1)
+
+    def compress(self, z_hat: np.ndarray) -> list[bytes]:
+        """Encode features, each example by itself.
+
+        Args:
+          z_hat: Integers [n, *shape]; whole numbers of a floating-point type will do.
+
+        Returns:
+          n strings: a byte for the bank if there are several, then the range coder's.
+
+        Raises:
+          ValueError: If the shape is another, or a value is not a whole number of moderate size.
+        """
+        z_hat = np.asarray(z_hat)
+        if z_hat.shape[1:] != self.shape:
+            raise ValueError(f"z_hat has shape {z_hat.shape}; this codec takes {('n', *self.shape)}.")
+        if not self.bank_bytes:
+            return range_coder.compress(self.tables, z_hat)
+        bank = choose_banks(self.tables, z_hat)
+        codes = range_coder.compress(self.tables, z_hat, bank)
+        return [bytes([number]) + code for number, code in zip(bank.tolist(), codes, strict=True)]
+
+    def decompress(self, codes: Sequence[bytes]) -> np.ndarray:
+        """Decode what `compress` gave.
+
+        Returns:
+          int32[n, *shape], `z_hat`.
+
+        Raises:
+          vidpress.model.coding.range_coder.DamagedCodeError: If strings are seen to be damaged. Much damage is not:
+            whatever stores them needs a checksum.
+        """
+        damaged = [row for row, code in enumerate(codes) if self.bank_bytes and not self._has_bank(code)]
+        if damaged:
+            raise range_coder.DamagedCodeError(damaged, len(codes))
+        bank = self.banks(codes) if self.bank_bytes else None
+        strings = [code[self.bank_bytes :] for code in codes]
+        return range_coder.decompress(self.tables, strings, self.shape[:-1], bank)
+
+    def banks(self, codes: Sequence[bytes]) -> np.ndarray:
+        """Return the bank of each string, uint8[n]."""
+        return np.array([code[0] if self.bank_bytes else 0 for code in codes], np.uint8)
+
+    def _has_bank(self, code: bytes) -> bool:
+        return bool(code) and code[0] < self.tables.num_banks and bool(self.tables.has_bank[code[0]])
+
+    def num_bytes(self, codes: Sequence[bytes]) -> float:
+        """Return the size of some strings, with of the byte that tells the bank only the bits that it needs.
+
+        So a data set's `bank` column is counted, which says nothing else.
+        """
+        bank_bits = math.log2(self.tables.num_banks)
+        return sum(map(len, codes)) + len(codes) * (bank_bits / 8 - self.bank_bytes)

@@ -1,0 +1,203 @@
+"""The range coder: `z_hat` to bytes and back, compiled by Numba.
+
+It is the range coder of G. N. N. Martin, "Range coding: an algorithm for removing redundancy from a digitised
+message" (Video & Data Recording Conference, 1979), in the form that tensorflow-compression gave it
+(`cc/lib/range_coder.{h,cc}` and `cc/kernels/range_coder_kernels.cc`): a code is byte for byte what
+`ContinuousBatchedEntropyModel.compress` returns for the same tables. A change to the bytes is a breaking release.
+
+A code is a number in [0, 1), in base 256 without trailing zeros. The coder narrows an interval `[base, base +
+size)`, at first [0, 2^32), to the part that the next symbol's interval in its dimension's table stands for; when
+`size` is 2^16 or less, the upper 16 bits of `base` leave and both shift up by 16 bits. Symbols go through the
+tables in turn, beginning anew after the last. A value outside its table is coded as the escape symbol, followed by
+the Elias gamma code of its distance and by its sign, bit by bit.
+
+The loops are in `range_coder_kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from vidpress.model.coding import range_coder_kernels
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.errors import VidpressError
+
+_ROWS_IN_MESSAGE = 10
+
+
+class DamagedCodeError(VidpressError, ValueError):
+    """Codes that no encoder wrote with these tables.
+
+    Attributes:
+      rows: The indices of the damaged codes.
+    """
+
+    def __init__(self, rows: Sequence[int], num_rows: int) -> None:
+        self.rows = tuple(int(row) for row in rows)
+        shown = ", ".join(map(str, self.rows[:_ROWS_IN_MESSAGE]))
+        more = ", ..." if len(self.rows) > _ROWS_IN_MESSAGE else ""
+        super().__init__(f"{len(self.rows)} of {num_rows} codes are damaged or of other tables: rows {shown}{more}.")
+
+    def __reduce__(self) -> tuple:  # worker processes hand errors on as pickles
+        return _restore_error, (self.rows, str(self))
+
+
+def _restore_error(rows: tuple[int, ...], message: str) -> DamagedCodeError:
+    error = DamagedCodeError(rows, len(rows))
+    error.args = (message,)
+    return error
+
+
+def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None) -> list[bytes]:
+    """Encode `z_hat` to one string a row.
+
+    Args:
+      tables: The range coding tables.
+      z_hat: As for `encode`.
+      bank: As for `encode`.
+
+    Returns:
+      n strings.
+
+    Raises:
+      ValueError: As `encode` does.
+    """
+    data, offsets = encode(tables, z_hat, bank)
+    joined = data.tobytes()
+    return [joined[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+
+
+def decompress(
+    tables: RangeCodingTables,
+    codes: Sequence[bytes],
+    broadcast_shape: Sequence[int] = (),
+    bank: np.ndarray | None = None,
+) -> np.ndarray:
+    """Decode strings that `compress` or tensorflow-compression wrote.
+
+    Args:
+      tables: The tables that the strings were written with.
+      codes: n strings.
+      broadcast_shape: As for `decode`.
+      bank: As for `decode`.
+
+    Returns:
+      int32[n, *broadcast_shape, num_dims], `z_hat`.
+
+    Raises:
+      DamagedCodeError: As `decode` does.
+    """
+    offsets = np.zeros(len(codes) + 1, np.int64)
+    np.cumsum([len(code) for code in codes], out=offsets[1:])
+    return decode(tables, np.frombuffer(b"".join(codes), np.uint8), offsets, broadcast_shape, bank)
+
+
+def encode(
+    tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode `z_hat` to one string a row, all in one array: the layout of Arrow's binary columns.
+
+    Args:
+      tables: The range coding tables.
+      z_hat: Integers [n, ..., num_dims]; whole numbers of a floating-point type will do. All places of a row's
+        middle axes share the tables.
+      bank: uint8[n], each row's bank; None if there is only one.
+
+    Returns:
+      `(data, offsets)`: uint8[total] and int64[n + 1]; row i's string is `data[offsets[i]:offsets[i + 1]]`.
+
+    Raises:
+      ValueError: If the last axis is not `num_dims` long, or a bank is none of the tables', or a value is not a whole
+        number or is more than about 2^30 away from its table. The message names row, dimension and value.
+    """
+    symbols = _symbols(tables, z_hat)
+    data, offsets, bad_row, bad_symbol = range_coder_kernels.encode_rows(
+        *map(_read_only, (symbols, tables.check_bank(bank, len(symbols)), *tables.coder_arrays)),
+        tables.precision,
+    )
+    if bad_row >= 0:
+        raise _value_error(tables, z_hat, bad_row, bad_symbol, "is too far from its table: training diverged?")
+    return data, offsets
+
+
+def decode(
+    tables: RangeCodingTables,
+    data: np.ndarray,
+    offsets: np.ndarray,
+    broadcast_shape: Sequence[int] = (),
+    bank: np.ndarray | None = None,
+) -> np.ndarray:
+    """Decode strings that stand in one array.
+
+    Damage is seen where tensorflow-compression's `decode_sanity_check` sees it: much of it decodes to wrong values
+    in silence, so whatever stores the codes needs a checksum.
+
+    Args:
+      tables: The tables that the strings were written with.
+      data: uint8[...], holds the strings.
+      offsets: int64[n + 1], not decreasing; row i's string is `data[offsets[i]:offsets[i + 1]]`.
+      broadcast_shape: The lengths of the axes of `z_hat` between the first and the last.
+      bank: uint8[n], each row's bank; None if there is only one.
+
+    Returns:
+      int32[n, *broadcast_shape, num_dims], `z_hat`.
+
+    Raises:
+      DamagedCodeError: If codes are seen to be damaged.
+      ValueError: If the offsets do not fit the data, or a bank is none of the tables'.
+    """
+    data = np.ascontiguousarray(data)
+    offsets = np.ascontiguousarray(offsets, np.int64)
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError(f"data must be uint8[total], not {data.dtype}{list(data.shape)}.")
+    if offsets.ndim != 1 or not len(offsets):
+        raise ValueError(f"offsets must be int64[n + 1], not of shape {offsets.shape}; no strings have offsets [0].")
+    if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"offsets must not decrease and must stay in [0, {len(data)}], the data's length.")
+    num_rows = len(offsets) - 1
+    z_hat = np.empty((num_rows, math.prod(broadcast_shape) * tables.num_dims), np.int32)
+    damaged = np.zeros(num_rows, np.bool_)
+    range_coder_kernels.decode_rows(
+        *map(_read_only, (data, offsets, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
+        tables.precision,
+        z_hat,
+        damaged,
+    )
+    if damaged.any():
+        raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)
+    return z_hat.reshape(num_rows, *broadcast_shape, tables.num_dims)
+
+
+def _symbols(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:
+    """Return z_hat as contiguous int32[n, symbols a row]."""
+    z_hat = np.asarray(z_hat)
+    if z_hat.ndim < 2 or z_hat.shape[-1] != tables.num_dims:
+        raise ValueError(
+            f"z_hat has shape {z_hat.shape}; these tables take [n, ..., {tables.num_dims}]. Are they another model's?"
+        )
+    rows = z_hat.reshape(len(z_hat), math.prod(z_hat.shape[1:]))
+    if rows.dtype.kind not in "iuf":
+        raise ValueError(f"z_hat must be integers, not {rows.dtype}.")
+    if not np.can_cast(rows.dtype, np.int32):
+        codable = (rows >= -(2**31)) & (rows < 2**31)
+        if rows.dtype.kind == "f":
+            codable &= rows == np.rint(rows)
+        if not codable.all():
+            row, symbol = np.argwhere(~codable)[0]
+            raise _value_error(tables, z_hat, row, symbol, "cannot be coded: round z first, and check it for NaN.")
+    return np.ascontiguousarray(rows, np.int32)
+
+
+def _value_error(tables: RangeCodingTables, z_hat: np.ndarray, row: int, symbol: int, why: str) -> ValueError:
+    value = np.asarray(z_hat)[row].reshape(-1)[symbol]
+    return ValueError(f"z_hat of row {row} in dimension {symbol % tables.num_dims} is {value}, which {why}")
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written: Numba compiles anew for every mixture of writable and read-only."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,1 @@
+"""A data set: its rows, its manifest, its verification, and reading it for training."""

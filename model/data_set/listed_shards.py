@@ -1,0 +1,56 @@
+"""The shards of a data set, each held against what the manifest says of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from vidpress.model.data_set.manifest import FileEntry
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import join
+from vidpress.model.shards.shard import Shard, ShardError
+
+
+def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str) -> Shard:
+    """Open a shard that a manifest lists, and see that it is that one.
+
+    A file of the same name may hold another shard, after a copy that went wrong. Its footer lists the checksums of its
+    row groups, and the manifest the footer's: so what is read later is known to be what was written. Manifests before
+    version 3 do not say the footer's; the whole file is then held against its SHA-256, once a process.
+
+    Args:
+      data_set: The data set's folder.
+      entry: The shard's entry in the manifest.
+      model_id: The model of the data set.
+
+    Raises:
+      FileNotFoundError: If it is missing; the message names it.
+      ShardError: If it is no shard, damaged, or not the one that is listed.
+    """
+    uri = join(data_set, entry.name)
+    try:
+        if entry.footer_crc32 is None and _sha256(uri, entry.bytes) != entry.sha256:
+            raise _another(uri, "its SHA-256 differs")
+        file = storage.open_input(uri, links=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{uri} is missing: fetch or encode it again.") from error
+    except storage.PathError as error:
+        raise ShardError(str(error)) from error
+    shard = Shard(file, uri)
+    shard.check_model(model_id)
+    if shard.num_bytes != entry.bytes:
+        raise _another(uri, f"it has {shard.num_bytes:,} bytes, not {entry.bytes:,}")
+    if entry.footer_crc32 not in (None, shard.footer_crc32):
+        raise _another(uri, "its footer differs")
+    if tuple(shard.row_group_sizes) != entry.row_groups:
+        raise _another(uri, f"it has row groups of {shard.row_group_sizes}, not {list(entry.row_groups)}")
+    return shard
+
+
+def _another(uri: str, how: str) -> ShardError:
+    return ShardError(f"{uri} is not the file that its manifest lists: {how}. Fetch or encode it again.")
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sha256(uri: str, _num_bytes: int) -> str:
+    return storage.sha256(uri, links=False)

@@ -1,0 +1,374 @@
+"""The manifest: what a data set consists of. Each generation's is written last; without one there is no data set."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import msgspec
+
+from vidpress.model import strict_json
+from vidpress.model.errors import VidpressError
+from vidpress.model.files import file_kinds, input_files, storage
+from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
+from vidpress.model.strict_json import JsonError
+
+# Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost.
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)
+
+# A manifest of a billion videos in shards of 50,000 has some 10 MB.
+MAX_BYTES = 2**26
+_MAX_LINE_BYTES = 2**16
+
+# What a manifest may say. More would only ask for memory, or for numbers that no other place can hold.
+MAX_SHARDS = 100_000
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+_log = logging.getLogger(__name__)
+
+
+class ManifestError(VidpressError, ValueError):
+    """A place that holds no usable data set: the message names it and what to do."""
+
+
+class InputChangedError(VidpressError, ValueError):
+    """An input file that is not what it was when it was encoded."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class InputFile:
+    """A file that was read.
+
+    Attributes:
+      file: Its path or URI.
+      bytes: Its size.
+      records: Records in it, damaged ones included.
+      record_bytes: Bytes of their payloads.
+      lost_bytes: How much of the file could not be read, because what came before is damaged. Nobody knows how many
+        records that was.
+      damaged_crc32: The CRC-32 (as in zlib) of the file if something of it was damaged: by it, a file that was mended
+        is told from the one that was read.
+    """
+
+    file: str
+    bytes: _Number
+    records: _Number
+    record_bytes: _Number
+    lost_bytes: _Number = 0
+    damaged_crc32: _Number | None = None
+
+    def to_json(self) -> str:
+        """Return the file as one line of JSON."""
+        fields = dataclasses.asdict(self)
+        if self.damaged_crc32 is None:
+            del fields["damaged_crc32"]
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: builtins.bytes) -> InputFile:
+        """Read back what `to_json` gave.
+
+        Raises:
+          JsonError: If it is anything else.
+        """
+        return strict_json.decode(line, cls, max_bytes=_MAX_LINE_BYTES)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class FileEntry:
+    """A file of a data set.
+
+    Attributes:
+      name: Its name in the data set's folder.
+      rows: How many rows it holds.
+      bytes: Its size.
+      sha256: Its checksum, hexadecimal.
+      row_groups: Rows of each of a shard's row groups.
+      footer_crc32: The checksum of a shard's footer (`vidpress.model.shards.shard.footer_crc32`), by which a reader
+        knows the shard without reading all of it. None for other files, and before version 3.
+    """
+
+    name: str
+    rows: _Number
+    bytes: _Number
+    sha256: _Sha256
+    row_groups: tuple[_Positive, ...] = ()
+    footer_crc32: _Number | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What became of the records of some input.
+
+    Attributes:
+      records: Records read.
+      videos: Videos written.
+      duplicates: Records that said the same as one before them.
+      dead_letters: Records set aside.
+      input_bytes: Payload bytes of the records read.
+      code_bytes: Bytes of the written videos' codes.
+      lost_bytes: Bytes of the input files that could not be read, because what came before is damaged.
+    """
+
+    records: _Number
+    videos: _Number
+    duplicates: _Number
+    dead_letters: _Number
+    input_bytes: _Number
+    code_bytes: _Number
+    lost_bytes: _Number = 0
+
+    @property
+    def unaccounted(self) -> int:
+        """Records that are neither written nor duplicates nor dead letters; anything but 0 is an error of ours."""
+        return self.records - self.videos - self.duplicates - self.dead_letters
+
+    @classmethod
+    def total(cls, counts: Iterable[Counts]) -> Counts:
+        """Return the sums."""
+        return cls(*map(sum, zip((0,) * 7, *map(dataclasses.astuple, counts), strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What one encode job added to a data set.
+
+    Attributes:
+      num_shards: Over how many shards the ids were dealt; one that got none has no file.
+      shards: The shards, by name.
+      dead_letters: The files of dead letters, by name.
+      inputs: The file that lists the input files, one `InputFile` a line; None before version 2.
+      counts: What became of the input.
+    """
+
+    num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
+    shards: tuple[FileEntry, ...]
+    dead_letters: tuple[FileEntry, ...]
+    inputs: FileEntry | None
+    counts: Counts
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files of the generation."""
+        return (*self.shards, *self.dead_letters, *([] if self.inputs is None else [self.inputs]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A complete data set. A generation that is added gives a new manifest, and changes nothing of the ones before.
+
+    Attributes:
+      model_id: The frozen model that encoded it.
+      num_dims: Dimensions of a decoded video.
+      generations: What each encode job added, the first one first.
+    """
+
+    model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    num_dims: _Positive
+    generations: tuple[Generation, ...]
+
+    @property
+    def generation(self) -> int:
+        """The newest generation's number; the first one's is 1."""
+        return len(self.generations)
+
+    @property
+    def shards(self) -> tuple[FileEntry, ...]:
+        """The shards of all generations."""
+        return tuple(entry for generation in self.generations for entry in generation.shards)
+
+    @property
+    def dead_letters(self) -> tuple[FileEntry, ...]:
+        """The files of dead letters of all generations."""
+        return tuple(entry for generation in self.generations for entry in generation.dead_letters)
+
+    @property
+    def counts(self) -> Counts:
+        """What became of all input."""
+        return Counts.total(generation.counts for generation in self.generations)
+
+    def to_json(self) -> str:
+        """Return the manifest's file; equal data sets give equal bytes."""
+        return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, name: str = MANIFEST) -> Manifest:
+        """Read back what `to_json` gave.
+
+        Raises:
+          ManifestError: If it is no manifest, or of another format version.
+        """
+        try:
+            version = strict_json.decode(text, _Version, max_bytes=MAX_BYTES).format_version
+        except JsonError as error:
+            start = text[: file_kinds.START_BYTES]
+            kind = file_kinds.stand_in(start.encode() if isinstance(start, str) else start)
+            why = f"it {kind}" if kind and kind != "is JSON" else error
+            raise ManifestError(f"{name} is not a vidpress manifest: {why}.") from error
+        if version not in _READABLE_VERSIONS:
+            raise ManifestError(
+                f"{name} has format version {version}; this vidpress reads "
+                f"{', '.join(map(str, _READABLE_VERSIONS))}: install the version that wrote it, or a later one."
+            )
+        try:
+            if version > 1:
+                manifest = strict_json.decode(text, cls, max_bytes=MAX_BYTES)
+            else:
+                first = strict_json.decode(text, _Version1, max_bytes=MAX_BYTES)
+                generation = Generation(first.num_shards, first.shards, first.dead_letters, None, first.counts)
+                manifest = cls(first.model_id, first.num_dims, (generation,))
+        except JsonError as error:
+            raise ManifestError(f"{name} is damaged: {error}.") from error
+        for number, generation in enumerate(manifest.generations, start=1):
+            for problem in _problems(number, generation):
+                raise ManifestError(f"{name} is damaged: {problem}.")
+        return manifest
+
+    @classmethod
+    def load(cls, data_set: str | os.PathLike[str], generation: int | None = None) -> Manifest:
+        """Load the manifest of a data set's folder.
+
+        Args:
+          data_set: The folder.
+          generation: Which; the newest unless it is given.
+
+        Raises:
+          ManifestError: If there is none, which means that the job did not finish, or it is unusable.
+        """
+        numbers = manifest_numbers(data_set)
+        if not numbers:
+            raise ManifestError(
+                f"{os.fspath(data_set)} holds no {MANIFEST}: it is no vidpress data set, or its job did not finish. "
+                "A data set is named by its folder."
+            )
+        if generation is None:
+            _warn_of_lost_generation(data_set, max(numbers))
+        number = max(numbers) if generation is None else generation
+        if number not in numbers:
+            fate = "is lost" if number < max(numbers) else "is none: it has no such generation"
+            raise ManifestError(
+                f"{os.fspath(data_set)} holds no {manifest_name(number)}, which {fate}. Its newest generation, "
+                f"{max(numbers)}, holds all that is older."
+            )
+        uri = join(data_set, manifest_name(number))
+        try:
+            data = storage.read_bytes(uri, max_bytes=MAX_BYTES, links=False)
+        except (FileNotFoundError, storage.PathError) as error:
+            raise ManifestError(f"{uri} cannot be read: {error}") from error
+        manifest = cls.from_json(data, name=uri)
+        if manifest.generation != number:
+            raise ManifestError(
+                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed; give it its "
+                "name back."
+            )
+        return manifest
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+class _Version1(msgspec.Struct):
+    """The manifest before there were generations."""
+
+    model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    num_dims: _Positive
+    num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
+    shards: tuple[FileEntry, ...]
+    dead_letters: tuple[FileEntry, ...]
+    counts: Counts
+
+
+def _problems(number: int, generation: Generation) -> Iterator[str]:
+    """Yield what cannot be so in a generation that vidpress wrote."""
+    names = [entry.name for entry in generation.files]
+    if len(set(names)) != len(names):
+        yield f"generation {number} lists a file twice"
+    kinds = (("shard", generation.shards), ("dead-letters", generation.dead_letters))
+    for kind, entries in (*kinds, ("inputs", () if generation.inputs is None else (generation.inputs,))):
+        for entry in entries:
+            # Nothing but such a name is ever opened: none leads out of the folder.
+            found = parse_part_name(entry.name)
+            if found is None or found["kind"] != kind:
+                yield f"{entry.name[:200]!r} is not the name of one of a data set's {kind} files"
+            elif found["generation"] is not None and int(found["generation"]) != number:
+                yield f"{entry.name} is listed as a file of generation {number}"
+            elif kind != "inputs" and not int(found["part"]) < int(found["parts"]) == generation.num_shards:
+                yield f"{entry.name} is listed as one of {generation.num_shards} parts"
+    for entry in generation.shards:
+        if sum(entry.row_groups) != entry.rows:
+            yield f"{entry.name} has {entry.rows} rows in row groups of {list(entry.row_groups)[:20]}"
+    counts = generation.counts
+    for what, counted, entries in (
+        ("videos", counts.videos, generation.shards),
+        ("dead letters", counts.dead_letters, generation.dead_letters),
+    ):
+        rows = sum(entry.rows for entry in entries)
+        if rows != counted:
+            yield f"generation {number} counts {counted:,} {what}, its files have {rows:,} rows"
+
+
+def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
+    """Return the generations of which a folder holds the manifest.
+
+    They are seen by a listing: a manifest that is lost must not hide the ones that came after it.
+
+    Raises:
+      PermissionError: If the folder cannot be listed.
+    """
+    found = (generation_of_manifest(file.name) for file in storage.list_files(data_set, "manifest"))
+    return {number for number in found if number is not None}
+
+
+def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> None:
+    """Say so if a manifest after the newest one seems to be lost.
+
+    A run writes its list of input files when all its shards are there, and its manifest right after it. A later list
+    without a manifest is of a run that died in between, or its manifest was lost: readers do not see its videos.
+    """
+    lists = (parse_part_name(file.name) for file in storage.list_files(data_set, "inputs-"))
+    found = {int(parts["generation"]) for parts in lists if parts is not None and parts["generation"] is not None}
+    lost = max(found, default=0)
+    if lost > newest and lost not in manifest_numbers(data_set):  # it may just have been written
+        _log.warning(
+            "%s holds the files of generation %d, but no %s: it is lost, or its run died right before writing it. Put "
+            "it back, or run `vidpress encode --append` on the same input again.",
+            os.fspath(data_set),
+            lost,
+            manifest_name(lost),
+        )
+
+
+def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
+    """Return whether an input file is still to be encoded.
+
+    One that has grown, or was damaged and is not what it was, is read again, and of its videos those are added that the
+    data set does not hold.
+
+    Args:
+      file: Its path.
+      num_bytes: Its size.
+      recorded: The `bytes` and `damaged_crc32` that the data set's lists give it, if they list it.
+
+    Raises:
+      InputChangedError: If it is smaller than it was.
+    """
+    recorded = list(recorded)
+    largest = max((size for size, _ in recorded), default=-1)
+    if num_bytes < largest:
+        raise InputChangedError(
+            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a name of its "
+            "own (videos that the data set holds are not added twice), or encode everything to another folder."
+        )
+    damaged = [crc32 for size, crc32 in recorded if size == largest]
+    if num_bytes > largest or None in damaged:
+        return num_bytes > largest
+    return input_files.crc32(file, num_bytes) not in damaged

@@ -1,0 +1,214 @@
+"""Rows on their way into shards: encode videos, choose a shard, sort, and set duplicates aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.table_banks import choose_banks
+from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
+from vidpress.model.records.videos import PooledVideo
+from vidpress.model.shards import shard
+
+# A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
+# offset stands in the data set already, in the shard `file`.
+SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
+    pa.field("offset", pa.int64())
+)
+
+
+# Of a dead letter; a stranger's record may have written the reason.
+MAX_REASON_LENGTH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not be encoded.
+
+    Attributes:
+      file: Where it stands.
+      offset: Byte offset of the record in that (uncompressed) file.
+      reason: Why, cut to `MAX_REASON_LENGTH` characters.
+      id: The video's id, or None where it could not be read.
+      lost_bytes: If what is wrong ends the file: how many bytes of it could not be read, which may have held more.
+    """
+
+    file: str
+    offset: int
+    reason: str
+    id: bytes | None = None
+    lost_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON_LENGTH:
+            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON_LENGTH - 3]}...")
+
+    def to_json(self) -> str:
+        """Return the letter as one line of JSON; an id that is not UTF-8 is escaped with backslashes."""
+        fields = dataclasses.asdict(self)
+        fields["id"] = None if self.id is None else self.id.decode(errors="backslashreplace")
+        if not self.lost_bytes:
+            del fields["lost_bytes"]
+        return json.dumps(fields, sort_keys=True)
+
+
+class EncodedVideos(NamedTuple):
+    """What `encode_videos` gives.
+
+    Attributes:
+      rows: A batch of `SCHEMA`, in the order of the videos.
+      dead_letters: The videos that the model has no code for.
+    """
+
+    rows: pa.RecordBatch
+    dead_letters: list[DeadLetter]
+
+
+def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedVideos:
+    """Encode videos; a video's code does not depend on its companions.
+
+    Args:
+      model: The frozen model.
+      videos: At least one video.
+
+    Returns:
+      The rows, and a dead letter for each video whose values are too large for the model.
+    """
+    letters = []
+    try:
+        z_hat = model.quantize(np.stack([video.x for video in videos]))
+    except UncodableError as error:
+        letters = [
+            DeadLetter(video.file, video.offset, f"its bottleneck activations are NaN or beyond {MAX_Z}", video.id)
+            for video, usable in zip(videos, error.usable, strict=True)
+            if not usable
+        ]
+        videos = [video for video, usable in zip(videos, error.usable, strict=True) if usable]
+        x = np.array([video.x for video in videos], np.float32).reshape(len(videos), model.spec.input_size)
+        z_hat = model.quantize(x)
+    bank = choose_banks(model.tables, z_hat)
+    data, offsets = range_coder.encode(model.tables, z_hat, bank)
+    label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
+    label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
+    labels_type = SCHEMA.field("labels").type
+    columns = [
+        pa.array([video.id for video in videos], pa.binary()),
+        pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
+        pa.array([video.num_frames for video in videos], pa.int32()),
+        pa.array(bank),
+        shard.code_array(data, offsets),
+        pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
+        pa.array([video.offset for video in videos], pa.int64()),
+    ]
+    return EncodedVideos(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), letters)
+
+
+def hash_of(key: bytes) -> int:
+    """Return the BLAKE2b hash of a key, of 8 bytes, little endian."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+
+
+def shard_of(key: bytes, num_shards: int) -> int:
+    """Return the shard of a key: its hash modulo `num_shards`."""
+    return hash_of(key) % num_shards
+
+
+def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
+    """Deal rows to their shards by their ids.
+
+    Args:
+      rows: A table of `SCHEMA`.
+      num_shards: How many shards the data set has.
+
+    Returns:
+      The rows of each shard that gets some.
+    """
+    shards = np.array([shard_of(key, num_shards) for key in rows["id"].to_pylist()], np.int64)
+    return {int(index): rows.take(np.flatnonzero(shards == index)) for index in np.unique(shards)}
+
+
+def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
+    """Sort a shard's rows by id and keep one row an id.
+
+    Of rows with one id, the one that stands in the data set already stays, or else the first by file and offset. A
+    later one that says the same is a duplicate; one that says something else is a dead letter.
+
+    Args:
+      rows: All rows of one shard, in any order, of `SCHEMA`.
+
+    Returns:
+      The rows to write, with the columns of `shard.SCHEMA` in types without its limit of 2 GiB a column; the number of
+      duplicates; the dead letters.
+    """
+    rows = rows.cast(_without_limit(rows.schema))
+    rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
+    rows = rows.append_column("is_new", pc.is_valid(rows["offset"]))
+    order = [(name, "ascending") for name in ("id", "is_new", "file", "offset")]
+    rows = rows.sort_by(order).combine_chunks()
+    ids = rows["id"].combine_chunks()
+    repeated = np.zeros(len(ids), bool)
+    if len(ids) > 1:
+        repeated[1:] = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    num_duplicates = 0
+    letters = []
+    kept = None
+    content = shard.SCHEMA.names
+    for index in np.flatnonzero(repeated):
+        if not repeated[index - 1]:
+            kept = rows.slice(index - 1, 1).to_pylist()[0]
+        row = rows.slice(index, 1).to_pylist()[0]
+        if kept is not None and all(row[name] == kept[name] for name in content):
+            num_duplicates += 1
+        elif kept is not None:
+            place = f" at offset {kept['offset']}" if kept["is_new"] else ""
+            reason = (
+                f"id {row['id']!r} occurs twice with different content: here and in {kept['file']}{place}, which is "
+                "kept"
+            )
+            letters.append(DeadLetter(row["file"], row["offset"], reason, row["id"]))
+    written = pc.and_(pa.array(~repeated), rows["is_new"])
+    return rows.filter(written).select(content), num_duplicates, letters
+
+
+def _without_limit(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with offsets of 64 bits, for columns that hold more than 2 GiB in all."""
+    types = {"id": pa.large_binary(), "code": pa.large_binary(), "labels": pa.large_list(pa.int32())}
+    return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in schema])
+
+
+def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:
+    """Find the rows of a shard that have some ids.
+
+    All its ids are read, but of the rest only the row groups that hold one of these.
+
+    Args:
+      opened: The shard.
+      ids: The ids, in several arrays.
+
+    Yields:
+      The rows, of `SCHEMA`, without offset.
+
+    Raises:
+      vidpress.model.shards.shard.ShardError: If the shard is damaged where it is read.
+    """
+    known = [opened.read_ids(row_group) for row_group in range(len(opened.row_group_sizes))]
+    shard_ids = pa.concat_arrays(known)
+    shared = pa.concat_arrays([part.filter(pc.is_in(part, value_set=shard_ids)) for part in ids])
+    for row_group, row_group_ids in enumerate(known):
+        wanted = pc.is_in(row_group_ids, value_set=shared)
+        if wanted.true_count:
+            rows = opened.read(row_group).filter(wanted)
+            name = opened.name.rsplit("/", 1)[-1]  # a data set is the same wherever it lies
+            file = pa.array([name] * rows.num_rows, pa.string()).dictionary_encode()
+            yield pa.RecordBatch.from_arrays(
+                [*rows.columns, file, pa.nulls(rows.num_rows, pa.int64())],
+                schema=SCHEMA,
+            )

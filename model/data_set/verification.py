@@ -1,0 +1,253 @@
+"""Check a data set against its manifest: every file, every row group, and codes by sample."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidpress.model.coding import range_coder
+from vidpress.model.cpus import num_cpus
+from vidpress.model.data_set.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.rows import hash_of
+from vidpress.model.errors import fix_of
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
+from vidpress.model.shards.shard import Shard, ShardError, decode_codes
+from vidpress.model.strict_json import JsonError, decode
+
+_IDS_IN_MESSAGE = 3
+
+
+@dataclasses.dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+      findings: Everything that is wrong, a line each; none if the data set is whole.
+      manifest: The newest manifest, which everything was held against.
+      num_sampled: How many codes were decoded.
+      unlisted: Names of files that encode jobs wrote and no manifest lists: of an unfinished run, or one at work.
+    """
+
+    findings: list[str]
+    manifest: Manifest
+    num_sampled: int
+    unlisted: list[str]
+
+
+class _Letter(msgspec.Struct):
+    """A line that `vidpress.model.data_set.rows.DeadLetter.to_json` gives."""
+
+    file: str
+    offset: int
+    reason: str
+    id: str | None
+
+
+@dataclasses.dataclass
+class _Checked:
+    """What was found in a file, and what it holds; `hashes` is uint64[rows], of a shard's ids."""
+
+    findings: list[str] = dataclasses.field(default_factory=list)
+    hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.uint64))
+    code_bytes: int = 0
+    records: int = 0
+    record_bytes: int = 0
+    lost_bytes: int = 0
+    num_sampled: int = 0
+
+
+def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
+    """Check a data set.
+
+    Sizes, checksums and rows of all files are held against the manifest, and the values of every row group against
+    their own checksum; ids must be sorted, in their hash's shard, and once in the data set; codes are decoded and must
+    encode to themselves; counts must add up; and earlier generations must still be what they were.
+
+    Args:
+      data_set: Its folder, a local path or URI.
+      sample: How many codes of each shard to decode, at least; spread evenly.
+
+    Raises:
+      ManifestError: If there is no usable manifest to check against.
+    """
+    manifest = Manifest.load(data_set)
+    findings = list(_check_history(data_set, manifest))
+    num_sampled = 0
+    listed: set[str] = set()
+    hashes: dict[str, np.ndarray] = {}
+    with concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
+        for number, generation in enumerate(manifest.generations, start=1):
+            check = functools.partial(_check_file, data_set, manifest, number, sample)
+            checked = list(pool.map(check, generation.files))
+            found = [finding for result in checked for finding in result.findings]
+            # Where a file is damaged, that has been said, and sums would only say it again.
+            findings += found or [f"generation {number}: {finding}" for finding in _check_counts(generation, checked)]
+            num_sampled += sum(result.num_sampled for result in checked)
+            listed |= {entry.name for entry in generation.files}
+            uris = [join(data_set, entry.name) for entry in generation.files]
+            hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
+    findings += _repeated_ids(hashes)
+    names = {file.name for file in storage.list_files(data_set)} - listed
+    unlisted = [name for name in names if is_part_name(name) or is_temporary_name(name)]
+    return Report(findings, manifest, num_sampled, sorted(unlisted))
+
+
+def _check_history(data_set: str | os.PathLike[str], manifest: Manifest) -> Iterator[str]:
+    for number in range(1, manifest.generation):
+        try:
+            earlier = Manifest.load(data_set, number)
+        except ManifestError as error:
+            yield str(error)
+            continue
+        if earlier != dataclasses.replace(manifest, generations=manifest.generations[:number]):
+            yield f"generation {number} is not what it was when generation {manifest.generation} was added to it."
+
+
+def _check_counts(generation: Generation, files: Iterable[_Checked]) -> Iterator[str]:
+    counts = generation.counts
+    if counts.unaccounted:
+        yield f"{counts.unaccounted} records are unaccounted for: {counts}."
+    found = {
+        "videos": sum(entry.rows for entry in generation.shards),
+        "dead_letters": sum(entry.rows for entry in generation.dead_letters),
+        "code_bytes": sum(result.code_bytes for result in files),
+    }
+    if generation.inputs is not None:
+        found["records"] = sum(result.records for result in files)
+        found["input_bytes"] = sum(result.record_bytes for result in files)
+        found["lost_bytes"] = sum(result.lost_bytes for result in files)
+    for name, number in found.items():
+        if number != getattr(counts, name):
+            yield f"the manifest counts {getattr(counts, name):,} {name}, its files hold {number:,}."
+
+
+def _check_file(
+    data_set: str | os.PathLike[str], manifest: Manifest, number: int, sample: int, entry: FileEntry
+) -> _Checked:
+    generation = manifest.generations[number - 1]
+    uri = join(data_set, entry.name)
+    try:
+        data = storage.read_bytes(uri, links=False)
+    except FileNotFoundError:
+        return _Checked([f"{uri} is missing: fetch or encode it again."])
+    except storage.PathError as error:
+        return _Checked([f"{uri} cannot be read: {error}"])
+    except OSError as error:
+        fix = fix_of(error)
+        return _Checked([f"{uri} cannot be read: {error if fix is None else f'{fix}.'}"])
+    result = _Checked()
+    if len(data) != entry.bytes:
+        result.findings.append(f"{uri} has {len(data):,} bytes, its manifest says {entry.bytes:,}.")
+    elif hashlib.sha256(data).hexdigest() != entry.sha256:
+        result.findings.append(f"{uri} is not the file that its manifest lists: its SHA-256 differs.")
+    if entry in generation.shards:
+        _check_shard(result, data, uri, manifest, generation, entry, sample)
+    else:
+        _check_lines(result, data, uri, generation, entry)
+    return result
+
+
+def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation, entry: FileEntry) -> None:
+    lines = data.splitlines()
+    if len(lines) != entry.rows:
+        result.findings.append(f"{uri} has {len(lines):,} lines, its manifest says {entry.rows:,}.")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if entry == generation.inputs:
+                file = InputFile.from_json(line)
+                result.records += file.records
+                result.record_bytes += file.record_bytes
+                result.lost_bytes += file.lost_bytes
+            else:
+                decode(line, _Letter)
+        except JsonError as error:
+            result.findings.append(f"{uri}, line {number}, is damaged: {error}.")
+
+
+def _check_shard(
+    result: _Checked, data: bytes, uri: str, manifest: Manifest, generation: Generation, entry: FileEntry, sample: int
+) -> None:
+    try:
+        shard = Shard(pa.BufferReader(data), uri)
+        shard.check_model(manifest.model_id)
+    except ShardError as error:
+        result.findings.append(str(error))
+        return
+    if entry.footer_crc32 not in (None, shard.footer_crc32):
+        result.findings.append(f"{uri} is not the file that its manifest lists: its footer differs.")
+    sizes = shard.row_group_sizes
+    if tuple(sizes) != entry.row_groups or shard.num_rows != entry.rows:
+        result.findings.append(
+            f"{uri} has {shard.num_rows:,} rows in row groups of {sizes}, its manifest says {entry.rows:,} in "
+            f"{list(entry.row_groups)}."
+        )
+    if shard.header.tables.num_dims != manifest.num_dims:
+        result.findings.append(
+            f"{uri} has {shard.header.tables.num_dims} dimensions, its manifest says {manifest.num_dims}."
+        )
+    hashes = []
+    last_id = None
+    for row_group, size in enumerate(sizes):
+        try:
+            rows = shard.read(row_group)
+        except ShardError as error:
+            result.findings.append(str(error))
+            continue
+        ids = rows["id"].to_pylist()
+        if any(after <= before for before, after in itertools.pairwise(ids if last_id is None else [last_id, *ids])):
+            result.findings.append(f"{uri}, row group {row_group}: its ids are not sorted, or one occurs twice.")
+        last_id = ids[-1]
+        hashes.append(np.array([hash_of(video_id) for video_id in ids], np.uint64))
+        if (hashes[-1] % np.uint64(generation.num_shards) != shard_index(entry.name)).any():
+            result.findings.append(f"{uri}, row group {row_group}: its ids belong to other shards.")
+        result.code_bytes += pc.sum(pc.binary_length(rows["code"])).as_py()
+        num_sampled = min(size, -(-sample // len(sizes)))
+        result.num_sampled += num_sampled
+        sampled = rows.take(np.linspace(0, size - 1, num_sampled).astype(int))
+        try:
+            z_hat = decode_codes(sampled, shard.header.tables)
+            codes = range_coder.compress(shard.header.tables, z_hat, sampled["bank"].to_numpy())
+            wrong = sum(code != again for code, again in zip(sampled["code"].to_pylist(), codes, strict=True))
+        except ValueError as error:
+            result.findings.append(f"{uri}, row group {row_group}: {error}")
+            continue
+        if wrong:
+            result.findings.append(
+                f"{uri}, row group {row_group}: {wrong} of {num_sampled} sampled codes do not encode to themselves."
+            )
+    result.hashes = np.concatenate([result.hashes, *hashes])
+
+
+def _repeated_ids(shards: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a finding for every two shards with an id in common."""
+    if len(shards) < 2:
+        return
+    uris = list(shards)
+    owner = np.repeat(np.arange(len(uris)), [len(hashes) for hashes in shards.values()])
+    hashes = np.concatenate(list(shards.values()))
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    pairs = {tuple(sorted(pair)) for pair in zip(owner[order][same], owner[order][same + 1], strict=True)}
+    for first, second in sorted(pairs):
+        # Ids of one hash need not be the same id.
+        shared = sorted(set(_ids(uris[first])) & set(_ids(uris[second])))
+        if first != second and shared:
+            shown = ", ".join(map(repr, shared[:_IDS_IN_MESSAGE]))
+            yield f"{len(shared):,} ids stand in {uris[first]} and in {uris[second]}: {shown} ..."
+
+
+def _ids(uri: str) -> Iterator[bytes]:
+    shard = Shard.open(uri)
+    for row_group in range(len(shard.row_group_sizes)):
+        yield from shard.read_ids(row_group).to_pylist()

@@ -1,0 +1,218 @@
+"""Reading a data set for training, without Beam and without TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.manifest import FileEntry, Manifest
+from vidpress.model.files import storage
+from vidpress.model.metrics import multi_hot
+from vidpress.model.shards.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Rows are shuffled as codes and decoded a batch at a time, so that mixing 65,536 videos takes some 10 MB.
+SHUFFLE_ROW_GROUPS = 16
+
+
+class VideoBatch(NamedTuple):
+    """Some videos of a data set.
+
+    Attributes:
+      ids: The videos' ids.
+      labels: int32[num_labels] of each video; or, where the number of classes was given, float32[num_videos,
+        num_classes] with 1 where a video has the label.
+      features: float32[num_videos, num_dims], `z_hat`.
+    """
+
+    ids: list[bytes]
+    labels: list[np.ndarray] | np.ndarray
+    features: np.ndarray
+
+
+class VideoDataset:
+    """The videos of a data set, or of a single shard, in batches.
+
+    Each iteration is one epoch of `VideoBatch`es; shuffled epochs differ from each other. Data sets with equal options
+    give equal batches in the same order.
+
+    What is read is fixed when the data set is opened: videos that are added later are not seen.
+
+    Attributes:
+      generation: The newest generation that is read; None for a single shard.
+      num_videos: How many videos there are, for all workers together.
+      num_dims: Numbers of a video's features.
+      model_id: The frozen model that encoded them.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        batch_size: int = 256,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_classes: int | None = None,
+        worker: int = 0,
+        num_workers: int = 1,
+        drop_remainder: bool = False,
+        generation: int | None = None,
+    ):
+        """Open a data set; rows are read when it is iterated.
+
+        Args:
+          path: The folder that `vidpress encode` wrote, or one of its shards; a local path or URI.
+          batch_size: Videos a batch; the last one of an epoch may be smaller.
+          shuffle: Whether to take the row groups in random order and mix the videos of 16 at a time.
+          seed: Of the shuffling; workers that share a data set need the same one.
+          num_classes: If given, labels come as a dense matrix.
+          worker: Index of this worker, in [0, num_workers).
+          num_workers: How many workers share the data set; each row group goes to one of them.
+          drop_remainder: Whether to leave out a last batch that is smaller.
+          generation: The newest generation to read, for the same videos again after some were added; by default the
+            newest there is. Workers that share a data set of several generations have to name it, all the same one:
+            what was added between one's opening and another's would be read by some and not by others.
+
+        Raises:
+          FileNotFoundError: If there is no such file.
+          ManifestError: If the folder is no data set.
+          ShardError: If the file is no shard.
+          ValueError: If an option is out of its range, or several workers share several generations and name none.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        if not 0 <= worker < num_workers:
+            raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
+        self.path = storage.normalized(path)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_classes = num_classes
+        self.worker = worker
+        self.num_workers = num_workers
+        self.drop_remainder = drop_remainder
+        self._epoch = 0
+        self._entries: dict[str, FileEntry] = {}
+        if self.path.endswith(".parquet") and not storage.is_folder(self.path):
+            shard = Shard.open(self.path)
+            self.generation = None
+            self.model_id = shard.header.model_id
+            self.num_dims = shard.header.tables.num_dims
+            row_groups = {self.path: shard.row_group_sizes}
+        else:
+            manifest = Manifest.load(self.path, generation)
+            self.generation = manifest.generation
+            if num_workers > 1 and generation is None and manifest.generation > 1:
+                raise ValueError(
+                    f"{self.path} has {manifest.generation} generations, and may get another one before all "
+                    f"{num_workers} workers have opened it: give them all generation={manifest.generation}."
+                )
+            self.model_id = manifest.model_id
+            self.num_dims = manifest.num_dims
+            self._entries = {entry.name: entry for entry in manifest.shards}
+            row_groups = {entry.name: list(entry.row_groups) for entry in manifest.shards}
+        self._row_groups = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
+        self.num_videos = sum(sum(sizes) for sizes in row_groups.values())
+
+    def __repr__(self) -> str:
+        of = "" if self.generation is None else f", generation {self.generation}"
+        videos = f"{self.num_videos:,} videos of {self.num_dims} numbers"
+        return f"<VideoDataset {self.path}{of}: {videos}, model {self.model_id}>"
+
+    def _open_shard(self, name: str) -> Shard:
+        if self.generation is None:
+            return Shard.open(name)
+        return open_shard(self.path, self._entries[name], self.model_id)
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        return self.iterate(epoch, self.worker, self.num_workers)
+
+    def iterate(self, epoch: int, worker: int, num_workers: int) -> Iterator[VideoBatch]:
+        """Iterate a given epoch as a given worker of several, whatever this data set's own.
+
+        Raises:
+          ShardError: If a shard is damaged, or is not of this data set.
+        """
+        rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
+        row_groups = self._row_groups
+        if rng is not None:
+            row_groups = [row_groups[index] for index in rng.permutation(len(row_groups))]
+        row_groups = row_groups[worker::num_workers]
+        step = SHUFFLE_ROW_GROUPS if self.shuffle else 1
+        open_shard = functools.lru_cache(maxsize=SHUFFLE_ROW_GROUPS)(self._open_shard)
+        tables = None
+        pending = pa.Table.from_batches([], SCHEMA)
+        for start in range(0, len(row_groups), step):
+            batches = []
+            for name, row_group in row_groups[start : start + step]:
+                shard = open_shard(name)
+                # A shard has only the banks of tables that its own rows use.
+                try:
+                    tables = shard.header.tables if tables is None else tables.union(shard.header.tables)
+                except ValueError as error:
+                    raise ShardError(f"{shard.name} has other tables than the shards before it: {error}") from error
+                batches.append(shard.read(row_group).replace_schema_metadata())
+            rows = pa.Table.from_batches(batches, SCHEMA)
+            if rng is not None:
+                rows = rows.take(rng.permutation(rows.num_rows))
+            pending = pa.concat_tables([pending, rows]).combine_chunks()
+            whole = pending.num_rows - pending.num_rows % self.batch_size
+            for first in range(0, whole, self.batch_size):
+                yield self._decode(pending.slice(first, self.batch_size), tables)
+            pending = pending.slice(whole)
+        if pending.num_rows and not self.drop_remainder:
+            yield self._decode(pending, tables)
+
+    def _decode(self, rows: pa.Table, tables: Any) -> VideoBatch:
+        batch = rows.combine_chunks().to_batches()[0]
+        labels = labels_list(batch["labels"])
+        return VideoBatch(
+            ids=batch["id"].to_pylist(),
+            labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
+            features=decode_codes(batch, tables).astype(np.float32),
+        )
+
+    def to_tf(self) -> tf.data.Dataset:
+        """Return the batches as a `tf.data.Dataset` of `(ids, labels, features)`.
+
+        Labels are a `tf.RaggedTensor`, or dense where `num_classes` was given.
+        """
+        import tensorflow as tf
+
+        dense = self.num_classes is not None
+
+        def generate() -> Iterator[tuple[Any, Any, Any]]:
+            for ids, labels, features in self:
+                if not dense:
+                    labels = tf.RaggedTensor.from_row_lengths(
+                        np.concatenate(labels), [len(values) for values in labels]
+                    )
+                yield ids, labels, features
+
+        labels_spec = (
+            tf.TensorSpec([None, self.num_classes], tf.float32)
+            if dense
+            else tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+        )
+        features_spec = tf.TensorSpec([None, self.num_dims], tf.float32)
+        return tf.data.Dataset.from_generator(
+            generate, output_signature=(tf.TensorSpec([None], tf.string), labels_spec, features_spec)
+        )
+
+    def to_torch(self) -> Any:
+        """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
+
+        The loader's workers share this worker's row groups among themselves.
+        """
+        from vidpress.model.data_set.torch_dataset import TorchVideoDataset
+
+        return TorchVideoDataset(self)

@@ -1,0 +1,386 @@
+"""The frozen model: what encodes a video's input vector to bytes, in one immutable file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors.numpy
+
+from vidpress.model import strict_json
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding.table_banks import choose_banks
+from vidpress.model.errors import VidpressError
+from vidpress.model.features import FeatureSpec
+from vidpress.model.files import file_kinds, storage
+from vidpress.model.frozen import dense_layers, model_file
+from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
+from vidpress.model.frozen.nearest_rounding import MAX_Z, round_to_nearest
+from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
+
+# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded.
+FORMAT_VERSION = 4
+_READABLE_VERSIONS = (1, 2, 3, 4)
+
+# The loaded models that are in use, by their identity.
+_LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
+_LOADING = threading.Lock()
+
+_MODEL_ID_LENGTH = 16
+
+# As JSON. Together with the rest of the header, and quoted in it, that is less than is read.
+MAX_METADATA_BYTES = 2**18
+
+
+class UncodableError(ValueError):
+    """Inputs whose activations cannot be rounded to integers: NaN, or beyond `MAX_Z`.
+
+    Attributes:
+      usable: bool[num_videos], which inputs are not to blame.
+    """
+
+    def __init__(self, usable: np.ndarray):
+        row = int(np.flatnonzero(~usable)[0])
+        super().__init__(f"row {row} of x gives activations that are NaN or beyond {MAX_Z}: its values are too large.")
+        self.usable = usable
+
+
+class ModelError(VidpressError, ValueError):
+    """A file that is not a usable vidpress model."""
+
+
+# Kernel and bias of each.
+Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FrozenModel:
+    """A trained bottleneck network with its range coding tables.
+
+    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded; a video's code is `z_hat`, range coded. A
+    model that `rounds_every_layer` also rounds the activations of the layers below.
+
+    Attributes:
+      spec: What `x` is made of.
+      hidden: `(kernel float32[in, out], bias float32[out])` of each hidden layer, batch normalisation folded in;
+        a ReLU follows each. The last one's output is the bottleneck.
+      tables: The range coding tables of the bottleneck.
+      head: `(kernel float32[num_dims, num_classes], bias float32[num_classes])` of the task's logits on
+        `z_hat`, or None.
+      metadata: JSON values that tell where the model comes from: lmbda, steps, the training data's fingerprint,
+        metrics at freezing.
+      rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`rate_aware_rounding`). With 0, `z_hat`
+        are the nearest integers.
+      rounds_every_layer: Whether the activations of every hidden layer are rounded to the nearest integers, halves to
+        even, before the next one takes them. Those that are not are computed in float64, which takes several times
+        as long.
+    """
+
+    spec: FeatureSpec
+    hidden: Layers
+    tables: RangeCodingTables
+    head: tuple[np.ndarray, np.ndarray] | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rounding_lmbda: float = 0.0
+    rounds_every_layer: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.spec.input_size
+        if not self.hidden:
+            raise ModelError("A model needs at least one hidden layer.")
+        layers = [(f"hidden layer {index}", layer) for index, layer in enumerate(self.hidden)]
+        if self.head is not None:
+            layers.append(("the head", self.head))
+        for name, (kernel, bias) in layers:
+            if kernel.dtype != np.float32 or bias.dtype != np.float32:
+                raise ModelError(f"{name} must be float32, not {kernel.dtype} and {bias.dtype}.")
+            if kernel.shape[:-1] != (size,) or bias.shape != kernel.shape[1:]:
+                raise ModelError(f"{name} has shapes {kernel.shape} and {bias.shape} behind {size} numbers.")
+            if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+                raise ModelError(f"{name} holds NaN or infinity.")
+            size = kernel.shape[1]
+        if not (self.rounding_lmbda >= 0 and math.isfinite(self.rounding_lmbda)):
+            raise ModelError(f"rounding_lmbda={self.rounding_lmbda} must not be negative.")
+        try:
+            strict_json.decode(json.dumps(self.metadata), Any, max_bytes=MAX_METADATA_BYTES)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"metadata must be JSON values that can be read back: {error}") from error
+        num_dims = self.hidden[-1][0].shape[1]
+        if self.tables.num_dims != num_dims:
+            raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
+
+    def __repr__(self) -> str:
+        sizes = [self.spec.input_size, *(kernel.shape[1] for kernel, _ in self.hidden)]
+        return f"<FrozenModel {self.model_id}: {self.spec}, {' -> '.join(map(str, sizes))}>"
+
+    @property
+    def num_dims(self) -> int:
+        """Dimensions of the bottleneck."""
+        return self.tables.num_dims
+
+    @functools.cached_property
+    def model_id(self) -> str:
+        """The SHA-256 of the model's file, shortened to 16 hexadecimal digits."""
+        return _model_id(self.to_bytes())
+
+    def bottleneck(self, x: np.ndarray) -> np.ndarray:
+        """Run the network up to the bottleneck.
+
+        Args:
+          x: float32[num_videos, input_size].
+
+        Returns:
+          float32[num_videos, num_dims], `z` before rounding. Its last bits depend on the processor and on a row's
+          place in the batch; what `quantize` gives does not.
+
+        Raises:
+          ValueError: If `x` has another shape.
+        """
+        activations = self._checked(x)
+        for index, (kernel, bias) in enumerate(self.hidden):
+            if index and self.rounds_every_layer:
+                activations = np.rint(activations, out=activations)
+            activations = dense(activations, kernel, bias)
+        return activations
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """Return `z_hat` of input vectors: the network's `z` as `exact_sums` defines it, rounded.
+
+        To the nearest integer, halves to even; with a `rounding_lmbda`, then to a cheaper neighbour where that is worth
+        it in the bank that codes the nearest integers shortest.
+
+        A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
+        processor or the number of threads. Matrix products in float32 do depend on these, but only decide where it is
+        proven that they are near enough (`dense_layers`, `nearest_rounding`).
+
+        Args:
+          x: float32[num_videos, input_size].
+
+        Returns:
+          int32[num_videos, num_dims].
+
+        Raises:
+          ValueError: If `x` has another shape.
+          UncodableError: If an input is NaN or infinite, or so large that an activation cannot be rounded.
+        """
+        x = self._checked(x)
+        usable = np.isfinite(x).all(axis=1)
+        if not usable.all():
+            x = np.where(usable[:, None], x, np.float32(0))
+        *lower_layers, last_layer = self._fast_layers
+        inputs = x  # of the next layer, exactly
+        for layer in lower_layers:
+            if self.rounds_every_layer:
+                z, row_bounds = layer.bounded(inputs)
+                rounded = round_to_nearest(layer, inputs, z, row_bounds, out=z)
+                z[~rounded] = 0
+                usable &= rounded
+                inputs = z
+            else:
+                inputs = layer.exact(inputs)
+        with np.errstate(over="ignore"):
+            z, row_bounds = last_layer.bounded(inputs.astype(np.float32, copy=False))
+        z_hat = np.empty(z.shape, np.int32)
+        usable &= round_to_nearest(last_layer, inputs, z, row_bounds, out=z_hat)
+        if not usable.all():
+            raise UncodableError(usable)
+        if self.rounding_lmbda:
+            bank = choose_banks(self.tables, z_hat)
+            bounds = row_bounds, last_layer.column_bounds
+            row, column, direction, threshold = round_to_cheaper(
+                self.tables, z, z_hat, bank, self.rounding_lmbda, bounds
+            )
+            beyond = direction * (last_layer.exact_at(inputs, row, column) - z_hat[row, column])
+            z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
+        return z_hat
+
+    @functools.cached_property
+    def _fast_layers(self) -> Sequence[Dense]:
+        kind = SplitDense if dense_layers.has_matrix_units() else Dense
+        return [kind(*layer) for layer in self.hidden]
+
+    def _checked(self, x: np.ndarray) -> np.ndarray:
+        x = np.asarray(x, np.float32)
+        if x.ndim != 2 or x.shape[1] != self.spec.input_size:
+            raise ValueError(f"x has shape {x.shape}; this model takes [num_videos, {self.spec.input_size}].")
+        return x
+
+    def compress(self, x: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+        """Return the codes of input vectors, and the bank of tables of each.
+
+        Args:
+          x: float32[num_videos, input_size].
+
+        Returns:
+          num_videos strings; uint8[num_videos].
+
+        Raises:
+          ValueError: As `quantize` does.
+        """
+        z_hat = self.quantize(x)
+        bank = choose_banks(self.tables, z_hat)
+        return range_coder.compress(self.tables, z_hat, bank), bank
+
+    def decompress(self, codes: Sequence[bytes], bank: np.ndarray | None = None) -> np.ndarray:
+        """Return `z_hat` of codes, int32[num_videos, num_dims].
+
+        Args:
+          codes: num_videos strings.
+          bank: uint8[num_videos], the bank of each; None if the model has only one.
+
+        Raises:
+          vidpress.model.coding.range_coder.DamagedCodeError: If a code is seen to be damaged.
+          ValueError: If there is no such bank.
+        """
+        return range_coder.decompress(self.tables, codes, bank=bank)
+
+    def logits(self, z_hat: np.ndarray) -> np.ndarray:
+        """Return the task head's logits, float32[num_videos, num_classes].
+
+        Raises:
+          ValueError: If the model has no head.
+        """
+        if self.head is None:
+            raise ValueError("This model was frozen without its task head.")
+        kernel, bias = self.head
+        return np.asarray(z_hat, np.float32) @ kernel + bias
+
+    def to_bytes(self) -> bytes:
+        """Return the model's file; equal models give equal bytes."""
+        tensors = {}
+        for index, (kernel, bias) in enumerate(self.hidden):
+            tensors[f"hidden.{index}.kernel"] = kernel
+            tensors[f"hidden.{index}.bias"] = bias
+        if self.head is not None:
+            tensors["head.kernel"], tensors["head.bias"] = self.head
+        tensors["tables.cdf"] = self.tables.cdf
+        tensors["tables.cdf_start"] = self.tables.cdf_start
+        tensors["tables.cdf_offset"] = self.tables.cdf_offset
+        tensors["tables.bank_tilt"] = self.tables.bank_tilt
+        header = {
+            "format_version": FORMAT_VERSION,
+            "spec": self.spec.to_json(),
+            "architecture": [self.spec.input_size] + [kernel.shape[1] for kernel, _ in self.hidden],
+            "num_classes": None if self.head is None else self.head[0].shape[1],
+            "precision": self.tables.precision,
+            "rounding_lmbda": self.rounding_lmbda,
+            "rounds_every_layer": self.rounds_every_layer,
+            "metadata": self.metadata,
+        }
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        header["sha256"] = _content_sha256(header, tensors)
+        return safetensors.numpy.save(tensors, {model_file.HEADER_KEY: json.dumps(header, sort_keys=True)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, name: str = "the model") -> FrozenModel:
+        """Read back what `to_bytes` gave.
+
+        Raises:
+          ModelError: If it is not such a file, or of a later format; the message says which, and `name`.
+        """
+        return cls._parse(data, name, _model_id(data), verified=False)
+
+    @classmethod
+    def _parse(cls, data: bytes, name: str, model_id: str, *, verified: bool) -> FrozenModel:
+        try:
+            text = model_file.header_text(data)
+            fields = strict_json.decode(text, dict[str, Any])
+        except ValueError as error:
+            kind = file_kinds.stand_in(data[: file_kinds.START_BYTES])
+            why = f"it {kind}." if kind else error
+            raise ModelError(
+                f"{name} is not a vidpress model (a .safetensors file that `vidpress train` wrote): {why}"
+            ) from error
+        if fields.get("format_version") not in _READABLE_VERSIONS:
+            raise ModelError(
+                f"{name} has format version {json.dumps(fields.get('format_version'))[:20]}; this vidpress reads "
+                f"{', '.join(map(str, _READABLE_VERSIONS))}: install the version that wrote it, or a later one."
+            )
+        try:
+            header, tensors = model_file.parse(data, text)
+            fields.pop("sha256")
+            if not verified and header.sha256 != _content_sha256(fields, tensors):
+                raise ValueError("its content does not fit its checksum. Fetch it again.")
+            tables = RangeCodingTables(
+                cdf=tensors["tables.cdf"],
+                cdf_start=tensors["tables.cdf_start"],
+                cdf_offset=tensors["tables.cdf_offset"],
+                precision=header.precision,
+                **({} if header.format_version == 1 else {"bank_tilt": tensors["tables.bank_tilt"]}),
+            )
+            if not tables.has_bank.any():
+                raise ValueError("its tables have no bank")
+            model = cls(
+                spec=FeatureSpec.from_json(header.spec),
+                hidden=tuple(
+                    (tensors[f"hidden.{index}.kernel"], tensors[f"hidden.{index}.bias"])
+                    for index in range(len(header.architecture) - 1)
+                ),
+                tables=tables,
+                head=(tensors["head.kernel"], tensors["head.bias"]) if header.num_classes else None,
+                rounding_lmbda=header.rounding_lmbda,
+                rounds_every_layer=header.rounds_every_layer,
+                metadata=header.metadata,
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"{name} is damaged: {error}") from error
+        vars(model)["model_id"] = model_id  # fills the cached property
+        return model
+
+    def save(self, uri: str | os.PathLike[str]) -> str:
+        """Write the model to a new local file or `gs://` object and return its `model_id`.
+
+        Raises:
+          FileExistsError: If there is a file already: a published model is never replaced.
+        """
+        data = self.to_bytes()
+        storage.write_new(uri, data)
+        return _model_id(data)
+
+    @classmethod
+    def load(cls, uri: str | os.PathLike[str], *, model_id: str | None = None) -> FrozenModel:
+        """Load a model from a local path or `gs://` URI, or take it from whoever in this process has it.
+
+        Args:
+          uri: The file.
+          model_id: The identity that the file must have, if given.
+
+        Raises:
+          FileNotFoundError: If there is no such file.
+          ModelError: If it is no vidpress model, or another one than `model_id`.
+        """
+        # The launcher and all workers of a process share one model, and those that wait need not load it.
+        with _LOADING:
+            model = None if model_id is None else _LOADED.get(model_id)
+            if model is None:
+                data = storage.read_bytes(uri, max_bytes=model_file.MAX_BYTES)
+                found = _model_id(data)
+                if model_id not in (None, found):
+                    raise ModelError(
+                        f"{os.fspath(uri)} is model {found}, not {model_id}: it was changed, or another one is meant."
+                    )
+                model = cls._parse(data, os.fspath(uri), found, verified=model_id is not None)
+                _LOADED[found] = model
+            return model
+
+
+def _model_id(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_MODEL_ID_LENGTH]
+
+
+def _content_sha256(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
+        digest.update(tensors[name].data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The image benchmarks: data sets of images, which network is trained on which, and training it."""

@@ -1,0 +1,107 @@
+"""What a shard says of all its rows, in the metadata of its Parquet file."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vidpress.model import strict_json
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.errors import VidpressError
+from vidpress.model.features import FeatureSpec
+
+# Version 2 has banks of tables, and the column `bank`.
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = ("1", "2")
+
+METADATA_PREFIX = "vidpress."
+CHECKSUMS_KEY = f"{METADATA_PREFIX}row_group_crc32"
+# An Arrow schema in Arrow's own form, from which it would rebuild types of other packages. A shard has none.
+ARROW_SCHEMA_KEY = "ARROW:schema"
+_MODEL_ID = re.compile(r"[0-9a-f]{16}")
+
+_MESSAGE_LENGTH = 300
+
+
+class ShardError(VidpressError, ValueError):
+    """A file that is not a usable vidpress shard: the message names it and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardHeader:
+    """What a shard's metadata says of all its rows.
+
+    Attributes:
+      model_id: The frozen model that encoded the videos.
+      spec: The features that were encoded.
+      tables: The range coding tables of the codes.
+    """
+
+    model_id: str
+    spec: FeatureSpec
+    tables: RangeCodingTables
+
+    @functools.cached_property
+    def metadata(self) -> dict[str, str]:
+        """The header as Parquet key-value metadata."""
+        values = {
+            "format_version": str(FORMAT_VERSION),
+            "model_id": self.model_id,
+            "feature_spec": json.dumps(self.spec.to_json(), sort_keys=True),
+            "range_coding_tables": base64.b64encode(self.tables.to_bytes()).decode(),
+        }
+        return {METADATA_PREFIX + key: value for key, value in values.items()}
+
+    def with_banks(self, banks: np.ndarray) -> ShardHeader:
+        """Return the header with some of the banks of tables, for a shard that uses no others."""
+        return dataclasses.replace(self, tables=self.tables.with_banks(banks))
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
+        """Read back what `metadata` gives.
+
+        Raises:
+          ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
+        """
+        values = text(metadata)
+        version = values.get(f"{METADATA_PREFIX}format_version")
+        if version is None:
+            raise ShardError(f"{name} is a Parquet file, but not one that `vidpress encode` wrote.")
+        if version not in _READABLE_VERSIONS:
+            raise ShardError(
+                f"{name} has format version {one_line(version)}; this vidpress reads {', '.join(_READABLE_VERSIONS)}: "
+                "install the version that wrote it, or a later one."
+            )
+        try:
+            model_id = values[f"{METADATA_PREFIX}model_id"]
+            if not _MODEL_ID.fullmatch(model_id):
+                raise ValueError("model_id is not 16 hexadecimal digits")
+            return cls(
+                model_id=model_id,
+                spec=FeatureSpec.from_json(
+                    strict_json.decode(values[f"{METADATA_PREFIX}feature_spec"], dict[str, Any])
+                ),
+                tables=RangeCodingTables.from_bytes(
+                    base64.b64decode(values[f"{METADATA_PREFIX}range_coding_tables"], validate=True)
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ShardError(f"{name} has damaged metadata ({one_line(error)}): fetch or encode it again.") from error
+
+
+def text(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """Return key-value metadata as text."""
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in (metadata or {}).items()}
+
+
+def one_line(message: object) -> str:
+    """Return a message of someone else's, which may quote the file, as part of a line of ours."""
+    line = " ".join(str(message).split()).encode("unicode_escape").decode()
+    return line if len(line) <= _MESSAGE_LENGTH else f"{line[:_MESSAGE_LENGTH]}..."

@@ -1,0 +1,272 @@
+"""Freezing: from a trained network to the model that encodes, without TensorFlow."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import operator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+import threadpoolctl
+
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
+from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.coding.table_banks import choose_banks, fit_banks
+from vidpress.model.cpus import num_cpus
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.frozen.nearest_rounding import fit_steps
+from vidpress.model.metrics import MetricsAccumulator
+from vidpress.model.training import networks
+from vidpress.model.training.many_rates import ManyRatesBottleneck
+from vidpress.model.training.training_data import LabelledVideos
+
+# Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).
+_TAIL_MASS = 2**-8
+
+# Videos taken through the network at a time.
+_CHUNK = 2048
+
+# Banks of tables are fitted to so many videos at most: 800 MB with 2000 dimensions.
+_BANK_VIDEOS = 100_000
+
+# A search for a rate ends within this share below the bytes that are wanted, or after so many trials.
+_BYTES_TOLERANCE = 0.01
+_MAX_TRIALS = 12
+
+
+def fold_batch_norm(
+    network: tf.keras.Model,
+) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], tuple[np.ndarray, np.ndarray]]:
+    """Return the weights of a network of `networks.build_network`, batch normalisation folded into the kernels.
+
+    `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
+    with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, scales and shifts by lmbda are folded
+    in as well, as they are at the selected one. Products are in float64, and rounded once.
+
+    Returns:
+      `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
+    """
+    hidden = []
+    for index, (dense, batch_norm) in enumerate(networks.hidden_layers(network)):
+        gamma, beta, mean, variance = (weight.numpy().astype(np.float64) for weight in batch_norm.weights)
+        outer_scale, shift = networks.rate_affine(network, index)
+        scale = outer_scale * gamma / np.sqrt(variance + batch_norm.epsilon)
+        kernel, bias = dense.kernel.numpy() * scale, outer_scale * beta - mean * scale + shift
+        hidden.append((kernel.astype(np.float32), bias.astype(np.float32)))
+    logits = network.get_layer(networks.LOGITS)
+    kernel, bias = (weight.numpy().astype(np.float64) for weight in (logits.kernel, logits.bias))
+    input_scale, input_shift = networks.rate_affine(network, networks.BOTTLENECK)
+    output_scale, output_shift = networks.rate_affine(network, networks.LOGITS)
+    bias = (bias + np.sum(kernel.T * input_shift, axis=1)) * output_scale + output_shift
+    kernel = (kernel.T * input_scale).T * output_scale
+    return tuple(hidden), (kernel.astype(np.float32), bias.astype(np.float32))
+
+
+def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
+    """Return range coding tables of the trained prior, as tensorflow-compression builds them.
+
+    Raises:
+      ValueError: If the network was trained without a rate, so that it has no prior, or for many.
+    """
+    bottleneck = networks.bottleneck_of(network)
+    if bottleneck is None:
+        raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
+    if isinstance(bottleneck, ManyRatesBottleneck):
+        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
+    entropy_model = tfc.ContinuousBatchedEntropyModel(
+        bottleneck.prior,
+        coding_rank=1,
+        compression=True,
+        tail_mass=_TAIL_MASS,
+        range_coder_precision=precision,
+        bottleneck_dtype=tf.float32,
+        offset_heuristic=False,  # z_hat are plain integers
+    )
+    return RangeCodingTables.from_lookup(entropy_model.cdf.numpy(), entropy_model.cdf_offset.numpy())
+
+
+def freeze(
+    network: tf.keras.Model,
+    spec: FeatureSpec,
+    videos: LabelledVideos,
+    *,
+    tables: Literal["empirical", "prior"] = "empirical",
+    num_banks: int = 1,
+    rounding_lmbda: float = 0.0,
+    metadata: dict[str, Any] | None = None,
+) -> FrozenModel:
+    """Freeze a trained network.
+
+    Args:
+      network: A network of `networks.build_network`.
+      spec: What `x` is made of.
+      videos: The training data, for the tables.
+      tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
+        "prior" takes the trained prior's.
+      num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, codes are those of
+        tensorflow-compression for the tables.
+      rounding_lmbda: What a bit costs when rounding (`FrozenModel`). Tables are fitted to what is rounded with tables
+        that were fitted to the nearest integers.
+      metadata: JSON values that tell where the model comes from.
+
+    Returns:
+      The model, with its task head.
+
+    Raises:
+      ValueError: If there is no prior to take tables from, a weight is not finite, or so many banks cannot be fitted.
+    """
+    hidden, head = fold_batch_norm(network)
+    hidden = fit_steps(hidden, videos.x[_evenly(len(videos), _CHUNK)])
+    num_dims = len(hidden[-1][1])
+    unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
+    model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
+    if tables not in ("empirical", "prior"):
+        raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
+    of_prior = prior_tables(network) if tables == "prior" else None
+    for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
+        model = dataclasses.replace(model, rounding_lmbda=cost)
+        fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))
+        if num_banks != 1:
+            fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
+        model = dataclasses.replace(model, tables=fitted)
+    return model
+
+
+def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, float], num_bytes: float) -> float:
+    """Return the least lmbda, nearly, at which no more than so many bytes are taken.
+
+    The logarithm of the bytes is nearly linear in that of lmbda, so that few have to be tried.
+
+    Args:
+      bytes_at: Gives the bytes at an lmbda. They fall as it rises.
+      lmbda_range: The least and the greatest lmbda.
+      num_bytes: As many are wanted; at most 1 % fewer are taken.
+
+    Raises:
+      ValueError: If no lmbda in the range gives so many; the message says which can be had.
+    """
+    low, high = lmbda_range
+    most, least = bytes_at(low), bytes_at(high)
+    if not least <= num_bytes <= most:
+        raise ValueError(
+            f"{num_bytes:g} bytes a video cannot be had: lmbda from {low:g} to {high:g} gives {most:.1f} down to "
+            f"{least:.1f}."
+        )
+    for _ in range(_MAX_TRIALS):
+        if least >= (1 - _BYTES_TOLERANCE) * num_bytes:
+            break
+        wanted = math.log((1 - _BYTES_TOLERANCE / 2) * num_bytes)
+        share = (math.log(most) - wanted) / (math.log(most) - math.log(max(least, 1e-3)))
+        middle = low * (high / low) ** min(max(share, 0.1), 0.9)
+        found = bytes_at(middle)
+        if found > num_bytes:
+            low, most = middle, found
+        else:
+            high, least = middle, found
+    return high
+
+
+def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
+    """Return `z_hat` of videos at even distances, as many as banks of tables need at most."""
+    rows = _evenly(len(videos), _BANK_VIDEOS)
+    chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
+    return np.concatenate(list(_run_in_threads(lambda chunk: model.quantize(videos.x[chunk]), chunks)))
+
+
+def _evenly(num_videos: int, wanted: int) -> np.ndarray:
+    """Return the numbers of so many videos, or all, at even distances."""
+    return np.unique(np.linspace(0, num_videos - 1, min(num_videos, wanted)).astype(np.int64))
+
+
+def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:
+    """Count the values of each dimension of `z_hat` over all videos."""
+    counts = _run_in_threads(lambda rows: count_symbols(model.quantize(videos.x[rows])), _chunks(videos))
+    return functools.reduce(operator.add, counts)
+
+
+def _run_in_threads(function: Callable[[np.ndarray], Any], chunks: Iterable[np.ndarray]) -> Iterator[Any]:
+    # Each thread's products stay on one core.
+    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
+        yield from pool.map(function, chunks)
+
+
+def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
+    """Measure what a frozen model's codes cost and are worth.
+
+    Args:
+      model: A model with its task head.
+      videos: Labelled videos that it was not trained on.
+
+    Returns:
+      gap, hit_at_1, perr and mean_ap of the head's logits on `z_hat`; num_videos; bits_per_video, the Shannon bits
+      under the tables; bytes_per_video, the length of the range coder's codes and, with several banks, a byte fraction
+      that says which one.
+
+    Raises:
+      ValueError: If the model has no task head.
+    """
+    num_classes = _num_classes(model)
+    accumulator = MetricsAccumulator(num_classes)
+    bits, num_bytes = 0.0, 0
+    bank_bits = np.log2(model.tables.num_banks)
+    for rows in _chunks(videos):
+        z_hat = model.quantize(videos.x[rows])
+        accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
+        bank = choose_banks(model.tables, z_hat)
+        bits += float(model.tables.bits(z_hat, bank).sum())
+        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat, bank)))
+    return {
+        **dataclasses.asdict(accumulator.result()),
+        "bits_per_video": bits / len(videos) + bank_bits,
+        "bytes_per_video": num_bytes / len(videos) + bank_bits / 8,
+    }
+
+
+def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
+    """Measure what a frozen model's activations cost and are worth as they are: not rounded, float32, deflated by zlib.
+
+    Of a network trained with lmbda=0 this is the baseline that a rate has to beat.
+
+    Args:
+      model: A model with its task head.
+      videos: Labelled videos that it was not trained on.
+
+    Returns:
+      gap, hit_at_1, perr, mean_ap and num_videos; bytes_per_video, each video deflated by itself, at level 9.
+
+    Raises:
+      ValueError: If the model has no task head.
+    """
+    num_classes = _num_classes(model)
+    accumulator = MetricsAccumulator(num_classes)
+    num_bytes = 0
+    for rows in _chunks(videos):
+        z = model.bottleneck(videos.x[rows])
+        accumulator.update(model.logits(z), videos.multi_hot(rows, num_classes))
+        num_bytes += deflated_bytes(z)
+    return {**dataclasses.asdict(accumulator.result()), "bytes_per_video": num_bytes / len(videos)}
+
+
+def deflated_bytes(rows: np.ndarray) -> int:
+    """Return the size of all rows, each deflated by itself at zlib's level 9."""
+    return sum(len(zlib.compress(row.tobytes(), 9)) for row in rows)
+
+
+def _num_classes(model: FrozenModel) -> int:
+    if model.head is None:
+        raise ValueError("This model was frozen without its task head: there is no task to measure.")
+    return model.head[0].shape[1]
+
+
+def _chunks(videos: LabelledVideos) -> Iterator[np.ndarray]:
+    for start in range(0, len(videos), _CHUNK):
+        yield np.arange(start, min(start + _CHUNK, len(videos)))

@@ -1,0 +1,134 @@
+"""Task heads: linear classifiers trained on stored features, as a user's training job would."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vidpress.model.metrics import MetricsAccumulator
+from vidpress.model.training import networks
+from vidpress.model.training.training_data import LabelledVideos
+
+# The share of the training videos that says when to stop.
+STOPPING_SHARE = 0.1
+
+_BATCH = 256
+# Adam's, at first. A head that is good already must not be led away from where it is by the first round.
+_LEARNING_RATE = 0.001
+_LEARNING_RATE_FROM_INITIAL = 0.0001
+_DECAY_A_ROUND = 0.85
+# A round is an epoch, or so many steps if that is more.
+_MIN_ROUND_STEPS = 30
+_MAX_ROUNDS = 40
+# Rounds without a better GAP after which training stops.
+_PATIENCE = 2
+
+_EVALUATION_BATCH = 2048
+
+
+class TaskHead(NamedTuple):
+    """A linear classifier: `logits = features @ kernel + bias`.
+
+    Attributes:
+      kernel: float32[num_dims, num_classes].
+      bias: float32[num_classes].
+      rounds: Rounds of training after which it was best: passes over the training data, or several for few videos.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    rounds: int
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Return float32[num_videos, num_classes] of float32[num_videos, num_dims]."""
+        return features @ self.kernel + self.bias
+
+
+def train_head(
+    features: np.ndarray,
+    videos: LabelledVideos,
+    num_classes: int,
+    *,
+    initial: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int = 0,
+) -> TaskHead:
+    """Train a logistic classifier, and stop where its GAP on a tenth of the training videos is best.
+
+    Args:
+      features: float32[num_videos, num_dims], what was stored and read back of the training videos.
+      videos: The training videos, for their labels.
+      num_classes: How many classes there are.
+      initial: Kernel and bias to start from; else from 0 and the classes' log-odds.
+      seed: Of the split and the order of the data.
+
+    Returns:
+      The classifier of the best round; before training is the 0th.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(features))
+    stopping, training = np.split(order, [max(1, int(len(order) * STOPPING_SHARE))])
+    mean, scale = _moments(features, training)
+    if initial is None:
+        frequencies = videos.class_frequencies(num_classes)
+        start = (
+            np.zeros((features.shape[1], num_classes), np.float32),
+            (np.log(frequencies) - np.log1p(-frequencies)).astype(np.float32),
+        )
+    else:
+        start = (initial[0] * scale[:, None], initial[1] + mean @ initial[0])
+    kernel, bias = (tf.Variable(value.astype(np.float32)) for value in start)
+    passes = -(-_MIN_ROUND_STEPS * _BATCH // len(training))
+    learning_rate = _LEARNING_RATE if initial is None else _LEARNING_RATE_FROM_INITIAL
+    step = _step(kernel, bias, learning_rate, -(-passes * len(training) // _BATCH))
+    best, best_gap, best_round = _weights(kernel, bias), -1.0, 0
+    for number in range(_MAX_ROUNDS + 1):
+        if number:
+            order = np.concatenate([rng.permutation(training) for _ in range(passes)])
+            for first in range(0, len(order), _BATCH):
+                rows = order[first : first + _BATCH]
+                x = (features[rows] - mean) / scale
+                step(tf.constant(x), tf.constant(videos.multi_hot(rows, num_classes).astype(np.float32)))
+        accumulator = MetricsAccumulator(num_classes)
+        for first in range(0, len(stopping), _EVALUATION_BATCH):
+            rows = stopping[first : first + _EVALUATION_BATCH]
+            logits = ((features[rows] - mean) / scale) @ kernel.numpy() + bias.numpy()
+            accumulator.update(logits, videos.multi_hot(rows, num_classes))
+        gap = accumulator.result().gap
+        if gap > best_gap:
+            best, best_gap, best_round = _weights(kernel, bias), gap, number
+        elif number - best_round >= _PATIENCE:
+            break
+    kernel_, bias_ = best
+    kernel_ = kernel_ / scale[:, None]
+    return TaskHead(kernel_, bias_ - mean @ kernel_, best_round)
+
+
+def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each dimension, float32; 1 for those that do not vary."""
+    sample = features[rows]
+    mean, deviation = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
+
+
+def _weights(kernel: tf.Variable, bias: tf.Variable) -> tuple[np.ndarray, np.ndarray]:
+    return kernel.numpy().copy(), bias.numpy().copy()
+
+
+def _step(
+    kernel: tf.Variable, bias: tf.Variable, learning_rate: float, round_steps: int
+) -> tf.types.experimental.GenericFunction:
+    schedule = tf.keras.optimizers.schedules.ExponentialDecay(
+        learning_rate, round_steps, _DECAY_A_ROUND, staircase=True
+    )
+    optimizer = tf.keras.optimizers.legacy.Adam(schedule)
+
+    @tf.function(reduce_retracing=True)
+    def step(x: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = networks.task_loss(labels, x @ kernel + bias)
+        gradients = tape.gradient(loss, [kernel, bias])
+        optimizer.apply_gradients(zip(gradients, [kernel, bias], strict=True))
+
+    return step

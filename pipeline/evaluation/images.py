@@ -1,0 +1,240 @@
+"""Evaluations of image experiments: their options, their rivals, and how their points are measured."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidpress.model import metrics
+from vidpress.model.coding import table_banks
+from vidpress.model.images import files
+from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.pipeline.evaluation import codecs as rival_codecs
+from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
+from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# The training error is that of so many of the training images at most; tables and rivals are fitted to so many.
+_TRAINING_SAMPLE = 10_000
+_FITTING_SAMPLE = 100_000
+
+# Of the last activations, a few dozen to 2048 numbers.
+_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
+_PQ_BYTES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BINS = (2**16, 2**8, 2**4, 2**2)
+
+
+# As for videos: the paper codes with the trained prior's tables, one for all images.
+METHODS = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1")
+
+
+def add_model_options(parser: argparse._ActionsContainer, experiment: Experiment) -> None:
+    """Add the options that say how an experiment's network is trained; the defaults are the experiment's."""
+    options = experiment.options
+    network = parser.add_argument_group("network")
+    network.add_argument("--tables", choices=["empirical", "prior"], default="empirical", help="range coding tables")
+    network.add_argument("--banks", type=int, default=16, help="banks of tables, a power of two up to 256")
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--prior_banks",
+        type=int,
+        default=options.prior_banks,
+        help="banks of the prior in training, as many as --banks at best; 1 is the paper's",
+    )
+    training.add_argument("--epochs", type=int, default=options.epochs, help="passes over the training images")
+    training.add_argument("--batch_size", type=int, default=options.batch_size, help="images a step")
+    training.add_argument("--optimizer", choices=OPTIMIZERS, default=options.optimizer, help="of all but the prior")
+    training.add_argument("--learning_rate", type=float, default=options.learning_rate, help="at first")
+    training.add_argument(
+        "--prior_learning_rate", type=float, default=options.prior_learning_rate, help="Adam's for the prior, at first"
+    )
+    training.add_argument(
+        "--decays",
+        type=float,
+        nargs="*",
+        default=list(options.decays),
+        help="the shares of the training after which the learning rates fall to a tenth",
+    )
+    training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
+    training.add_argument(
+        "--mixed_precision", action="store_true", help="multiply in bfloat16, where the processor does so faster"
+    )
+    training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """See that a network can be trained with the options of `add_model_options` and its `lmbda`.
+
+    Raises:
+      ValueError: If not; the message names the option.
+    """
+    if args.tables == "prior" and not args.lmbda:
+        raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
+    training_options(args)
+    table_banks.check_num_banks(args.banks)
+
+
+def training_options(args: argparse.Namespace) -> ImageTrainingOptions:
+    """Return what `args` says of the training.
+
+    Raises:
+      ValueError: If a value is out of range; the message names it.
+    """
+    names = [field.name for field in dataclasses.fields(ImageTrainingOptions)]
+    return ImageTrainingOptions(**{**{name: getattr(args, name) for name in names}, "decays": tuple(args.decays)})
+
+
+def codecs(args: argparse.Namespace, sources: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
+    """Yield the rivals of each baseline, all of which the baseline's own head reads."""
+    for source in sources:
+        num_dims = int(np.prod(dict(source.options)["hidden"]))
+        sizes: list[tuple[str, int | None]] = [("float16", None), *(("quantized", bins) for bins in _BINS)]
+        sizes += [("pca", size) for size in _COMPONENTS if size <= num_dims]
+        sizes += [("float16 parquet", None), ("int8", None)]
+        sizes += [(method, size) for method in ("pq", "pca+pq") for size in _PQ_BYTES if size <= num_dims]
+        yield tuple(CodecPoint(method, size, source, "baseline") for method, size in sizes)
+
+
+def load_data(context: Context) -> tuple[Images, Images]:
+    """Return the training images and those that are measured, read once in a process."""
+    return _load_once(context.experiment, context.input[0], context.held_out)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(name: str, folder: str, held_out: int) -> tuple[Images, Images]:
+    training, test = EXPERIMENTS[name].load(folder)
+    if not held_out:
+        return training, test
+    if not 0 < held_out < len(training):
+        raise files.ImageDataError(f"--hold_out {held_out} must leave some of the {len(training)} training images.")
+    rows = np.arange(len(training))
+    parts = []
+    for part, chosen in (("trained on", rows[:-held_out]), ("held out", rows[-held_out:])):
+        subset = training.subset(chosen)
+        mark = {"labelled_images": len(chosen), "sha256": f"{part}, {held_out}: {training.fingerprint['sha256']}"}
+        parts.append(dataclasses.replace(subset, fingerprint={**training.fingerprint, **mark}))
+    return parts[0], parts[1]
+
+
+def _train(point: ModelPoint, context: Context) -> tuple[tf.keras.Model, float, int]:
+    """Return a point's trained network, the seconds of its training, and its steps."""
+    from vidpress.model.images import training as image_training
+
+    experiment, (data, _) = EXPERIMENTS[context.experiment], load_data(context)
+    folder = os.path.join(context.work_dir, "trainings", point.network_name(context))
+    options = training_options(argparse.Namespace(**dict(point.options)))
+    start = time.monotonic()
+    network = image_training.train_on_images(experiment, options, data, folder)
+    seconds = training_seconds(folder, time.monotonic() - start)
+    return network, seconds, image_training.num_steps(options, data)
+
+
+def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
+    """Train, freeze and measure a network, and return its record."""
+    from vidpress.model.training import plug_in
+
+    options = dict(point.options)
+    network, seconds, steps = _train(point, context)
+    start = time.monotonic()
+    data, test = load_data(context)
+    record: dict[str, Any] = {
+        "method": point.method,
+        "hidden": list(options["hidden"]),
+        "source": None,
+        "head": "own",
+        "lmbda": options["lmbda"],
+        "seed": options["seed"],
+        "steps": steps,
+        "options": {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()},
+        "vidpress": importlib.metadata.version("vidpress"),
+    }
+    sample = data.subset(files.even_rows(len(data), _TRAINING_SAMPLE))
+    fitting = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+    if options["lmbda"]:
+        codec = plug_in.freeze(network, _pixels(fitting, context), tables=options["tables"], num_banks=options["banks"])
+        z_hat = plug_in.quantize(network, _pixels(test, context))
+        codes = codec.compress(z_hat)
+        decoded = codec.decompress(codes)
+        head = plug_in.head_of(network)
+        bank = codec.banks(codes)
+        bits = codec.tables.bits_by_dim(decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
+        record |= {
+            "validation": task_metrics(head, decoded, test),
+            "training": task_metrics(head, plug_in.quantize(network, _pixels(sample, context)), sample),
+            "bytes_per_image": codec.num_bytes(codes) / len(test),
+            "tables_bytes": len(codec.tables.to_bytes()),
+            "bits_per_image": float(bits.sum()),
+            "bits_by_rank": by_rank(np.sort(bits)[::-1]),
+        }
+    else:
+        encoder, head = _parts(network)
+        z = encoder.predict(_pixels(test, context), verbose=0)
+        z_sample = encoder.predict(_pixels(sample, context), verbose=0)
+        record |= {
+            "validation": task_metrics(head, z, test),
+            "training": task_metrics(head, z_sample, sample),
+            "bytes_per_image": rival_codecs.deflated_bytes(z) / len(test),
+        }
+    record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
+    return record
+
+
+def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
+    """Fit and measure codecs of a baseline's activations: yield the record of each point."""
+    if not points or points[0].source is None:
+        return
+    data, test = load_data(context)
+    data = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+    sample = files.even_rows(len(data), _TRAINING_SAMPLE)
+    encoder, head = _parts(_train(points[0].source, context)[0])
+    z, z_test = (encoder.predict(_pixels(part, context), verbose=0) for part in (data, test))
+    shape = z.shape[1:]
+
+    def measure_head(point: CodecPoint, restored: np.ndarray, restored_test: np.ndarray) -> dict[str, Any]:
+        return {
+            "validation": task_metrics(head, restored_test.reshape(-1, *shape), test),
+            "training": task_metrics(head, restored[sample].reshape(-1, *shape), data.subset(sample)),
+        }
+
+    rows, test_rows = (part.reshape(len(part), -1) for part in (z, z_test))
+    yield from codec_records(points, rows, test_rows, measure_head, bytes_key="bytes_per_image")
+
+
+def _parts(network: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+    """Return a network up to its features, and from there on."""
+    import tensorflow as tf
+
+    from vidpress.model.images.networks import FEATURES
+
+    features = network.get_layer(FEATURES).output
+    return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)
+
+
+def _pixels(data: Images, context: Context) -> tf.data.Dataset:
+    from vidpress.model.images.batches import measuring_batches
+
+    return measuring_batches(data, EXPERIMENTS[context.experiment]).map(lambda pixels, _: pixels)
+
+
+def task_metrics(head: tf.keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
+    """Return the metrics of a head's logits of features, as decoded: accuracy, top_5_accuracy and num_images."""
+    logits = head.predict(features.astype(np.float32), batch_size=1024, verbose=0)
+    return dataclasses.asdict(metrics.measure_accuracy(logits, labels_of(data)))
+
+
+def labels_of(data: Images) -> np.ndarray:
+    """Return all labels, int32[num_images]."""
+    if isinstance(data, files.LabelledImages):
+        return data.labels
+    chunks = np.array_split(np.arange(len(data)), max(1, len(data) // 1024))
+    return np.concatenate([data.read(rows)[1] for rows in chunks])

@@ -1,0 +1,262 @@
+"""The points of an evaluation: what is measured, and the finished records of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from vidpress.model import strict_json
+from vidpress.model.errors import VidpressError
+from vidpress.model.features import FeatureSpec
+from vidpress.model.files import storage
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.strict_json import JsonError
+from vidpress.pipeline import train
+
+# A record that was made by another version of this module is made anew.
+_VERSION = 1
+
+# What every record has; and more than a file of an evaluation ever has.
+_RECORD_FIELDS = ("method", "hidden", "validation", "training", "seconds")
+_MAX_BYTES = 2**28
+
+# Stand, in a method's options, for the file of the frozen baseline of the same architecture and seed; and, in an option
+# that takes several, for those of all seeds.
+BASELINE_PLACEHOLDER = "{baseline}"
+BASELINES_PLACEHOLDER = "{baselines}"
+# Names of methods: networks without a rate, and what others are compared with.
+BASELINE = "baseline"
+PAPER = "paper"
+
+# Options that say how a training is watched, and those that come after it.
+_WATCHING = ("checkpoint_every", "validate_every")
+_FREEZING = ("tables", "banks", "rounding_lmbda")
+
+
+@functools.cache
+def default_options() -> dict[str, Any]:
+    """Return the options of a network that is told nothing."""
+    # Not hashed: an option that a later version brings leaves the records of before what they are.
+    parser = argparse.ArgumentParser(add_help=False)
+    train.add_model_options(parser)
+    return vars(parser.parse_args([]))
+
+
+class DamagedRecordError(VidpressError, ValueError):
+    """A file of an evaluation that does not hold what was written to it."""
+
+
+def read_fields(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
+    """Read a JSON object that an evaluation wrote.
+
+    Raises:
+      FileNotFoundError: If there is none.
+      DamagedRecordError: If it is no object, or lacks one of the named fields.
+    """
+    try:
+        fields = strict_json.decode(storage.read_bytes(path), dict[str, Any], max_bytes=_MAX_BYTES)
+        if missing := set(names) - set(fields):
+            raise JsonError(f"it has no {min(missing)!r}")
+    except JsonError as error:
+        raise DamagedRecordError(
+            f"{path} is damaged: {error}. Remove it, and run the same evaluation again: it makes what is missing anew."
+        ) from error
+    return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What all points of an evaluation share.
+
+    Attributes:
+      input: Globs of the training data.
+      validation: Globs of the validation data.
+      features: What `x` is made of; of images, what they are.
+      classes: How many there are.
+      output: Folder of the records.
+      work_dir: Folder of the trainings and models.
+      training_sha256: Of the training data's fingerprint.
+      validation_sha256: Of the validation data's.
+      experiment: The name of the experiment on images whose data these are, or "" for videos.
+      held_out: How many of the experiment's training images are measured instead of its test images.
+    """
+
+    input: tuple[str, ...]
+    validation: tuple[str, ...]
+    features: FeatureSpec | str
+    classes: int
+    output: str
+    work_dir: str
+    training_sha256: str = ""
+    validation_sha256: str = ""
+    experiment: str = ""
+    held_out: int = 0
+
+    def key(self, values: dict[str, Any]) -> str:
+        """Return a hash of all that determines a record."""
+        everything = {
+            **values,
+            "version": _VERSION,
+            "features": str(self.features),
+            "classes": self.classes,
+            "training_data": self.training_sha256,
+            "validation_data": self.validation_sha256,
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
+
+    def record_path(self, name: str) -> pathlib.Path:
+        """Return where the record of a name is, once it is finished."""
+        return pathlib.Path(self.output, "points", f"{name}.json")
+
+    def load_record(self, name: str) -> dict[str, Any] | None:
+        """Return a finished record, or None."""
+        path = self.record_path(name)
+        return read_fields(path, _RECORD_FIELDS) if path.exists() else None
+
+    def save_record(self, name: str, record: dict[str, Any]) -> None:
+        """Write a finished record; nobody ever sees a part of it."""
+        path = self.record_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"name": name, **record}) + "\n")
+        temporary.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPoint:
+    """A network that is trained, frozen and measured; without a rate it is a baseline.
+
+    Attributes:
+      method: Its name in the report.
+      options: Names and values of the options of `train.add_model_options`, sorted by name.
+      baseline: The file of a frozen baseline to take instead of training it, if given.
+      teachers: The baselines that placeholders in the options stand for: that of the same seed first.
+    """
+
+    method: str
+    options: tuple[tuple[str, Any], ...]
+    baseline: str | None = None
+    teachers: tuple[ModelPoint, ...] = ()
+
+    def name(self, context: Context) -> str:
+        """Return the name of the record."""
+        if self.baseline is not None:
+            values: dict[str, Any] = {"baseline": _model_id(self.baseline)}
+        else:
+            values = {"options": self._options_but(_WATCHING), "teachers": self._teacher_names(context)}
+        return f"{slug(self.method)}-{self._label()}-{context.key({'kind': 'model', **values})}"
+
+    def network_name(self, context: Context) -> str:
+        """Return the name of the training, which points share that are only frozen otherwise."""
+        values = {"kind": "network", "options": self.network_options(), "teachers": self._teacher_names(context)}
+        return f"{self._label(dict(self.options).get('lmbda_range'))}-{context.key(values)}"
+
+    def network_options(self) -> dict[str, Any]:
+        """Return the options that say what is trained; with a range of lmbda, it is the same for all in it."""
+        swept = ("lmbda",) if dict(self.options).get("lmbda_range") else ()
+        return self._options_but((*_WATCHING, *_FREEZING, *swept))
+
+    def resolved_options(self, context: Context) -> dict[str, Any]:
+        """Return the options with files for the placeholders."""
+        paths = [teacher.model_path(context) for teacher in self.teachers]
+
+        def resolved(value: Any) -> Any:
+            if not paths:
+                return value
+            if isinstance(value, list):
+                several = [paths if item == BASELINES_PLACEHOLDER else [resolved(item)] for item in value]
+                return [item for items in several for item in items]
+            return value.replace(BASELINE_PLACEHOLDER, paths[0]) if isinstance(value, str) else value
+
+        return {name: resolved(value) for name, value in self.options}
+
+    def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
+        defaults = default_options()
+        return {
+            name: value
+            for name, value in self.options
+            if name not in names and (name not in defaults or value != defaults[name])
+        }
+
+    def _teacher_names(self, context: Context) -> list[str]:
+        return [teacher.name(context) for teacher in self.teachers]
+
+    def _label(self, lmbda_range: Sequence[float] | None = None) -> str:
+        options = dict(self.options)
+        lmbda = "to".join(f"{value:g}" for value in lmbda_range or (options["lmbda"],))
+        return f"{'-'.join(map(str, options['hidden']))}-lmbda{lmbda}-seed{options['seed']}"
+
+    def model_path(self, context: Context) -> str:
+        """Return where the frozen model is, once it is."""
+        return self.baseline or os.path.join(context.work_dir, "models", f"{self.name(context)}.safetensors")
+
+    def describe(self) -> str:
+        """Return what a person wants to read in the progress."""
+        options = dict(self.options)
+        network = options.get("experiment") or f"{len(options['hidden']) + 1}-layer"
+        return f"{self.method}, {network}, lmbda {options['lmbda']:g}, seed {options['seed']}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecPoint:
+    """A codec of `codecs`, fitted to activations of a baseline or to the input features, and what can be read of it.
+
+    Attributes:
+      method: "float16", "quantized", "pca", "int8", "float16 parquet", "pq" or "pca+pq"; of the input also "float32".
+      size: Bins, components or bytes, where the method has a choice.
+      source: The baseline whose activations they are, or None for the input features.
+      head: Which classifier reads it: "baseline" (of the source), "logistic" or "network", both trained on
+        its reconstructions.
+      options: Of the network, if that is the head.
+    """
+
+    method: str
+    size: int | None
+    source: ModelPoint | None
+    head: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def name(self, context: Context) -> str:
+        """Return the name of the record."""
+        source = "features" if self.source is None else self.source.name(context)
+        values: dict[str, Any] = {
+            "kind": "codec",
+            "method": self.method,
+            "size": self.size,
+            "source": source,
+            "head": self.head,
+        }
+        if self.options:
+            values["options"] = {k: v for k, v in self.options if k not in _WATCHING and v is not None}
+        of = "features" if self.source is None else "-".join(map(str, dict(self.source.options)["hidden"]))
+        size = "" if self.size is None else f"-{self.size}"
+        return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"
+
+    def describe(self) -> str:
+        """Return what a person wants to read in the progress."""
+        if self.source is None:
+            of = "the input features"
+        else:
+            options = dict(self.source.options)
+            of = f"{options.get('experiment') or str(len(options['hidden']) + 1) + '-layer'} activations"
+        return f"{self.method}{'' if self.size is None else f' {self.size}'} of {of}, {self.head} head"
+
+
+Point = ModelPoint | CodecPoint
+
+
+@functools.lru_cache(maxsize=16)
+def _model_id(path: str) -> str:
+    return FrozenModel.load(path).model_id
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of a file's name."""
+    return "".join(char if char.isalnum() or char in "+" else "_" for char in text)

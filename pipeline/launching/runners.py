@@ -1,0 +1,107 @@
+"""Which of Beam's runners are taken, and how Beam's own options are known."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from typing import NoReturn
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.runners import create_runner
+
+from vidpress.pipeline.launching.options import Parser
+
+# Beam's DirectRunner first tries to download another engine; this one is always there.
+DEFAULT_RUNNER = "FnApiRunner"
+
+# Runners that the project's tests run, or submit to; and what Airflow's operator asks for where nobody names a runner.
+_TESTED = (DEFAULT_RUNNER, "PrismRunner", "FlinkRunner", "PortableRunner", "DataflowRunner")
+_DEFAULT_OF_OTHERS = "directrunner"
+
+# Runners that break a promise, by lower-case name, and which one.
+_REFUSED = {"daskrunner": "it mixes up the outputs of a step and loses records"}
+_TAKE = "take FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner"
+
+
+def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Parse a job's own options and Beam's, with a runner that is known to work; anything else ends the program.
+
+    Args:
+      parser: Of the job's own options.
+      argv: The command line.
+    """
+    parser.add_argument(
+        "--allow_untested_runner",
+        action="store_true",
+        help="take a --runner that vidpress is not tested with; one has been seen to lose everything in silence",
+    )
+    beam_parser = _beam_parser(parser)
+    names = {name for action in beam_parser._actions for name in action.option_strings}
+    # A Flex Template's launcher has options of its own, and the service has refused what the template does not name.
+    is_template = any(argument.split("=", 1)[0] == "--template_location" for argument in argv)
+    if is_template:
+        given = {argument.split("=", 1)[0] for argument in argv}
+        names |= {name for name in given if not parser.misspelt(name)}
+    args, beam_args = parser.parse_with(argv, names)
+    _, rest = beam_parser.parse_known_args(beam_args)
+    if rest and not is_template:
+        parser.error(f"unrecognized arguments: {rest[0]}")
+    for path in itertools.chain.from_iterable(_texts(value) for value in vars(args).values()):
+        _check_reachable(path, parser)
+    options = PipelineOptions(beam_args)
+    standard = options.view_as(StandardOptions)
+    standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
+    return args, options
+
+
+def _texts(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, str)]
+
+
+def _check_reachable(path: str, parser: Parser) -> None:
+    """See that Beam has what it reads Cloud Storage with; else it finds out after minutes, and says it in a worker."""
+    if path.startswith("gs://"):
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError:
+            parser.error(f"{path}: jobs need vidpress[gcp] for gs:// paths: pip install 'vidpress[gcp]'.")
+
+
+def _beam_parser(parser: Parser) -> argparse.ArgumentParser:
+    """Return a parser of all options that Beam knows; what it refuses, `parser` says."""
+
+    class BeamParser(_BeamArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            parser.error(message)
+
+    beam_parser = BeamParser(add_help=False, allow_abbrev=False)
+    # By name, as Beam does: a class that was defined twice is one.
+    for options in {str(options): options for options in PipelineOptions.__subclasses__()}.values():
+        options._add_argparse_args(beam_parser)
+    return beam_parser
+
+
+def _checked_runner(name: str | None, parser: Parser, allow_untested: bool) -> str:
+    """Return the name of the runner to take, or end the program."""
+    if name is None:
+        return DEFAULT_RUNNER
+    # Beam takes a name in any case, with its module or without "Runner".
+    *module, short = name.rsplit(".", 1)
+    short = short.lower() if short.lower().endswith("runner") else f"{short.lower()}runner"
+    if short in _REFUSED:
+        parser.error(f"--runner {name} is refused because {_REFUSED[short]}: {_TAKE}.")
+    if not module or module[0].startswith("apache_beam."):
+        if short in (DEFAULT_RUNNER.lower(), _DEFAULT_OF_OTHERS):
+            return DEFAULT_RUNNER
+        if short in map(str.lower, _TESTED):
+            return name
+    if not allow_untested:
+        parser.error(f"--runner {name} is not tested: {_TAKE}, or give --allow_untested_runner to try it.")
+    try:
+        create_runner(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        parser.error(f"--runner {name} cannot be had: {error}")
+    return name
