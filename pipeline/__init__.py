@@ -4,7 +4,7 @@ import logging
 import warnings
 
 # What libraries say on being imported that no user of ours can act on: Beam on a checksum library that it then does not
-# need and on a module that it imports beside PyTorch, Google's clients on the Python that TensorFlow 2.14 needs.
+# need and on a module that it imports beside PyTorch, Google's clients on Python 3.11.
 _NOISE = ("crcmod package not found", "Resource module is not available", "apitools not found")
 
 warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)

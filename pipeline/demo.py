@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--output {args.output} is a symbolic link: name the folder itself.")
     if args.output.exists() and not (args.output / _MARKER).exists():
         parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
-    libraries.load_tensorflow(_PROG, "the demo")
+    libraries.load_keras(_PROG, "the demo")
     with launch.explained_errors(_PROG):
         if args.output.exists():
             shutil.rmtree(args.output)

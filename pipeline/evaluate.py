@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     own_parser, experiment = _parser_for(argv)
     args = own_parser.parse_args(argv)
-    libraries.quiet_tensorflow()
+    libraries.quiet_backend()
     with launch.explained_errors(_PROG):
         if args.report_only:
             libraries.check_modules("the report", _REPORT_MODULES, "report")
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.input and (experiment or args.validation)):
         needed_options = "--input is" if experiment else "--input and --validation are"
         own_parser.error(f"{needed_options} needed, but for --report_only.")
-    libraries.load_tensorflow(_PROG, "evaluating")
+    libraries.load_keras(_PROG, "evaluating")
     with launch.explained_errors(_PROG):
         try:
             if experiment is None:
@@ -279,7 +279,7 @@ def _run_tasks(tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: i
             run_task(task, context)
             yield
         return
-    # A process of its own for each task: TensorFlow gives back no memory, and takes its threads once and for all.
+    # A process of its own for each task: a backend gives back no memory, and takes its threads once and for all.
     with concurrent.futures.ProcessPoolExecutor(
         num_jobs,
         mp_context=_Context(),
@@ -325,11 +325,21 @@ class _Context(multiprocessing.context.SpawnContext):
 def _begin_process(num_threads: int) -> None:
     # tqdm's own lock is a semaphore of the system, which a process that is killed leaves behind.
     tqdm.set_lock(threading.RLock())
-    import tensorflow as tf
     import threadpoolctl
 
-    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    with libraries.loading_quietly():
+        import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    elif backend == "torch":
+        import torch
+
+        torch.set_num_threads(num_threads)
     threadpoolctl.threadpool_limits(num_threads)
 
 

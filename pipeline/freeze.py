@@ -61,7 +61,7 @@ def parser() -> launch.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    libraries.load_tensorflow(_PROG, "freezing")
+    libraries.load_keras(_PROG, "freezing")
     with launch.explained_errors(_PROG):
         print(run(args))
 
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       JobError: If an option does not fit the training, or the rate cannot be had.
     """
-    from vidpress.model.training import loop, networks
+    from vidpress.model.networks import classifiers
+    from vidpress.model.training import loop
 
     train.check_output(args.output)
     trained = loop.load_trained(args.training)
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> str:
             f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on training videos that no table was fitted to."
         )
     if options.lmbda_range is not None:
-        networks.select_lmbda(trained.network, options.lmbda)
+        classifiers.select_lmbda(trained.network, options.lmbda)
     model = train.freeze_network(trained.network, options, trained.teachers, args, videos, validation)
     if args.no_head:
         model = dataclasses.replace(model, head=None)
@@ -128,7 +129,8 @@ def _find_lmbda(
     Raises:
       JobError: If there is none.
     """
-    from vidpress.model.training import freezing, networks
+    from vidpress.model.networks import classifiers
+    from vidpress.model.training import freezing
 
     sample = videos.sample(_SEARCH_SAMPLE)
     measured = np.arange(len(sample)) % _MEASURED_EVERY == 0
@@ -137,7 +139,7 @@ def _find_lmbda(
     found = {}
 
     def bytes_at(lmbda: float) -> float:
-        networks.select_lmbda(trained.network, lmbda)
+        classifiers.select_lmbda(trained.network, lmbda)
         model = freezing.freeze(
             trained.network, trained.spec, fitted, num_banks=args.banks, rounding_lmbda=args.rounding_lmbda
         )

@@ -123,7 +123,7 @@ def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
             num_rows += len(z_hat)
             num_labels += sum(map(len, labels_list(batch["labels"])))
             num_symbols += z_hat.size
-            num_nonzero += np.count_nonzero(z_hat)
+            num_nonzero += int(np.count_nonzero(z_hat))
             if num_sampled < _SAMPLE:
                 sampled = slice(_SAMPLE - num_sampled)
                 bank = batch["bank"].to_numpy()[sampled]

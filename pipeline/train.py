@@ -22,7 +22,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.pipeline.launching import launch, libraries, record_options, stopping
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    import keras
 
     from vidpress.model.training.loop import TrainingOptions
     from vidpress.model.training.training_data import LabelledVideos
@@ -171,7 +171,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    libraries.load_tensorflow(_PROG, "training")
+    libraries.load_keras(_PROG, "training")
     try:
         args.features = record_options.with_keys(args.features, args)
         check_options(args)
@@ -271,7 +271,7 @@ def train_model(
 
 
 def freeze_network(
-    network: tf.keras.Model,
+    network: keras.Model,
     options: TrainingOptions,
     teachers: Sequence[str],
     args: argparse.Namespace,

@@ -29,6 +29,9 @@ from vidpress.model.records.tfrecord import write_tfrecords
 with contextlib.suppress(ValueError):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Trainings of tests are short: compiling a step well takes longer than making all of them. What tests start has it too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # No test asserts a time, Hypothesis' deadline included.
 hypothesis.settings.register_profile("vidpress", deadline=None)
 hypothesis.settings.load_profile("vidpress")

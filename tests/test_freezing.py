@@ -12,8 +12,10 @@ from conftest import SPEC  # noqa: E402
 from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
 from vidpress.model.coding.symbol_counts import count_symbols  # noqa: E402
 from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.networks import classifiers  # noqa: E402
+from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import freezing, loop, networks  # noqa: E402
+from vidpress.model.training import freezing, loop  # noqa: E402
 from vidpress.model.training.training_data import load_videos  # noqa: E402
 
 OPTIONS = loop.TrainingOptions(
@@ -43,14 +45,14 @@ def test_folding_is_exact_but_for_rounding(network, videos):
     z = videos[1].x.astype(np.float64)
     for kernel, bias in hidden:
         z = np.maximum(z @ kernel + bias, 0)
-    np.testing.assert_allclose(networks.activations_model(network)(videos[1].x), z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(classifiers.activations_model(network)(videos[1].x), z, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(head[0], network.get_layer("logits").kernel)
     assert all(array.dtype == np.float32 for layer in (*hidden, head) for array in layer)
 
 
 def test_the_frozen_model_agrees_with_keras(network, model, videos):
     z_hat = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
-    expected = np.rint(networks.activations_model(network)(videos[1].x))
+    expected = np.rint(classifiers.activations_model(network)(videos[1].x))
     assert (z_hat != expected).mean() <= 1e-5
     assert len(np.unique(z_hat)) > 2
 
@@ -80,7 +82,7 @@ def test_counts_are_those_of_all_videos_at_once(model, videos, monkeypatch):
 
 def test_prior_tables_hold_the_priors_probabilities(network, model, videos):
     frozen = freezing.freeze(network, SPEC, videos[0], tables="prior")
-    prior = networks.bottleneck_of(network).prior
+    prior = bottleneck_of(network).prior
     tables = frozen.tables
     for dim in range(tables.num_dims):
         start, end = tables.cdf_start[dim : dim + 2]
@@ -88,7 +90,7 @@ def test_prior_tables_hold_the_priors_probabilities(network, model, videos):
         y = np.zeros((len(values), tables.num_dims), np.float32)
         y[:, dim] = values
         widths = np.diff(tables.cdf[start:end])[:-1] / 2**tables.precision
-        np.testing.assert_allclose(widths, prior.prob(y)[:, dim], atol=(end - start) / 2**tables.precision)
+        np.testing.assert_allclose(widths, np.exp(prior.log_prob(y))[:, dim], atol=(end - start) / 2**tables.precision)
     x = videos[1].x[:50]
     np.testing.assert_array_equal(frozen.decompress(*frozen.compress(x)), frozen.quantize(x))
     # Fitted to the data, tables are no worse than the prior's that was trained on them.
@@ -126,7 +128,7 @@ def test_a_saved_model_is_the_same(model, tmp_path, videos):
 
 
 def test_the_baseline_has_no_prior_but_can_be_frozen(videos):
-    baseline = networks.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
+    baseline = classifiers.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
     model = freezing.freeze(baseline, SPEC, videos[0])
     measures = freezing.measure_unrounded(model, videos[1])
     keras = loop.evaluate_network(baseline, videos[1])
@@ -158,9 +160,9 @@ def many_rates(videos, tmp_path_factory):
 def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, videos):
     x, num_bytes, models = videos[1].x, [], {}
     for lmbda in (0.003, 0.004, 0.01, 0.03):
-        networks.select_lmbda(many_rates, lmbda)
+        classifiers.select_lmbda(many_rates, lmbda)
         model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0])
-        z = networks.activations_model(many_rates)(x).numpy()
+        z = classifiers.activations_model(many_rates)(x).numpy()
         unrounded = dataclasses.replace(model, rounds_every_layer=False)
         np.testing.assert_allclose(unrounded.bottleneck(x), z, rtol=1e-4, atol=1e-4)
         assert (unrounded.quantize(x) != np.rint(z)).mean() <= 1e-5

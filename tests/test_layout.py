@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "model.frozen": "model model.files model.coding",
     "model.shards": "model model.files model.coding",
     "model.data_set": "model model.files model.coding model.records model.frozen model.shards",
-    "model.training": "model model.files model.coding model.records model.frozen",
-    "model.images": "model model.records model.training",
+    "model.networks": "model model.coding model.frozen",
+    "model.training": "model model.files model.coding model.records model.frozen model.networks",
+    "model.images": "model model.records model.networks model.training",
     "model.__init__": "model model.data_set",
     "model.warm_up": "model model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
@@ -30,12 +31,16 @@ MAY_IMPORT = {
     "pipeline.launching": "model model.files model.data_set transforms",
     "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
-    " model.training model.images pipeline.train",
-    "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set model.training"
-    " model.images transforms transforms.generations pipeline.launching pipeline.train pipeline.evaluation",
+    " model.networks model.training model.images pipeline.train",
+    "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
+    " model.networks model.training model.images transforms transforms.generations"
+    " pipeline.launching pipeline.train pipeline.evaluation",
 }
-KERAS_ROOMS = {"model.training", "model.images"}
-KERAS = {"keras", "tensorflow", "tensorflow_compression", "tensorflow_probability"}
+KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
+BACKENDS = {"tensorflow", "jax", "torch"}
+BEFORE_KERAS_3 = {"tf_keras", "tensorflow_compression", "tensorflow_probability"}
+KERAS = {"keras", *BACKENDS, *BEFORE_KERAS_3}
+FOR_TORCH = "model.data_set.torch_dataset"  # a torch.utils.data.Dataset
 MOST_FILES = 10
 
 MODULES = {
@@ -98,7 +103,16 @@ def test_model_knows_no_beam(module):
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) not in KERAS_ROOMS])
 def test_keras_is_imported_by_training_alone(module):
-    assert not KERAS & {name.split(".")[0] for name, at_top in imports(MODULES[module]) if at_top}
+    found = KERAS & {name.split(".")[0] for name, at_top in imports(MODULES[module]) if at_top}
+    assert found == ({"torch"} if module == FOR_TORCH else set())
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in KERAS_ROOMS])
+def test_training_runs_on_any_backend(module):
+    """A backend is imported where it is the one that Keras runs on, and nothing of those that came before Keras 3."""
+    assert not BACKENDS & {name.split(".")[0] for name, at_top in imports(MODULES[module]) if at_top}
+    everything = {name.split(".")[0] for name, _ in imports(MODULES[module])}
+    assert not BEFORE_KERAS_3 & everything
 
 
 def folders() -> list[pathlib.Path]:
@@ -131,9 +145,9 @@ def loaded_by(*modules: str) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_what_encodes_and_decodes_loads_no_tensorflow():
+def test_what_encodes_and_decodes_loads_no_keras():
     loaded = loaded_by("vidpress.pipeline.encode", "vidpress.pipeline.decode", "vidpress.pipeline.inspect")
-    assert not {name for name in loaded if "tensorflow" in name or name == "keras"}
+    assert not {name for name in loaded if "tensorflow" in name} | KERAS & loaded
 
 
 @pytest.mark.parametrize("command", [*cli.COMMANDS, "cli"])

@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 from vidpress.model import metrics
 from vidpress.model.images import experiments
 from vidpress.model.images.files import load_mnist
-from vidpress.model.training import plug_in
+from vidpress.model.networks import plug_in
 from vidpress.pipeline.evaluation import images
 
 NAME = "fashion-mnist-resnetv2-20"

@@ -2,14 +2,14 @@
 
 import pytest
 
-tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC  # noqa: E402
+from conftest import SPEC
 
-from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
-from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import freezing, training_data  # noqa: E402
-from vidpress.pipeline import cli, freeze, train  # noqa: E402
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.synthetic import write_shards
+from vidpress.model.training import freezing, training_data
+from vidpress.pipeline import cli, freeze, train
 
 NETWORK = [
     *("--features", str(SPEC), "--classes", "6", "--hidden", "60", "--lmbda", "0.001", "--steps", "150"),

@@ -81,15 +81,6 @@ def test_lookup_is_tensorflow_compressions_layout():
     assert_same(RangeCodingTables.from_lookup(tables.lookup, tables.cdf_offset), tables)
 
 
-def test_from_the_tables_of_an_entropy_model():
-    tfc = pytest.importorskip("tensorflow_compression", reason="needs tensorflow-compression (the 'train' extra)")
-    prior = tfc.NoisyNormal(loc=0.0, scale=[0.1, 0.5, 1.0, 3.0, 9.0])
-    model = tfc.ContinuousBatchedEntropyModel(prior, coding_rank=1, compression=True)
-    tables = RangeCodingTables.from_lookup(model.cdf.numpy(), model.cdf_offset.numpy())
-    assert (tables.num_dims, tables.precision) == (5, 12)
-    np.testing.assert_array_equal(tables.lookup, model.cdf.numpy())
-
-
 @pytest.mark.parametrize(
     ("lookup", "message"),
     [
@@ -161,19 +152,6 @@ def test_from_pmf_fills_every_precision(rng):
     pmf[0][:] = 0
     tables = RangeCodingTables.from_pmf(pmf, np.arange(6), precision)
     assert [len(widths_of(tables, dim)) - 1 for dim in range(6)] == sizes.tolist()
-
-
-def test_from_pmf_beats_tensorflow_compression():
-    tfc = pytest.importorskip("tensorflow_compression", reason="needs tensorflow-compression (the 'train' extra)")
-    from tensorflow_compression.python.ops import gen_ops
-
-    assert tfc
-    rng = np.random.default_rng(0)
-    for size, precision in itertools.product((2, 5, 40), (6, 12, 16)):
-        p = rng.dirichlet(np.full(size, 0.2))
-        theirs = np.diff(gen_ops.pmf_to_quantized_cdf(p.astype(np.float32), precision=precision).numpy())
-        ours = widths_of(RangeCodingTables.from_pmf([p[:-1]], [0], precision), 0)
-        assert expected_bits(p, ours) <= expected_bits(p, theirs) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +23,65 @@ class FeatureCodec:
     Attributes:
       tables: Of the channels.
       shape: Of one example's features: `(num_channels,)`, or `(height, width, num_channels)`.
+      quantization_offset: float32[num_channels], what the integers leave out of the features, as some models of
+        tensorflow-compression have it (`quantize`, `dequantize`); None is 0.
     """
 
     tables: RangeCodingTables
     shape: tuple[int, ...]
+    quantization_offset: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
         if not self.shape or min(self.shape) < 1 or self.shape[-1] != self.tables.num_dims:
             raise ValueError(
                 f"shape={self.shape} must be positive and end with {self.tables.num_dims}, the channels of the tables."
             )
+        if self.quantization_offset is not None:
+            offset = np.array(self.quantization_offset, np.float32).reshape(-1)
+            if offset.shape != self.shape[-1:] or not np.isfinite(offset).all():
+                raise ValueError(
+                    f"quantization_offset must be {self.shape[-1]} finite numbers, one a channel, not of shape "
+                    f"{np.shape(self.quantization_offset)}."
+                )
+            offset.flags.writeable = False
+            object.__setattr__(self, "quantization_offset", offset)
+
+    @classmethod
+    def from_entropy_model(cls, entropy_model: Any, feature_shape: Sequence[int]) -> FeatureCodec:
+        """Take over a trained model's `tfc.ContinuousBatchedEntropyModel`: each reads the other's strings.
+
+        Without the object, its arrays do: `FeatureCodec(RangeCodingTables.from_lookup(cdf, cdf_offset), shape,
+        quantization_offset)`.
+
+        Args:
+          entropy_model: Built with `compression=True`.
+          feature_shape: Of what it makes one string of. All axes that its prior has are one, the last.
+
+        Raises:
+          ValueError: If the entropy model has no tables, or its strings are not of such features.
+        """
+        kind = type(entropy_model)
+        if not any(base.__name__ == "ContinuousBatchedEntropyModel" for base in kind.__mro__):
+            raise ValueError(
+                f"entropy_model is a {kind.__name__}, and only a ContinuousBatchedEntropyModel's tables can be taken "
+                "over. If you have its arrays, use RangeCodingTables.from_lookup(cdf, cdf_offset)."
+            )
+        if not entropy_model.compression:
+            raise ValueError("entropy_model has no tables: build it from the trained prior with compression=True.")
+        prior_shape, shape = tuple(map(int, entropy_model.prior_shape)), tuple(feature_shape)
+        channels, rank = math.prod(prior_shape), entropy_model.coding_rank - len(prior_shape) + 1
+        if len(shape) != rank or shape[-1] != channels:
+            axes = ["..."] * (rank - 1) + [str(channels)]
+            raise ValueError(
+                f"feature_shape={shape} must be ({', '.join(axes)}{',' * (rank == 1)}), and features reshaped to that: "
+                f"the entropy model makes one string of the last coding_rank={entropy_model.coding_rank} axes, and its "
+                f"prior has shape {prior_shape}."
+            )
+        tables = RangeCodingTables.from_lookup(np.asarray(entropy_model.cdf), np.asarray(entropy_model.cdf_offset))
+        offset = entropy_model.quantization_offset
+        # An offset may be one number for all channels.
+        return cls(tables, shape, None if offset is None else np.broadcast_to(offset, prior_shape).reshape(-1))
 
     @classmethod
     def fit(cls, z_hat: np.ndarray, *, num_banks: int = 1) -> FeatureCodec:
@@ -54,6 +104,30 @@ class FeatureCodec:
     def bank_bytes(self) -> int:
         """How many bytes of each string say which bank it is of: 0 with one bank, 1 with more."""
         return int(self.tables.num_banks > 1)
+
+    def quantize(self, z: np.ndarray) -> np.ndarray:
+        """Round features to the integers that are coded: half to even, and less the offset if there is one.
+
+        Args:
+          z: float32[n, *shape].
+
+        Returns:
+          int32[n, *shape], `z_hat`.
+
+        Raises:
+          ValueError: If a feature is NaN or beyond int32.
+        """
+        z_hat = np.rint(
+            np.asarray(z, np.float32) - (0 if self.quantization_offset is None else self.quantization_offset)
+        )
+        if not (np.abs(z_hat) < 2**31).all():  # nor is NaN
+            raise ValueError("There are features that are NaN or beyond int32: did training diverge?")
+        return z_hat.astype(np.int32)
+
+    def dequantize(self, z_hat: np.ndarray) -> np.ndarray:
+        """Return the features that integers stand for: float32[n, *shape], with the offset if there is one."""
+        z = np.asarray(z_hat).astype(np.float32)
+        return z if self.quantization_offset is None else z + self.quantization_offset
 
     def compress(self, z_hat: np.ndarray) -> list[bytes]:
         """Encode features, each example by itself.

@@ -28,7 +28,7 @@ from vidpress.model.coding.table_widths import (
     cdf_of_widths,
     check_dims,
     likeliest_interval,
-    round_to_widths,
+    round_one_by_one,
     tilt_widths,
 )
 
@@ -147,7 +147,7 @@ class RangeCodingTables:
         tilt = np.broadcast_to(tilt, (len(tilt), self.num_dims)).copy()
         left_out = (tilt == _LEFT_OUT).all(axis=1)
         beyond = (tilt > MAX_TILT) | (tilt < -MAX_TILT)
-        if beyond.any(axis=1)[~left_out].any():
+        if beyond[~left_out].any():
             raise ValueError(f"bank_tilt has values beyond {MAX_TILT} either way.")
         tilt.flags.writeable = False
         object.__setattr__(self, "bank_tilt", tilt)
@@ -289,7 +289,8 @@ class RangeCodingTables:
         lookup = np.asarray(lookup)
         if lookup.ndim != 1 or not len(lookup) or lookup[0] >= 0:
             raise ValueError(
-                "lookup must be a vector that begins with -precision: tables without escapes are not taken."
+                "lookup must be a vector that begins with -precision: tables without escapes are not taken. Let "
+                "ContinuousBatchedEntropyModel build them."
             )
         begin = np.flatnonzero(lookup < 0)
         if (lookup[begin] != lookup[0]).any():
@@ -301,7 +302,7 @@ class RangeCodingTables:
     def from_pmf(
         cls, pmf: Sequence[np.ndarray], cdf_offset: np.ndarray, precision: int = DEFAULT_PRECISION
     ) -> RangeCodingTables:
-        """Round probabilities to multiples of 2^-precision, at nearly the least expected code length.
+        """Round probabilities to multiples of 2^-precision, as tensorflow-compression does, to the same integers.
 
         Args:
           pmf: For each dimension the probabilities of the values `cdf_offset`, `cdf_offset + 1`, and so on. What they
@@ -312,13 +313,13 @@ class RangeCodingTables:
         Raises:
           ValueError: If a probability is negative or not finite, or there are more values than intervals.
         """
-        weights = [np.append(p, max(0.0, 1.0 - float(np.sum(p)))) for p in pmf]
+        weights = [np.append(p, max(0.0, 1.0 - float(np.sum(p)))).astype(np.float32) for p in pmf]
         for dim, weight in enumerate(weights):
             if not (np.isfinite(weight).all() and (weight >= 0).all()):
                 raise ValueError(f"pmf of dimension {dim} has a probability that is negative or not finite.")
         start = np.cumsum([0, *(len(weight) for weight in weights)])
         return cls._from_widths(
-            round_to_widths(np.concatenate(weights), start, precision), start, np.asarray(cdf_offset), precision
+            round_one_by_one(np.concatenate(weights), start, precision), start, np.asarray(cdf_offset), precision
         )
 
     @classmethod

@@ -11,13 +11,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
+import keras
 import numpy as np
-import tensorflow as tf
-import tensorflow_compression as tfc
 import threadpoolctl
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
+from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
 from vidpress.model.coding.table_banks import choose_banks, fit_banks
 from vidpress.model.cpus import num_cpus
@@ -25,12 +24,9 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.model.training import networks
-from vidpress.model.training.many_rates import ManyRatesBottleneck
+from vidpress.model.networks import classifiers
+from vidpress.model.networks.bottleneck import bottleneck_of
 from vidpress.model.training.training_data import LabelledVideos
-
-# Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).
-_TAIL_MASS = 2**-8
 
 # Videos taken through the network at a time.
 _CHUNK = 2048
@@ -44,9 +40,9 @@ _MAX_TRIALS = 12
 
 
 def fold_batch_norm(
-    network: tf.keras.Model,
+    network: keras.Model,
 ) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], tuple[np.ndarray, np.ndarray]]:
-    """Return the weights of a network of `networks.build_network`, batch normalisation folded into the kernels.
+    """Return the weights of a network of `classifiers.build_network`, batch normalisation folded into the kernels.
 
     `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
     with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, scales and shifts by lmbda are folded
@@ -56,46 +52,34 @@ def fold_batch_norm(
       `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
     """
     hidden = []
-    for index, (dense, batch_norm) in enumerate(networks.hidden_layers(network)):
-        gamma, beta, mean, variance = (weight.numpy().astype(np.float64) for weight in batch_norm.weights)
-        outer_scale, shift = networks.rate_affine(network, index)
+    for index, (dense, batch_norm) in enumerate(classifiers.hidden_layers(network)):
+        gamma, beta, mean, variance = (_float64(weight) for weight in batch_norm.weights)
+        outer_scale, shift = classifiers.rate_affine(network, index)
         scale = outer_scale * gamma / np.sqrt(variance + batch_norm.epsilon)
-        kernel, bias = dense.kernel.numpy() * scale, outer_scale * beta - mean * scale + shift
+        kernel, bias = _float64(dense.kernel) * scale, outer_scale * beta - mean * scale + shift
         hidden.append((kernel.astype(np.float32), bias.astype(np.float32)))
-    logits = network.get_layer(networks.LOGITS)
-    kernel, bias = (weight.numpy().astype(np.float64) for weight in (logits.kernel, logits.bias))
-    input_scale, input_shift = networks.rate_affine(network, networks.BOTTLENECK)
-    output_scale, output_shift = networks.rate_affine(network, networks.LOGITS)
+    logits = network.get_layer(classifiers.LOGITS)
+    kernel, bias = _float64(logits.kernel), _float64(logits.bias)
+    input_scale, input_shift = classifiers.rate_affine(network, classifiers.BOTTLENECK)
+    output_scale, output_shift = classifiers.rate_affine(network, classifiers.LOGITS)
     bias = (bias + np.sum(kernel.T * input_shift, axis=1)) * output_scale + output_shift
     kernel = (kernel.T * input_scale).T * output_scale
     return tuple(hidden), (kernel.astype(np.float32), bias.astype(np.float32))
 
 
-def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
-    """Return range coding tables of the trained prior, as tensorflow-compression builds them.
-
-    Raises:
-      ValueError: If the network was trained without a rate, so that it has no prior, or for many.
-    """
-    bottleneck = networks.bottleneck_of(network)
+def _prior_tables(network: keras.Model) -> RangeCodingTables:
+    bottleneck = bottleneck_of(network)
     if bottleneck is None:
         raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
-    if isinstance(bottleneck, ManyRatesBottleneck):
-        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
-    entropy_model = tfc.ContinuousBatchedEntropyModel(
-        bottleneck.prior,
-        coding_rank=1,
-        compression=True,
-        tail_mass=_TAIL_MASS,
-        range_coder_precision=precision,
-        bottleneck_dtype=tf.float32,
-        offset_heuristic=False,  # z_hat are plain integers
-    )
-    return RangeCodingTables.from_lookup(entropy_model.cdf.numpy(), entropy_model.cdf_offset.numpy())
+    return bottleneck.tables()
+
+
+def _float64(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
 def freeze(
-    network: tf.keras.Model,
+    network: keras.Model,
     spec: FeatureSpec,
     videos: LabelledVideos,
     *,
@@ -107,7 +91,7 @@ def freeze(
     """Freeze a trained network.
 
     Args:
-      network: A network of `networks.build_network`.
+      network: A network of `classifiers.build_network`.
       spec: What `x` is made of.
       videos: The training data, for the tables.
       tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
@@ -131,7 +115,7 @@ def freeze(
     model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
     if tables not in ("empirical", "prior"):
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
-    of_prior = prior_tables(network) if tables == "prior" else None
+    of_prior = _prior_tables(network) if tables == "prior" else None
     for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)
         fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))

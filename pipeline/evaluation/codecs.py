@@ -205,7 +205,7 @@ def fit_principal_components(z: np.ndarray) -> PrincipalComponents:
     Args:
       z: float32[num_videos, num_dims], all of the training data.
     """
-    mean = np.mean(z, axis=0, dtype=np.float64)
+    mean = np.asarray(np.mean(z, axis=0, dtype=np.float64))
     covariance = np.zeros((z.shape[1], z.shape[1]))
     for start in range(0, len(z), _CHUNK):
         centred = z[start : start + _CHUNK] - mean

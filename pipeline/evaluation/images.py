@@ -22,7 +22,7 @@ from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, Mode
 from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    import keras
 
 # The training error is that of so many of the training images at most; tables and rivals are fitted to so many.
 _TRAINING_SAMPLE = 10_000
@@ -126,7 +126,7 @@ def _load_once(name: str, folder: str, held_out: int) -> tuple[Images, Images]:
     return parts[0], parts[1]
 
 
-def _train(point: ModelPoint, context: Context) -> tuple[tf.keras.Model, float, int]:
+def _train(point: ModelPoint, context: Context) -> tuple[keras.Model, float, int]:
     """Return a point's trained network, the seconds of its training, and its steps."""
     from vidpress.model.images import training as image_training
 
@@ -141,7 +141,7 @@ def _train(point: ModelPoint, context: Context) -> tuple[tf.keras.Model, float, 
 
 def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     """Train, freeze and measure a network, and return its record."""
-    from vidpress.model.training import plug_in
+    from vidpress.model.networks import plug_in
 
     options = dict(point.options)
     network, seconds, steps = _train(point, context)
@@ -210,23 +210,25 @@ def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[t
     yield from codec_records(points, rows, test_rows, measure_head, bytes_key="bytes_per_image")
 
 
-def _parts(network: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Return a network up to its features, and from there on."""
-    import tensorflow as tf
+    import keras
 
     from vidpress.model.images.networks import FEATURES
 
     features = network.get_layer(FEATURES).output
-    return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)
+    return keras.Model(network.input, features), keras.Model(features, network.output)
 
 
-def _pixels(data: Images, context: Context) -> tf.data.Dataset:
+def _pixels(data: Images, context: Context) -> Iterator[tuple[np.ndarray]]:
+    """Yield what a network takes, batch by batch."""
     from vidpress.model.images.batches import measuring_batches
 
-    return measuring_batches(data, EXPERIMENTS[context.experiment]).map(lambda pixels, _: pixels)
+    for pixels, _ in measuring_batches(data, EXPERIMENTS[context.experiment]):
+        yield (np.asarray(pixels),)
 
 
-def task_metrics(head: tf.keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
+def task_metrics(head: keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
     """Return the metrics of a head's logits of features, as decoded: accuracy, top_5_accuracy and num_images."""
     logits = head.predict(features.astype(np.float32), batch_size=1024, verbose=0)
     return dataclasses.asdict(metrics.measure_accuracy(logits, labels_of(data)))

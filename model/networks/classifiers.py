@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
-from vidpress.model.training.bottleneck import Bottleneck
-from vidpress.model.training.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
+from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
 
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
@@ -43,7 +45,7 @@ def build_network(
     prior_banks: int = 1,
     mixed_precision: bool = False,
     seed: int = 0,
-) -> tf.keras.Model:
+) -> keras.Model:
     """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
 
     These are the 2-layer and 3-layer networks of Singh et al. (ICIP 2020): `hidden=(2000,)`, and
@@ -81,74 +83,69 @@ def build_network(
         )
     if lmbda < 0:
         raise ValueError(f"lmbda={lmbda} must not be negative.")
-    penalty = tf.keras.regularizers.L2(weight_decay / 2)
+    penalty = keras.regularizers.L2(weight_decay / 2)
     precision = "mixed_bfloat16" if mixed_precision else "float32"
-    x = activations = tf.keras.Input((input_size,), name="x")
+    x = activations = keras.Input((input_size,), name="x")
     rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name=RATES)
     position = None if rates is None else rates(x)
 
-    def affine(inputs: tf.Tensor, name: int | str, exponent: float = 0.0) -> tf.Tensor:
+    def affine(inputs: Any, name: int | str, exponent: float = 0.0) -> Any:
         if rates is None:
             return inputs
         layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"{RATE_AFFINE}_{name}")
         return layer([inputs, position])
 
     for index, units in enumerate(hidden):
-        activations = tf.keras.layers.Dense(
+        activations = keras.layers.Dense(
             units,
             use_bias=False,  # batch normalisation has one
-            kernel_initializer=tf.keras.initializers.GlorotUniform(seed + index),
+            kernel_initializer=keras.initializers.GlorotUniform(seed + index),
             kernel_regularizer=penalty,
             dtype=precision,
             name=f"hidden_{index}",
         )(activations)
         last = index == len(hidden) - 1
         scale = BOTTLENECK_SCALE if lmbda and last else 1.0
-        activations = tf.keras.layers.BatchNormalization(
+        activations = keras.layers.BatchNormalization(
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=BATCH_NORM_EPSILON,
-            gamma_initializer=tf.keras.initializers.Constant(scale),
+            gamma_initializer=keras.initializers.Constant(scale),
             name=f"batch_norm_{index}",
         )(activations)
         activations = affine(activations, index, FIRST_EXPONENT if last else 0.0)
-        activations = tf.keras.layers.ReLU(name=f"relu_{index}")(activations)
+        activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
     if rates is not None:
         bottleneck = ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed, name=BOTTLENECK)
         activations = affine(bottleneck([activations, position]), BOTTLENECK, -FIRST_EXPONENT)
     elif lmbda:
         activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
-    logits = tf.keras.layers.Dense(
+    logits = keras.layers.Dense(
         num_classes,
-        kernel_initializer=tf.keras.initializers.GlorotUniform(seed + len(hidden)),
+        kernel_initializer=keras.initializers.GlorotUniform(seed + len(hidden)),
         bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
         kernel_regularizer=penalty,
         dtype=precision,
         name=LOGITS,
     )(activations)
-    network = tf.keras.Model(x, affine(logits, LOGITS))
+    network = keras.Model(x, affine(logits, LOGITS))
     if rates is not None:
         rates.select(lmbda)
     return network
 
 
-def _log_odds(p: np.ndarray) -> tf.keras.initializers.Initializer:
-    return tf.keras.initializers.Constant((np.log(p) - np.log1p(-p)).astype(np.float32))
-
-
-def bottleneck_of(network: tf.keras.Model) -> Bottleneck | None:
-    """Return the bottleneck layer of a network of `build_network`, or None if it has none."""
-    return next((layer for layer in network.layers if isinstance(layer, Bottleneck)), None)
+def _log_odds(p: np.ndarray) -> keras.initializers.Initializer:
+    return keras.initializers.Constant((np.log(p) - np.log1p(-p)).astype(np.float32))
 
 
 def hidden_layers(
-    network: tf.keras.Model,
-) -> list[tuple[tf.keras.layers.Dense, tf.keras.layers.BatchNormalization]]:
+    network: keras.Model,
+) -> list[tuple[keras.layers.Dense, keras.layers.BatchNormalization]]:
     """Return the dense and the batch normalisation layer of each hidden layer, the first one first."""
     count = sum(layer.name.startswith("hidden_") for layer in network.layers)
     return [(network.get_layer(f"hidden_{index}"), network.get_layer(f"batch_norm_{index}")) for index in range(count)]
 
 
-def select_lmbda(network: tf.keras.Model, lmbda: float) -> None:
+def select_lmbda(network: keras.Model, lmbda: float) -> None:
     """Let a network for many rates be the network at `lmbda`, outside of training.
 
     Raises:
@@ -157,7 +154,7 @@ def select_lmbda(network: tf.keras.Model, lmbda: float) -> None:
     network.get_layer(RATES).select(lmbda)
 
 
-def rate_affine(network: tf.keras.Model, name: int | str) -> tuple[np.ndarray | float, np.ndarray | float]:
+def rate_affine(network: keras.Model, name: int | str) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Return scale and shift float64[channels] of a `RateAffine` at the selected lmbda.
 
     Args:
@@ -169,17 +166,18 @@ def rate_affine(network: tf.keras.Model, name: int | str) -> tuple[np.ndarray | 
     """
     if not any(layer.name == RATES for layer in network.layers):
         return 1.0, 0.0
-    scale, shift = network.get_layer(f"{RATE_AFFINE}_{name}").at(network.get_layer(RATES).selected)
-    return scale.numpy().astype(np.float64), shift.numpy().astype(np.float64)
+    position = np.array([[network.get_layer(RATES).selected]], np.float32)
+    scale, shift = network.get_layer(f"{RATE_AFFINE}_{name}").at(position)
+    return tuple(ops.convert_to_numpy(each)[0].astype(np.float64) for each in (scale, shift))
 
 
-def activations_model(network: tf.keras.Model) -> tf.keras.Model:
+def activations_model(network: keras.Model) -> keras.Model:
     """Return the model from `x` to the activations `z` before rounding, sharing the network's weights."""
     last = len(hidden_layers(network)) - 1
-    return tf.keras.Model(network.input, network.get_layer(f"relu_{last}").output)
+    return keras.Model(network.input, network.get_layer(f"relu_{last}").output)
 
 
-def task_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def task_loss(labels: Any, logits: Any) -> Any:
     """Return the sigmoid cross-entropy, summed over classes and averaged over videos, in nats.
 
     Args:
@@ -189,5 +187,7 @@ def task_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Returns:
       A float32 scalar.
     """
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=tf.cast(logits, tf.float32))
-    return tf.reduce_mean(tf.reduce_sum(losses, axis=1))
+    logits = ops.cast(logits, "float32")
+    # A logit's loss is -log(sigmoid(logit)) if it is of a label, and that of minus the logit otherwise.
+    losses = ops.relu(logits) - logits * labels + ops.softplus(-ops.abs(logits))
+    return ops.mean(ops.sum(losses, axis=1))

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
-import tensorflow as tf
 
 from vidpress.model.coding.feature_codec import FeatureCodec
-from vidpress.model.training.bottleneck import Bottleneck
-from vidpress.model.training.freezing import prior_tables
+from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 
 
-def bottleneck_of(model: tf.keras.Model) -> Bottleneck:
-    """Return the only bottleneck of a functional model.
-
-    Raises:
-      ValueError: If it has none, or several.
-    """
-    found = [layer for layer in model.layers if isinstance(layer, Bottleneck)]
-    if len(found) != 1:
-        raise ValueError(f"Model {model.name!r} has {len(found)} Bottleneck layers among its own: it must have one.")
-    return found[0]
-
-
-def encoder_of(model: tf.keras.Model) -> tf.keras.Model:
+def encoder_of(model: keras.Model) -> keras.Model:
     """Return the model from a model's inputs to its rounded features `z_hat`, which shares its weights."""
-    return tf.keras.Model(model.inputs, bottleneck_of(model).output)
+    return keras.Model(model.inputs, _bottleneck(model).output)
 
 
-def head_of(model: tf.keras.Model) -> tf.keras.Model:
+def head_of(model: keras.Model) -> keras.Model:
     """Return the model from features `z_hat`, as decoded, to a model's outputs; it shares its weights."""
-    return tf.keras.Model(bottleneck_of(model).output, model.outputs)
+    return keras.Model(_bottleneck(model).output, model.outputs)
 
 
-def quantize(model: tf.keras.Model, x: np.ndarray | tf.data.Dataset, *, batch_size: int = 256) -> np.ndarray:
+def quantize(model: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarray:
     """Return the features of examples.
 
     Args:
       model: A functional model with one `Bottleneck`.
-      x: Its input, an array or a dataset of batches.
+      x: Its input: an array, or batches as `keras.Model.predict` takes them, such as a `tf.data.Dataset`.
       batch_size: Examples taken at a time, of an array.
 
     Returns:
@@ -46,15 +35,13 @@ def quantize(model: tf.keras.Model, x: np.ndarray | tf.data.Dataset, *, batch_si
     Raises:
       ValueError: If a feature is NaN or beyond int32: the training diverged.
     """
-    z_hat = encoder_of(model).predict(x, batch_size=None if isinstance(x, tf.data.Dataset) else batch_size, verbose=0)
+    z_hat = encoder_of(model).predict(x, batch_size=batch_size if isinstance(x, np.ndarray) else None, verbose=0)
     if not (np.abs(z_hat) < 2**31).all():  # nor is NaN
         raise ValueError(f"Model {model.name!r} gives features that are NaN or beyond int32: did its training diverge?")
     return z_hat.astype(np.int32)
 
 
-def freeze(
-    model: tf.keras.Model, x: np.ndarray | tf.data.Dataset, *, tables: str = "empirical", num_banks: int = 1
-) -> FeatureCodec:
+def freeze(model: keras.Model, x: Any, *, tables: str = "empirical", num_banks: int = 1) -> FeatureCodec:
     """Return the codec of a trained model's features.
 
     Args:
@@ -72,5 +59,12 @@ def freeze(
         return FeatureCodec.fit(z_hat, num_banks=num_banks)
     if tables != "prior":
         raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
-    codec = FeatureCodec(prior_tables(model), z_hat.shape[1:])
+    codec = FeatureCodec(_bottleneck(model).tables(), z_hat.shape[1:])
     return codec.with_banks(z_hat, num_banks)
+
+
+def _bottleneck(model: keras.Model) -> Bottleneck:
+    found = bottleneck_of(model)
+    if found is None:
+        raise ValueError(f"Model {model.name!r} has no Bottleneck layer among its own: it must have one.")
+    return found

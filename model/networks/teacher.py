@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import tensorflow as tf
+import keras
+import numpy as np
+from keras import ops
 
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
@@ -15,7 +18,7 @@ class TeacherError(VidpressError, ValueError):
     """A model that cannot teach: the message names the cause and the fix."""
 
 
-class Teacher(tf.Module):
+class Teacher:
     """Class probabilities of one or more frozen models, averaged.
 
     Labels say of a video which few classes it has; a teacher says of any input how likely each class is, also of one
@@ -27,6 +30,9 @@ class Teacher(tf.Module):
       num_classes: Its classes.
       mixed_precision: Multiply in bfloat16.
 
+    Attributes:
+      variables: The models' weights, which do not change.
+
     Raises:
       TeacherError: If a model has no head, takes other features or has other classes, or there is none.
     """
@@ -34,14 +40,12 @@ class Teacher(tf.Module):
     def __init__(
         self, models: Sequence[FrozenModel], spec: FeatureSpec, num_classes: int, *, mixed_precision: bool = False
     ):
-        super().__init__()
         if not models:
             raise TeacherError("A teacher needs at least one model.")
-        self._dtype = tf.bfloat16 if mixed_precision else tf.float32
         networks = []
         for model in models:
             if model.head is None:
-                raise TeacherError(f"Teacher {model.model_id} has no task head: train it without --no_head.")
+                raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
             if model.spec != spec:
                 raise TeacherError(
                     f"Teacher {model.model_id} takes {model.spec}, not {spec}: take one of the same data."
@@ -51,15 +55,19 @@ class Teacher(tf.Module):
                     f"Teacher {model.model_id} has {model.head[0].shape[1]} classes, not {num_classes}: "
                     "take one of the same task."
                 )
-            networks.append(
-                [
-                    (tf.Variable(tf.cast(kernel, self._dtype), trainable=False), tf.Variable(bias, trainable=False))
-                    for kernel, bias in (*model.hidden, model.head)
-                ]
-            )
-        self._networks = networks
+            networks.append([*model.hidden, model.head])
+        self._dtype = "bfloat16" if mixed_precision else "float32"
+        self._networks = [
+            [(self._constant(kernel, self._dtype), self._constant(bias, "float32")) for kernel, bias in layers]
+            for layers in networks
+        ]
+        self.variables = [each for network in self._networks for layer in network for each in layer]
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    @staticmethod
+    def _constant(value: np.ndarray, dtype: str) -> keras.Variable:
+        return keras.Variable(ops.cast(value, dtype), dtype=dtype, trainable=False)
+
+    def __call__(self, x: Any) -> Any:
         """Return the class probabilities of inputs.
 
         Args:
@@ -68,11 +76,11 @@ class Teacher(tf.Module):
         Returns:
           float32[batch, num_classes], in (0, 1), without a gradient.
         """
-        probabilities = [tf.sigmoid(self._logits(network, x)) for network in self._networks]
-        return tf.stop_gradient(tf.add_n(probabilities) / len(probabilities))
+        probabilities = [ops.sigmoid(self._logits(network, x)) for network in self._networks]
+        return ops.stop_gradient(sum(probabilities) / len(probabilities))
 
-    def _logits(self, network: Sequence[tuple[tf.Variable, tf.Variable]], x: tf.Tensor) -> tf.Tensor:
+    def _logits(self, network: Sequence[tuple[keras.Variable, keras.Variable]], x: Any) -> Any:
         for index, (kernel, bias) in enumerate(network):
-            product = tf.matmul(tf.cast(tf.nn.relu(x) if index else x, self._dtype), kernel)
-            x = tf.cast(product, tf.float32) + bias
+            product = ops.matmul(ops.cast(ops.relu(x) if index else x, self._dtype), kernel)
+            x = ops.cast(product, "float32") + bias
         return x
