@@ -30,11 +30,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 SOURCES := $(shell find package model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
+IMAGE_PYTHON := 3.11
 CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py tests/test_dataflow_image.py
 
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s'|'
+
+.PHONY: pythons
+pythons: ## name the versions of Python that are there, the newest first
+	@echo $(foreach version,$(PYTHONS),$(if $(call python_for,$(version)),$(version)))
 
 .PHONY: demo
 demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real or made-up data
@@ -44,6 +49,21 @@ demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real o
 test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	  --ignore tests/engines --ignore tests/tfc $(PYTEST_ARGS)
+
+# Files and their formats, coding, data sets, and whole jobs in memory. Left out of them is what takes long and depends on the
+# processor, not on Python: the whole suite has it.
+LIGHT_TESTS := $(foreach name,examples feature_codec features file_kinds frames frozen_model input_files listed_shards local_files \
+  manifest message_places metrics model_file nearest_rounding path_patterns pipeline_decode pipeline_encode range_coder \
+  range_coding_tables rate_aware_rounding read_videos rows shard storage strict_json symbol_counts synthetic table_banks tfrecord \
+  transforms verification video_dataset videos,tests/test_$(name).py)
+NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
+.PHONY: test-light
+test-light: ## run the tests that need no TensorFlow on each of Python 3.13, 3.12 and 3.11 that is there
+	$(foreach version,$(PYTHONS),$(if $(call python_for,$(version)),\
+	  $(MAKE) test-light-$(version);,echo "Python $(version) is not there: its tests are skipped.";))
+
+test-light-%: .venv-light/%/.ready
+	$(<D)/bin/python -m pytest --numprocesses auto --dist loadfile -k "not ($(NOT_LIGHT))" $(LIGHT_TESTS) $(PYTEST_ARGS)
 
 .PHONY: test-tfc
 test-tfc: $(VENV)/.torch $(TFC)/.ready ## compare with tensorflow-compression (wants Python 3.11)
@@ -63,7 +83,8 @@ test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the t
 
 .PHONY: test-cloud
 test-cloud: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## run the tests of Cloud Storage and Dataflow against emulators
-	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
+	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) VIDPRESS_IMAGE_PYTHON=$(call python_for,$(IMAGE_PYTHON)) \
+	  $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 120
 .PHONY: fuzz

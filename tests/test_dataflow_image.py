@@ -105,9 +105,11 @@ def image(tools) -> pathlib.Path:
             for path in REPO.glob(pattern):
                 shutil.copy(path, work_dir)
         elif step.name == "RUN":
-            command = step.text.replace("/opt/vidpress", f"{root}/opt/vidpress")
-            environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-            environment.pop("PYTHONPATH", None)
+            python = os.environ.get("VIDPRESS_IMAGE_PYTHON") or sys.executable
+            command = step.text.replace("python -m venv", f"{python} -m venv").replace(
+                "/opt/vidpress", f"{root}/opt/vidpress"
+            )
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
             result = subprocess.run(
                 ["sh", "-ec", command], cwd=work_dir, env=environment, capture_output=True, text=True, check=False
             )
