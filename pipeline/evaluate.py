@@ -325,10 +325,9 @@ class _Context(multiprocessing.context.SpawnContext):
 def _begin_process(num_threads: int) -> None:
     # tqdm's own lock is a semaphore of the system, which a process that is killed leaves behind.
     tqdm.set_lock(threading.RLock())
+    libraries.import_quietly()
+    import keras
     import threadpoolctl
-
-    with libraries.loading_quietly():
-        import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -220,7 +220,7 @@ def run(code, *argv, **environment):
 
 # Hides modules as where they are not installed: from find_spec, too.
 HIDE = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
-MAIN = "from vidpress.pipeline.cli import main; main(sys.argv[1:])"
+MAIN = "import sys; from vidpress.pipeline.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(params=["train", "freeze", "demo", "evaluate"])
@@ -295,6 +295,7 @@ def test_nothing_is_said_while_libraries_are_loaded(tmp_path):
         "    os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called are here\\n')\n"
         "    os.write(2, b'I0000 00:00:1795761541.259108   17740 cudart_stub.cc:31] No GPU.\\n')\n"
         "    print('of Python', file=sys.stderr)\n"
+        "    os.write(2, b'E0000 00:00:1.2   3 cuda.cc:52] failed call to cuInit: INTERNAL: UNKNOWN ERROR (303)\\n')\n"
         "    os.write(2, b'E0000 00:00:1795761541.259108   17740 gpu.cc:31] It burns.\\n')\n"
         "print('afterwards', file=sys.stderr)\n"
     )

@@ -19,8 +19,12 @@ TRAINING = ("keras", "tensorboard", "PIL")
 
 _DEFAULT_BACKEND = "tensorflow"
 
-# How TensorFlow's lines begin that tell of no error: they are logged while it is loaded, before it looks at any setting.
-_LOGGED = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\]")
+# Lines of TensorFlow that tell of no error, or of no driver for GPUs (303): they are logged while it is loaded, and no
+# setting of its own stops them.
+_LOGGED = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\]"
+    rb"|E\d{4} .*failed call to cuInit: .*\(303\)"
+)
 
 # What the system's loader says where a library does not fit into the memory.
 _NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
@@ -55,6 +59,15 @@ def loading_quietly() -> Iterator[None]:
                     os.write(2, line)
 
 
+def import_quietly() -> None:
+    """Import the modules of the training, and let the backend look for its devices, without what it logs of that."""
+    with loading_quietly():
+        for module in TRAINING:
+            importlib.import_module(module)
+        if os.environ.get("KERAS_BACKEND", _DEFAULT_BACKEND) == _DEFAULT_BACKEND:
+            importlib.import_module(_DEFAULT_BACKEND).config.list_physical_devices()
+
+
 def load_keras(prog: str, doing: str) -> None:
     """Load Keras and its backend, quietly; end the program with a line that says so where that fails.
 
@@ -75,9 +88,7 @@ def load_keras(prog: str, doing: str) -> None:
             raise JobError(f"{doing} needs {backend}, the backend of Keras: install vidpress[{extra}].")
         os.environ["KERAS_BACKEND"] = backend  # a file in the home folder may name another
         try:
-            with loading_quietly():
-                for module in TRAINING:
-                    importlib.import_module(module)
+            import_quietly()
         except (ImportError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
             fix = "install vidpress[train] anew"
