@@ -21,7 +21,8 @@ import numpy as np
 from results import Report, parser
 
 from vidpress.model.features import FeatureSpec
-from vidpress.model.training.loop import TrainingOptions, build_network, build_step
+from vidpress.model.training.loop import build_network, build_step
+from vidpress.model.training.options import TrainingOptions
 from vidpress.pipeline.launching import machine
 
 TARGET = 1 / 1.3
@@ -82,11 +83,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = FeatureSpec.parse("mean_rgb:1024,mean_audio:128")
     hidden = tuple(map(int, args.hidden.split(",")))
     base = {"hidden": hidden, "batch_size": args.batch_size, "mixed_precision": args.mixed_precision}
-    rate = {"lmbda": LMBDA, "prior_banks": 16}
     kinds = {
         "without a rate": TrainingOptions(lmbda=0.0, **base),
-        "with a rate": TrainingOptions(**base, **rate),
-        "for many rates": TrainingOptions(lmbda_range=(LMBDA / 4, LMBDA * 4), **base, **rate),
+        "with a rate": TrainingOptions(lmbda=LMBDA, **base),
+        "for many rates": TrainingOptions(lmbda=LMBDA, lmbda_range=(LMBDA / 4, LMBDA * 4), **base),
     }
     rng = np.random.default_rng(0)
     num_classes = kinds["with a rate"].num_classes

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from vidpress.model.cpus import num_cpus
 from vidpress.model.images.experiments import EXPERIMENTS, Experiment
-from vidpress.pipeline import train
 from vidpress.pipeline.evaluation import images, videos
 from vidpress.pipeline.evaluation.plan import METHODS, Networks, Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation.points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
 from vidpress.pipeline.evaluation.task import task_of
 from vidpress.pipeline.launching import launch, libraries, machine, record_options, stopping
+from vidpress.pipeline.training.options import add_model_options
 
 _PROG = "vidpress evaluate"
 
@@ -48,7 +48,7 @@ def parser(experiment: Experiment | None = None) -> launch.Parser:
         conflict_handler="resolve",
     )
     if experiment is None:
-        train.add_model_options(parser)
+        add_model_options(parser)
     else:
         images.add_model_options(parser, experiment)
     parser.add_argument(
@@ -153,7 +153,7 @@ def _networks(experiment: Experiment | None, args: argparse.Namespace) -> Networ
         return None
     return Networks(
         add_options=lambda parser: images.add_model_options(parser, experiment),
-        check_options=images.check_options,
+        check_options=images.ImageModelOptions.of,
         baseline_options={
             "tables": "empirical",
             "banks": 1,

@@ -30,18 +30,20 @@ from vidpress.model.networks import noise, plug_in, prior_banks
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.networks.many_rates import ManyRatesBottleneck
 from vidpress.model.networks.prior import DeepFactorized
-from vidpress.model.training import checkpoints, freezing, loop, task_heads
+from vidpress.model.training import checkpoints, freezing, loop, progress, task_heads
+from vidpress.model.training.options import FreezingOptions, TrainingOptions
 from vidpress.model.training.training_data import load_videos
 
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
 CLASSES = 6
 
-OPTIONS = loop.TrainingOptions(
+OPTIONS = TrainingOptions(
     hidden=(20, 12),
     lmbda=0.01,
     steps=8,
     num_classes=CLASSES,
     batch_size=16,
+    prior_banks=1,
     decay_steps=1000,
     checkpoint_every=100,
     validate_every=5,
@@ -137,7 +139,7 @@ def taken_over(folder, training, validation, found, arrays):
     trained = loop.load_trained(work_dir)
     x = np.asarray(validation.x)
     arrays["taken_over_logits"] = ops.convert_to_numpy(trained.network(x, training=False))
-    model = freezing.freeze(trained.network, SPEC, training, num_banks=4, rounding_lmbda=0.03)
+    model = freezing.freeze(trained.network, SPEC, training, FreezingOptions(banks=4))
     found["frozen"] = model.model_id
     options = dataclasses.replace(trained.options, steps=trained.options.steps + 4)
     for index, variable in enumerate(loop.train(options, SPEC, training, work_dir).trainable_variables):
@@ -146,8 +148,8 @@ def taken_over(folder, training, validation, found, arrays):
 
 def learning(folder, training, validation, found):
     network = loop.train(LEARNING, SPEC, training, str(folder / "learning"))
-    found["gap"] = loop.evaluate_network(network, validation).gap
-    model = freezing.freeze(network, SPEC, training)
+    found["gap"] = progress.evaluate_network(network, validation).gap
+    model = freezing.freeze(network, SPEC, training, FreezingOptions(banks=1, rounding_lmbda=0.0))
     measured = freezing.measure(model, validation)
     found["frozen gap"], found["bytes"] = measured["gap"], measured["bytes_per_video"]
     head = task_heads.train_head(model.quantize(training.x).astype(np.float32), training, CLASSES)

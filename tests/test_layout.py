@@ -29,12 +29,12 @@ MAY_IMPORT = {
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
     "pipeline.launching": "model model.files model.data_set transforms",
-    "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
-    "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
-    " model.networks model.training model.images pipeline.train",
+    "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
+    "pipeline.evaluation": "model model.files model.records model.frozen model.shards model.data_set"
+    " model.networks model.training model.images pipeline.training",
     "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.train pipeline.evaluation",
+    " pipeline.launching pipeline.training pipeline.evaluation",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}

@@ -11,6 +11,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.synthetic import write_shards
 from vidpress.pipeline import evaluate, train
 from vidpress.pipeline.evaluation import plan as evaluation_plan
+from vidpress.pipeline.training import jobs
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("faiss", reason="needs the extra vidpress[report]")
@@ -157,7 +158,7 @@ def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys
     lost = sorted(points)[len(points) // 2]
     before = json.loads((evaluated / "points" / lost).read_text())
     (evaluated / "points" / lost).unlink()
-    monkeypatch.setattr(train, "train_model", None)  # every network is trained
+    monkeypatch.setattr(jobs, "train_model", None)  # every network is trained
     evaluate.main([*data, "--output", str(evaluated), *NETWORK, *SWEEP])
     progress = [line for line in capsys.readouterr().out.splitlines() if "bytes a video (" in line and ":" in line[:3]]
     assert len(progress) == 1
@@ -199,7 +200,7 @@ def test_points_that_share_a_training_are_one_task():
 def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_path, monkeypatch, capsys):
     argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
     argv += ["--method", "one:", "--method", "two: --banks 2"]
-    real, calls = train.train_model, []
+    real, calls = jobs.train_model, []
 
     def train_once(*args):
         if calls:
@@ -207,7 +208,7 @@ def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(train, "train_model", train_once)
+    monkeypatch.setattr(jobs, "train_model", train_once)
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(argv)
     assert "1 of 3 points are finished" in capsys.readouterr().out
@@ -263,7 +264,7 @@ def test_every_option_of_training_is_passed_through():
     names = vars(train.parser().parse_args(["--input", "x", "--output", "y.safetensors"])).keys()
     passed = {name for name, _ in parse().models[0].options}
     records = {"features", "id_key", "labels_key"}
-    assert names - passed - records == {"input", "validation", "output", "work_dir", "no_head"}
+    assert names - passed - records == {"input", "validation", "output", "work_dir", "no_head", "paper"}
 
 
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
@@ -320,7 +321,7 @@ def refusal(argv, capsys):
         (["--baseline_options", "--lmbda 1"], "--baseline_options cannot have lmbda"),
         (["--baseline", "none.safetensors"], "none.safetensors does not exist"),
         (["--labels_key", ""], "A key needs a name"),
-        (["--tables", "prior", "--baseline_options", "--tables prior"], "--tables prior needs --lmbda above 0"),
+        (["--tables", "prior", "--baseline_options", "--tables prior"], "tables=prior needs lmbda above 0"),
     ],
 )
 def test_unusable_options_are_refused(argv, message, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Evaluations of image experiments, through the same command."""
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -87,7 +86,7 @@ def test_a_models_record_is_what_its_codes_give(evaluated, folder):
     training, test = load_mnist(folder)
     plan = parse("--lmbda", "0.003", "--epochs", "12", "--batch_size", "50", "--learning_rate", "0.01", "--banks", "4")
     point = next(model for model in plan.models if model.method == "vidpress")
-    options = images.training_options(argparse.Namespace(**{**dict(point.options), "mixed_precision": True}))
+    options = images.ImageModelOptions.of({**dict(point.options), "mixed_precision": True}).training
     from vidpress.model.images.training import train_on_images
 
     (work,) = {

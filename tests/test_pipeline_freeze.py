@@ -113,7 +113,7 @@ def refusal(argv, capsys):
     [
         ([], "was trained for lmbda from 0.0005 to 0.01: give --lmbda or --bytes"),
         (["--lmbda", "0.03"], "lmbda=0.03 must lie in lmbda_range=0.0005 0.01"),
-        (["--lmbda", "0.003", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
+        (["--lmbda", "0.003", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
         (["--lmbda", "0.003", "--banks", "3"], "3 banks"),
         (["--lmbda", "0.003", "--bytes", "9"], "not allowed with argument"),
         (["--bytes", "1000"], "--bytes: 1000 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),

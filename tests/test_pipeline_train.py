@@ -21,6 +21,8 @@ pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 from conftest import SPEC, random_model
 
 from vidpress.model.training import freezing, training_data
+from vidpress.model.training.options import PAPER, FreezingOptions, TrainingOptions
+from vidpress.pipeline.training.options import ModelOptions
 
 SMALL = [
     *("--features", str(SPEC), "--classes", "6", "--hidden", "12", "--lmbda", "0.005"),
@@ -59,6 +61,24 @@ def test_the_model_says_where_it_comes_from(trained, data):
     codes, _ = model.compress(validation.x)
     assert metadata["metrics"]["bytes_per_video"] == np.mean([len(code) for code in codes]) + 4 / 8
     assert (trained.with_name("model.training") / "tensorboard").is_dir()
+
+
+def test_the_papers_method_is_had_by_one_option(data, tmp_path):
+    """One prior for all videos, whose tables are taken, and the nearest integers, whatever the order of the options."""
+    output = tmp_path / "paper.safetensors"
+    train.main(["--paper", "--input", data[0], "--output", str(output), *SMALL, "--rounding_lmbda", "0.01"])
+    model = FrozenModel.load(output)
+    assert model.metadata["training"]["prior_banks"] == 1
+    assert (model.metadata["tables"], model.tables.num_banks) == ("prior", 1)
+    assert model.rounding_lmbda == 0.01
+    options = [*("--input", "x", "--output", "y.safetensors")]
+    given = {**vars(train.parse([*options, "--banks", "16", "--paper"])), "paper": False}
+    assert given == {**vars(train.parse(options)), **PAPER, "banks": 16}
+
+
+def test_the_defaults_are_those_of_the_typed_options():
+    args = train.parse(["--input", "x", "--output", "y.safetensors"])
+    assert ModelOptions.of(vars(args)) == ModelOptions(TrainingOptions(), FreezingOptions())
 
 
 def test_a_network_without_rate_teaches(trained, data, tmp_path):
@@ -199,10 +219,10 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--steps", "0"], "steps=0"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999 must be below"),
         (["--lmbda", "-1"], "lmbda=-1"),
-        (["--lmbda", "0", "--tables", "prior"], "--tables prior needs --lmbda above 0"),
-        (["--hidden", "12,8193"], "--hidden 8193 is too wide to code: the last layer may have 8,192 units"),
+        (["--lmbda", "0", "--tables", "prior"], "tables=prior needs lmbda above 0"),
+        (["--hidden", "12,8193"], "hidden=8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
-        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
+        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
         (["--features", "rgb"], "--features"),
         (["--learn", "0.1"], "unknown option --learn"),
     ],

@@ -22,16 +22,18 @@ from vidpress.model.networks import classifiers  # noqa: E402
 from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
 from vidpress.model.networks.teacher import Teacher  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import loop  # noqa: E402
+from vidpress.model.training import loop, progress  # noqa: E402
+from vidpress.model.training.options import TrainingOptions  # noqa: E402
 from vidpress.model.training.training_data import load_videos  # noqa: E402
 
 NEWEST = "step-00000008.safetensors"
-OPTIONS = loop.TrainingOptions(
+OPTIONS = TrainingOptions(
     hidden=(20, 12),
     lmbda=0.01,
     steps=8,
     num_classes=6,
     batch_size=16,
+    prior_banks=1,
     decay_steps=1000,
     checkpoint_every=100,
     validate_every=5,
@@ -324,10 +326,10 @@ def test_training_learns_and_bits_fall_with_lmbda(trained, videos, tmp_path):
     for each in (network, loop.train(expensive, SPEC, videos[0], str(tmp_path))):
         bottleneck = bottleneck_of(each)
         bottleneck.bits.reset_state()
-        gap.append(loop.evaluate_network(each, videos[1]).gap)
+        gap.append(progress.evaluate_network(each, videos[1]).gap)
         bits.append(float(bottleneck.bits.result()))
     untrained = classifiers.build_network(SPEC.input_size, options.hidden, options.num_classes, lmbda=0.001)
-    assert gap[0] > loop.evaluate_network(untrained, videos[1]).gap + 0.1
+    assert gap[0] > progress.evaluate_network(untrained, videos[1]).gap + 0.1
     assert bits[1] < bits[0]
 
 
@@ -380,8 +382,8 @@ def test_progress_is_written_down(trained):
 
 @pytest.mark.parametrize(("steps", "decay_steps"), [(300_000, 1000), (50_000, 1000), (3000, 60), (20, 1)])
 def test_short_trainings_end_with_small_steps_too(steps, decay_steps):
-    assert loop.TrainingOptions(hidden=(5,), lmbda=0, steps=steps).decay_steps == decay_steps
-    assert loop.TrainingOptions(hidden=(5,), lmbda=0, steps=steps, decay_steps=7).decay_steps == 7
+    assert TrainingOptions(hidden=(5,), lmbda=0, steps=steps).decay_steps == decay_steps
+    assert TrainingOptions(hidden=(5,), lmbda=0, steps=steps, decay_steps=7).decay_steps == 7
 
 
 def test_the_learning_rate_falls(videos, tmp_path):
@@ -393,8 +395,8 @@ def test_the_learning_rate_falls(videos, tmp_path):
 
 def test_evaluation_of_a_part_takes_it_evenly(videos):
     network = classifiers.build_network(SPEC.input_size, (5,), OPTIONS.num_classes, lmbda=0)
-    assert loop.evaluate_network(network, videos[0]).num_videos == 150
-    assert loop.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
+    assert progress.evaluate_network(network, videos[0]).num_videos == 150
+    assert progress.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
 
 
 @pytest.mark.parametrize("change", [{"lmbda": 0.02}, {"hidden": (20, 13)}, {"seed": 5}])

@@ -20,9 +20,6 @@ LOGITS = "logits"
 RATES = "rates"
 RATE_AFFINE = "rate_affine"
 
-# The paper's, in its experiments on YouTube-8M.
-WEIGHT_DECAY = 1e-6
-
 # The average of the batches' moments that replaces them after training forgets within some hundred steps.
 BATCH_NORM_MOMENTUM = 0.99
 BATCH_NORM_EPSILON = 1e-3
@@ -40,7 +37,7 @@ def build_network(
     *,
     lmbda: float,
     lmbda_range: tuple[float, float] | None = None,
-    weight_decay: float = WEIGHT_DECAY,
+    weight_decay: float = 0.0,
     class_frequencies: np.ndarray | None = None,
     prior_banks: int = 1,
     mixed_precision: bool = False,

@@ -9,7 +9,7 @@ import math
 import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.bottleneck import bottleneck_of
+from vidpress.model.training.options import FreezingOptions
 from vidpress.model.training.training_data import LabelledVideos
 
 # Videos taken through the network at a time.
@@ -82,10 +83,8 @@ def freeze(
     network: keras.Model,
     spec: FeatureSpec,
     videos: LabelledVideos,
+    options: FreezingOptions,
     *,
-    tables: Literal["empirical", "prior"] = "empirical",
-    num_banks: int = 1,
-    rounding_lmbda: float = 0.0,
     metadata: dict[str, Any] | None = None,
 ) -> FrozenModel:
     """Freeze a trained network.
@@ -94,12 +93,8 @@ def freeze(
       network: A network of `classifiers.build_network`.
       spec: What `x` is made of.
       videos: The training data, for the tables.
-      tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
-        "prior" takes the trained prior's.
-      num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, codes are those of
-        tensorflow-compression for the tables.
-      rounding_lmbda: What a bit costs when rounding (`FrozenModel`). Tables are fitted to what is rounded with tables
-        that were fitted to the nearest integers.
+      options: How to. Where rounding looks at the bits, tables are fitted to what is rounded with tables that were
+        fitted to the nearest integers.
       metadata: JSON values that tell where the model comes from.
 
     Returns:
@@ -113,14 +108,12 @@ def freeze(
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
     model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
-    if tables not in ("empirical", "prior"):
-        raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
-    of_prior = _prior_tables(network) if tables == "prior" else None
-    for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
+    of_prior = _prior_tables(network) if options.tables == "prior" else None
+    for cost in (0.0, options.rounding_lmbda) if options.rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)
         fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))
-        if num_banks != 1:
-            fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
+        if options.banks != 1:
+            fitted = fit_banks(fitted, _sample_z_hat(model, videos), options.banks)
         model = dataclasses.replace(model, tables=fitted)
     return model
 

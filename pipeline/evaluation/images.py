@@ -8,18 +8,19 @@ import functools
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidpress.model import metrics
-from vidpress.model.coding import table_banks
 from vidpress.model.images import files
 from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.model.training.options import TABLES, FreezingOptions
 from vidpress.pipeline.evaluation import codecs as rival_codecs
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
 from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
+from vidpress.pipeline.training.options import fields_of
 
 if TYPE_CHECKING:
     import keras
@@ -42,8 +43,9 @@ def add_model_options(parser: argparse._ActionsContainer, experiment: Experiment
     """Add the options that say how an experiment's network is trained; the defaults are the experiment's."""
     options = experiment.options
     network = parser.add_argument_group("network")
-    network.add_argument("--tables", choices=["empirical", "prior"], default="empirical", help="range coding tables")
-    network.add_argument("--banks", type=int, default=16, help="banks of tables, a power of two up to 256")
+    freezing = FreezingOptions()
+    network.add_argument("--tables", choices=TABLES, default=freezing.tables, help="range coding tables")
+    network.add_argument("--banks", type=int, default=freezing.banks, help="banks of tables, a power of two up to 256")
     training = parser.add_argument_group("training")
     training.add_argument(
         "--prior_banks",
@@ -72,26 +74,23 @@ def add_model_options(parser: argparse._ActionsContainer, experiment: Experiment
     training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """See that a network can be trained with the options of `add_model_options` and its `lmbda`.
+@dataclasses.dataclass(frozen=True)
+class ImageModelOptions:
+    """How a network on images is trained, and how its features are frozen."""
 
-    Raises:
-      ValueError: If not; the message names the option.
-    """
-    if args.tables == "prior" and not args.lmbda:
-        raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
-    training_options(args)
-    table_banks.check_num_banks(args.banks)
+    training: ImageTrainingOptions
+    freezing: FreezingOptions
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ImageModelOptions:
+        """Return the options that `values` have, by the names of `add_model_options`.
 
-def training_options(args: argparse.Namespace) -> ImageTrainingOptions:
-    """Return what `args` says of the training.
-
-    Raises:
-      ValueError: If a value is out of range; the message names it.
-    """
-    names = [field.name for field in dataclasses.fields(ImageTrainingOptions)]
-    return ImageTrainingOptions(**{**{name: getattr(args, name) for name in names}, "decays": tuple(args.decays)})
+        Raises:
+          ValueError: If one is out of range, or two do not go together; the message names them.
+        """
+        training, freezing = fields_of(ImageTrainingOptions, values), fields_of(FreezingOptions, values)
+        freezing.check_rate(training.lmbda)
+        return cls(training, freezing)
 
 
 def codecs(args: argparse.Namespace, sources: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
@@ -132,7 +131,7 @@ def _train(point: ModelPoint, context: Context) -> tuple[keras.Model, float, int
 
     experiment, (data, _) = EXPERIMENTS[context.experiment], load_data(context)
     folder = os.path.join(context.work_dir, "trainings", point.network_name(context))
-    options = training_options(argparse.Namespace(**dict(point.options)))
+    options = ImageModelOptions.of(dict(point.options)).training
     start = time.monotonic()
     network = image_training.train_on_images(experiment, options, data, folder)
     seconds = training_seconds(folder, time.monotonic() - start)
@@ -143,7 +142,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     """Train, freeze and measure a network, and return its record."""
     from vidpress.model.networks import plug_in
 
-    options = dict(point.options)
+    options, freezing = dict(point.options), ImageModelOptions.of(dict(point.options)).freezing
     network, seconds, steps = _train(point, context)
     start = time.monotonic()
     data, test = load_data(context)
@@ -161,7 +160,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     sample = data.subset(files.even_rows(len(data), _TRAINING_SAMPLE))
     fitting = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
     if options["lmbda"]:
-        codec = plug_in.freeze(network, _pixels(fitting, context), tables=options["tables"], num_banks=options["banks"])
+        codec = plug_in.freeze(network, _pixels(fitting, context), tables=freezing.tables, num_banks=freezing.banks)
         z_hat = plug_in.quantize(network, _pixels(test, context))
         codes = codec.compress(z_hat)
         decoded = codec.decompress(codes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.pipeline import train
+from vidpress.model.training.options import PAPER as PAPERS_METHOD
 from vidpress.pipeline.evaluation.points import (
     BASELINE,
     BASELINE_PLACEHOLDER,
@@ -18,13 +18,13 @@ from vidpress.pipeline.evaluation.points import (
     CodecPoint,
     ModelPoint,
     Point,
-    default_options,
 )
+from vidpress.pipeline.training.options import ModelOptions, add_model_options, default_values, sizes
 
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
 # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
-METHODS = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1 --rounding_lmbda 0")
+METHODS = ("vidpress:", f"{PAPER}: {' '.join(f'--{name} {value}' for name, value in PAPERS_METHOD.items())}")
 
 # Sizes of the rivals: principal components, bins (the paper's), bytes.
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -81,7 +81,7 @@ class Networks:
     """
 
     add_options: Callable[[argparse.ArgumentParser], None]
-    check_options: Callable[[argparse.Namespace], None]
+    check_options: Callable[[dict[str, Any]], object]
     baseline_options: dict[str, Any]
     methods: tuple[str, ...]
     codecs: Callable[[argparse.Namespace, Sequence[ModelPoint]], Iterator[tuple[CodecPoint, ...]]]
@@ -103,7 +103,7 @@ def make_plan(args: argparse.Namespace, networks: Networks | None = None) -> Pla
 
     def point(method: str, own: dict[str, Any], hidden: tuple[int, ...], lmbda: float, seed: int) -> ModelPoint:
         options = {**common, **own, "hidden": hidden, "lmbda": lmbda, "seed": seed}
-        networks.check_options(argparse.Namespace(**options))
+        networks.check_options(options)
         return ModelPoint(method, tuple(sorted(options.items())))
 
     given = _given_baselines(args.baseline or [])
@@ -186,15 +186,15 @@ def _codecs(args: argparse.Namespace, first: Sequence[ModelPoint]) -> Iterator[t
 
 
 VIDEOS = Networks(
-    add_options=train.add_model_options,
-    check_options=train.check_options,
+    add_options=add_model_options,
+    check_options=ModelOptions.of,
     baseline_options={
         "teacher": [],
         "lmbda_range": None,
         "tables": "empirical",
         "banks": 1,
         # What says nothing without a rate.
-        **{name: default_options()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
+        **{name: default_values()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
     },
     methods=METHODS,
     codecs=_codecs,
@@ -217,9 +217,9 @@ def _parse_own(option: str, text: str, networks: Networks) -> dict[str, Any]:
     """
     parser = _model_parser(networks)
     add_sweep_options(parser, hidden=not networks.architectures)
-    nothing = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
     try:
-        namespace, unknown = parser.parse_known_args(shlex.split(text), nothing)
+        namespace, unknown = parser.parse_known_args(shlex.split(text))
     except argparse.ArgumentError as error:
         raise ValueError(f"{option}: {error}") from error
     own = {name: value for name, value in vars(namespace).items() if value is not None}
@@ -249,8 +249,9 @@ def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser, 
     if hidden:
         group.add_argument(
             "--hidden",
-            type=train.sizes,
+            type=sizes,
             action="append",
+            default=None,
             help="units of the hidden layers; once for each architecture (default: 2000)",
         )
     group.add_argument("--lmbda", type=float, nargs="+", default=list(LMBDAS), help="what a bit costs, point by point")

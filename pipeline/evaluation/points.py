@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +17,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.strict_json import JsonError
-from vidpress.pipeline import train
+from vidpress.pipeline.training.options import default_values
 
 # A record that was made by another version of this module is made anew.
 _VERSION = 1
@@ -38,15 +37,6 @@ PAPER = "paper"
 # Options that say how a training is watched, and those that come after it.
 _WATCHING = ("checkpoint_every", "validate_every")
 _FREEZING = ("tables", "banks", "rounding_lmbda")
-
-
-@functools.cache
-def default_options() -> dict[str, Any]:
-    """Return the options of a network that is told nothing."""
-    # Not hashed: an option that a later version brings leaves the records of before what they are.
-    parser = argparse.ArgumentParser(add_help=False)
-    train.add_model_options(parser)
-    return vars(parser.parse_args([]))
 
 
 class DamagedRecordError(VidpressError, ValueError):
@@ -99,6 +89,13 @@ class Context:
     experiment: str = ""
     held_out: int = 0
 
+    @property
+    def spec(self) -> FeatureSpec:
+        """What `x` is made of, if the examples are videos."""
+        if not isinstance(self.features, FeatureSpec):
+            raise TypeError(f"{self.experiment} is about images, which have no features.")
+        return self.features
+
     def key(self, values: dict[str, Any]) -> str:
         """Return a hash of all that determines a record."""
         everything = {
@@ -135,7 +132,7 @@ class ModelPoint:
 
     Attributes:
       method: Its name in the report.
-      options: Names and values of the options of `train.add_model_options`, sorted by name.
+      options: Names and values of the options of `add_model_options`, sorted by name.
       baseline: The file of a frozen baseline to take instead of training it, if given.
       teachers: The baselines that placeholders in the options stand for: that of the same seed first.
     """
@@ -178,7 +175,8 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        defaults = default_options()
+        # Not hashed: an option that a later version brings leaves the records of before what they are.
+        defaults = default_values()
         return {
             name: value
             for name, value in self.options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import io
@@ -22,9 +21,10 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard
-from vidpress.pipeline import train
 from vidpress.pipeline.evaluation import codecs
 from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
+from vidpress.pipeline.training import jobs
+from vidpress.pipeline.training.options import ModelOptions
 
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos
@@ -45,25 +45,26 @@ def load_data(context: Context) -> tuple[LabelledVideos, LabelledVideos]:
 
 
 def _load(patterns: tuple[str, ...], context: Context) -> LabelledVideos:
-    return _load_once(patterns, context.features, context.classes)
+    return _load_once(patterns, context.spec, context.classes)
 
 
 @functools.lru_cache(maxsize=2)
 def _load_once(patterns: tuple[str, ...], features: FeatureSpec, classes: int) -> LabelledVideos:
-    return train.load_videos(patterns, argparse.Namespace(features=features, classes=classes))
+    return jobs.load_videos(patterns, features, classes)
 
 
 def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
     """Train, freeze and measure a network, and return its record."""
     videos, validation = load_data(context)
     options = dict(point.options)
-    args = argparse.Namespace(**point.resolved_options(context), features=context.features)
     network_dir = os.path.join(context.work_dir, "trainings", point.network_name(context))
     path = point.model_path(context)
     if os.path.exists(path):
         model = FrozenModel.load(path)
     else:
-        model, seconds = train.train_model(args, videos, validation, network_dir)
+        model, seconds = jobs.train_model(
+            ModelOptions.of(point.resolved_options(context)), context.spec, videos, validation, network_dir
+        )
         model = dataclasses.replace(
             model, metadata={**model.metadata, "seconds": training_seconds(network_dir, seconds)}
         )
@@ -260,9 +261,8 @@ def _measure_head(
     about: dict[str, Any] = {}
     logits: Callable[[np.ndarray], np.ndarray]
     if point.head == "network":
-        args = argparse.Namespace(**dict(point.options), features=context.features)
         network_dir = os.path.join(context.work_dir, "trainings", point.name(context))
-        model, seconds = train.train_model(args, stored, None, network_dir)
+        model, seconds = jobs.train_model(ModelOptions.of(dict(point.options)), context.spec, stored, None, network_dir)
         about["train_seconds"] = training_seconds(network_dir, seconds)
         logits = _network_logits(model)
     elif point.head == "logistic":
