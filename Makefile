@@ -215,18 +215,19 @@ lock: $(BUILD)/.ready ## resolve the dependencies and write all locks
 	$(call write_lock,requirements-emulators,$(EVERY_PYTHON) --group emulators)
 	$(call write_lock,requirements-tfc,--python-version 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --group tfc)
 
-# What the coder is compared with, beside the locked environment: no dependencies of theirs are needed.
+# What the coder is compared with, beside tensorflow-compression's environment: no dependencies of theirs are needed.
 RIVALS := build/bench/rivals
-$(RIVALS)/.ready: benchmarks/requirements.lock $(VENV)/.ready
+$(RIVALS)/.ready: benchmarks/requirements.lock $(TFC)/.ready
 	rm -rf $(RIVALS)
-	$(BIN)/pip $(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(RIVALS) -r benchmarks/requirements.lock \
+	$(TFC)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: --target $(RIVALS) -r benchmarks/requirements.lock \
 	  || { mkdir -p $(RIVALS); echo "constriction and CompressAI do not install here: they are left out." >&2; }
 	@touch $@
 
 .PHONY: bench
-bench: $(VENV)/.ready $(LIGHT)/.ready $(RIVALS)/.ready ## run every benchmark and write docs/benchmarks.md (an hour; wants an idle machine)
+bench: $(VENV)/.ready $(LIGHT)/.ready $(TFC)/.ready $(RIVALS)/.ready ## run every benchmark and write docs/benchmarks.md (an hour; wants an idle machine)
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE PYTHONPATH=$(abspath $(RIVALS)) \
-	  $(BIN)/python benchmarks/report.py --light_python $(abspath $(LIGHT)/bin/python) $(BENCH_ARGS)
+	  $(BIN)/python benchmarks/report.py --light_python $(abspath $(LIGHT)/bin/python) \
+	  --tfc_python $(abspath $(TFC)/bin/python) $(BENCH_ARGS)
 
 .PHONY: clean
 clean: ## remove everything that make made
