@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from vidpress.model.coding import table_banks
-from vidpress.model.coding.range_coding_tables import MAX_DIMS
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.tables.banks import check_num_banks
+from vidpress.model.tables.limits import MAX_DIMS
 from vidpress.pipeline.launching import launch, libraries, record_options, stopping
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def check_freezing_options(args: argparse.Namespace, options: TrainingOptions) -
         raise ValueError(
             f"--hidden {options.hidden[-1]} is too wide to code: the last layer may have {MAX_DIMS:,} units."
         )
-    table_banks.check_num_banks(args.banks)
+    check_num_banks(args.banks)
     if not 0 <= args.rounding_lmbda < math.inf:
         raise ValueError(f"--rounding_lmbda {args.rounding_lmbda} must not be negative.")
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC
 
-from vidpress.model.coding import range_coding_tables, table_bytes
 from vidpress.model.coding.range_coder import DamagedCodeError
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.shards import shard, shard_layout
 from vidpress.model.shards.shard import Shard, ShardError, ShardHeader
+from vidpress.model.tables import packing
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 MODEL_ID = "0123456789abcdef"
 # What a file may take beside four times its size.
@@ -100,10 +100,10 @@ def flat_tables(num_dims, tilts=(0,)):
 
 def packed_tables(body, *, num_dims=40, num_banks=1):
     """Bytes of tables that fit their checksum; the body may be an iterable of pieces."""
-    compressor = lzma.LZMACompressor(format=lzma.FORMAT_RAW, filters=range_coding_tables._LZMA)
+    compressor = lzma.LZMACompressor(format=lzma.FORMAT_RAW, filters=packing.LZMA)
     packed = b"".join([*map(compressor.compress, body), compressor.flush()])
-    rest = range_coding_tables._SIZES[2].pack(16, num_dims, num_banks) + packed
-    return range_coding_tables._HEADER.pack(b"VPRT", 2, zlib.crc32(rest)) + rest
+    rest = packing.SIZES[2].pack(16, num_dims, num_banks) + packed
+    return packing.HEADER.pack(b"VPRT", 2, zlib.crc32(rest)) + rest
 
 
 def with_size(size):
@@ -189,7 +189,7 @@ def banks_of_flat_tables(num_dims, num_banks):
     """More than `RangeCodingTables` itself takes."""
     flat = flat_tables(num_dims)
     tilt = np.repeat(np.arange(num_banks, dtype=np.int8)[:, None] - 24, num_dims, axis=1)
-    distributions = table_bytes.pack(flat.cdf, flat.cdf_start, flat.cdf_offset)
+    distributions = packing.pack_distributions(flat.cdf, flat.cdf_start, flat.cdf_offset)
     return packed_tables([distributions, tilt.tobytes()], num_dims=num_dims, num_banks=num_banks)
 
 

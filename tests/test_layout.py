@@ -16,23 +16,24 @@ from vidpress.pipeline import cli
 MAY_IMPORT = {
     "model": "",
     "model.files": "model",
-    "model.coding": "model",
+    "model.tables": "model",
+    "model.coding": "model model.tables",
     "model.records": "model model.files",
-    "model.frozen": "model model.files model.coding",
-    "model.shards": "model model.files model.coding",
-    "model.data_set": "model model.files model.coding model.records model.frozen model.shards",
-    "model.networks": "model model.coding model.frozen",
-    "model.training": "model model.files model.coding model.records model.frozen model.networks",
+    "model.frozen": "model model.files model.tables model.coding",
+    "model.shards": "model model.files model.tables model.coding",
+    "model.data_set": "model model.files model.tables model.coding model.records model.frozen model.shards",
+    "model.networks": "model model.tables model.coding model.frozen",
+    "model.training": "model model.files model.tables model.coding model.records model.frozen model.networks",
     "model.images": "model model.records model.networks model.training",
     "model.__init__": "model model.data_set",
-    "model.warm_up": "model model.coding model.records model.frozen model.shards model.data_set",
+    "model.warm_up": "model model.tables model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
     "pipeline.launching": "model model.files model.data_set transforms",
-    "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
-    "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
+    "pipeline.train": "model.files model.tables model.frozen model.training pipeline.launching",
+    "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images pipeline.train",
-    "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
+    "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
     " pipeline.launching pipeline.train pipeline.evaluation",
 }

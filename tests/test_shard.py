@@ -7,7 +7,6 @@ import pytest
 from conftest import REPO, SPEC
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.shards import shard, shard_layout
 from vidpress.model.shards.shard import (
     ROW_GROUP_SIZE,
@@ -18,6 +17,7 @@ from vidpress.model.shards.shard import (
     decode_rows,
     write_shard,
 )
+from vidpress.model.tables.banks import choose_banks
 
 
 def make_rows(model, num_videos, seed=0):

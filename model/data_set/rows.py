@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard
+from vidpress.model.tables.banks import choose_banks
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
 # offset stands in the data set already, in the shard `file`.

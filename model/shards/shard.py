@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from vidpress.model.coding import range_coder
 from vidpress.model.coding.range_coder import DamagedCodeError
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.shards import shard_layout
 from vidpress.model.shards.file_window import FileWindow
@@ -32,6 +31,7 @@ from vidpress.model.shards.shard_header import (
     text,
 )
 from vidpress.model.shards.shard_layout import Chunk, LayoutError
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
 # mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidpress.model import metrics
-from vidpress.model.coding import table_banks
 from vidpress.model.images import files
 from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.model.tables.banks import check_num_banks
+from vidpress.model.tables.bits import bits_by_dim
 from vidpress.pipeline.evaluation import codecs as rival_codecs
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
 from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
@@ -81,7 +82,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.tables == "prior" and not args.lmbda:
         raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
     training_options(args)
-    table_banks.check_num_banks(args.banks)
+    check_num_banks(args.banks)
 
 
 def training_options(args: argparse.Namespace) -> ImageTrainingOptions:
@@ -167,7 +168,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         decoded = codec.decompress(codes)
         head = plug_in.head_of(network)
         bank = codec.banks(codes)
-        bits = codec.tables.bits_by_dim(decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
+        bits = bits_by_dim(codec.tables, decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
         record |= {
             "validation": task_metrics(head, decoded, test),
             "training": task_metrics(head, plug_in.quantize(network, _pixels(sample, context)), sample),

@@ -22,6 +22,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard
+from vidpress.model.tables.bits import bits_by_dim
 from vidpress.pipeline import train
 from vidpress.pipeline.evaluation import codecs
 from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
@@ -136,7 +137,7 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
     for group in range(len(opened.row_group_sizes)):
         batch = opened.read(group)
         z_hat = shard.decode_codes(batch, opened.header.tables)
-        bits += opened.header.tables.bits_by_dim(z_hat, batch["bank"].to_numpy()) * len(z_hat)
+        bits += bits_by_dim(opened.header.tables, z_hat, batch["bank"].to_numpy()) * len(z_hat)
         code_bytes += sum(map(len, batch["code"].to_pylist()))
         for part in _chunks(len(z_hat)):
             labels = metrics.multi_hot(shard.labels_list(batch["labels"].take(part)), num_classes)

@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from vidpress.model.coding import range_coding_tables
 from vidpress.model.files.checksums import masked_crc32c
 from vidpress.model.frozen import frozen_model
 from vidpress.model.records import tfrecord
 from vidpress.model.shards import shard, shard_layout
 from vidpress.model.shards.shard import Shard, ShardError
+from vidpress.model.tables import packing
 
 # Changes some bytes; the second argument is how many there may be then.
 ChangeBytes = Callable[[bytes, int], bytes]
@@ -56,9 +56,9 @@ def mutate_tfrecord(data: bytes, rng: random.Random, change: ChangeBytes, max_si
 def mutate_tables(data: bytes, rng: random.Random, change: ChangeBytes, max_size: int) -> bytes:
     """Change the sizes of range coding tables, or what is packed, or make that very long."""
     version = data[4]
-    rest = data[range_coding_tables._HEADER.size :]
-    sizes = rest[: range_coding_tables._SIZES[version].size]
-    body = lzma.decompress(rest[len(sizes) :], format=lzma.FORMAT_RAW, filters=range_coding_tables._LZMA)
+    rest = data[packing.HEADER.size :]
+    sizes = rest[: packing.SIZES[version].size]
+    body = lzma.decompress(rest[len(sizes) :], format=lzma.FORMAT_RAW, filters=packing.LZMA)
     if rng.random() < 0.2:
         sizes = change(sizes, len(sizes)).ljust(len(sizes), b"\0")
     elif rng.random() < 0.9:
@@ -66,7 +66,7 @@ def mutate_tables(data: bytes, rng: random.Random, change: ChangeBytes, max_size
     else:
         body += bytes(rng.choice([1, 1000, 10**7]))
     rest = sizes + lzma.compress(body, format=lzma.FORMAT_RAW, filters=_FAST_LZMA)
-    return range_coding_tables._HEADER.pack(b"VPRT", version, zlib.crc32(rest)) + rest
+    return packing.HEADER.pack(b"VPRT", version, zlib.crc32(rest)) + rest
 
 
 def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool, row_group_size: int) -> bytes:

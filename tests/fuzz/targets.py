@@ -16,7 +16,6 @@ import mutators
 import numpy as np
 import pyarrow as pa
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
@@ -26,6 +25,7 @@ from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.model.shards import shard
 from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
@@ -86,8 +86,7 @@ def _run_tables(data: bytes) -> None:
     except ValueError as error:
         _check_message(error)
         return
-    cdf, start, *_ = tables.coder_arrays
-    assert start.max() < len(cdf)
+    assert tables.coder_arrays.start.max() < len(tables.coder_arrays.cdf)
 
 
 def _shard_seeds() -> Iterator[bytes]:
