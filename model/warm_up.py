@@ -30,7 +30,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.synthetic import serialize_video
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards.shard import decode_codes
+from vidpress.model.shards.shard_rows import decode_codes
 from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 

@@ -12,9 +12,11 @@ from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
-from vidpress.model.files.storage import PathError
+from vidpress.model.files.uris import PathError
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import Shard, ShardError, decode_codes, labels_list
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import decode_codes, labels_list
 from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.launching.options import Parser, absolute

@@ -43,6 +43,7 @@ BEFORE_KERAS_3 = {"tf_keras", "tensorflow_compression", "tensorflow_probability"
 KERAS = {"keras", *BACKENDS, *BEFORE_KERAS_3}
 FOR_TORCH = "model.data_set.torch_dataset"  # a torch.utils.data.Dataset
 MOST_FILES = 10
+MOST_LINES = 400
 
 MODULES = {
     ".".join(path.relative_to(REPO).with_suffix("").parts): path
@@ -126,6 +127,11 @@ def test_a_folder_is_seen_at_a_glance(folder):
     assert "__init__" in names  # else it would be missing in a wheel
     assert len(names) - 1 <= MOST_FILES
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_read_in_one_sitting(module):
+    assert len(MODULES[module].read_text().splitlines()) <= MOST_LINES
 
 
 def test_architecture_names_every_module():

@@ -25,8 +25,9 @@ import safetensors.numpy
 from vidpress.model.files.checksums import masked_crc32c
 from vidpress.model.frozen import frozen_model
 from vidpress.model.records import tfrecord
-from vidpress.model.shards import shard, shard_layout
-from vidpress.model.shards.shard import Shard, ShardError
+from vidpress.model.shards import shard_header, shard_layout, shard_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.tables import packing
 
 # Changes some bytes; the second argument is how many there may be then.
@@ -34,7 +35,7 @@ ChangeBytes = Callable[[bytes, int], bytes]
 
 # Unpacked as the tables' own, and packed much faster.
 _FAST_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16, "lc": 0, "pb": 0}]
-_TABLES = f"{shard.METADATA_PREFIX}range_coding_tables"
+_TABLES = f"{shard_header.METADATA_PREFIX}range_coding_tables"
 _ODD_VALUES = [None, 0, -1, 2**31, 2**64, 1.5, 1e300, True, "", "x" * 300, "../x", "/x", "\0", "\x1b[2J", [], {}, [[]]]
 
 
@@ -80,7 +81,7 @@ def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool,
     }
     with pq.ParquetWriter(
         buffer,
-        shard.SCHEMA,
+        shard_rows.SCHEMA,
         use_dictionary=["bank"],
         compression="none",
         column_encoding=encodings,
@@ -91,8 +92,8 @@ def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool,
         for start in range(0, rows.num_rows, row_group_size):
             (batch,) = rows.slice(start, row_group_size).combine_chunks().to_batches()
             writer.write_batch(batch)
-            checksums.append(f"{shard.row_group_crc32(batch, header):08x}")
-        writer.add_key_value_metadata({**header, shard.CHECKSUMS_KEY: ",".join(checksums)})
+            checksums.append(f"{shard_rows.row_group_crc32(batch, header):08x}")
+        writer.add_key_value_metadata({**header, shard_header.CHECKSUMS_KEY: ",".join(checksums)})
     return buffer.getvalue()
 
 
@@ -129,7 +130,7 @@ def _mutate_values(rows: pa.Table, rng: random.Random, change: ChangeBytes) -> p
     values = rows[name].to_pylist()
     for row in rng.sample(range(len(values)), min(len(values), 4)):
         values[row] = rng.randrange(256) if name == "bank" else change(values[row], rng.choice([8, 100, 5000]))
-    field = shard.SCHEMA.field(name)
+    field = shard_rows.SCHEMA.field(name)
     return rows.set_column(rows.schema.get_field_index(name), field, [pa.array(values, field.type)])
 
 
@@ -141,7 +142,7 @@ def _fit_checksums(data: bytes) -> bytes:
             batch = opened._read_columns(index, opened._row_groups[index].columns)
         except ShardError:
             continue
-        data = data.replace(checksum.encode(), f"{shard.row_group_crc32(batch, opened._metadata):08x}".encode())
+        data = data.replace(checksum.encode(), f"{shard_rows.row_group_crc32(batch, opened._metadata):08x}".encode())
     return data
 
 

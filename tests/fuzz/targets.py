@@ -23,8 +23,9 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records import tfrecord
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards import shard
-from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.model.shards import shard_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
@@ -102,7 +103,7 @@ def _shard_seeds() -> Iterator[bytes]:
             "bank": pa.array(rng.integers(0, tables.num_banks, 40).astype(np.uint8)),
             "code": pa.array([rng.bytes(int(rng.integers(0, 6))) for _ in range(40)], pa.binary()),
         }
-        rows = pa.table(columns).cast(shard.SCHEMA)
+        rows = pa.table(columns).cast(shard_rows.SCHEMA)
         for page_checksums in (True, False):
             yield mutators.write_shard(rows, header, page_checksums=page_checksums, row_group_size=25)
 
@@ -112,7 +113,7 @@ def _run_shard(data: bytes) -> None:
         opened = Shard(io.BytesIO(data), "a shard")
         for row_group, size in enumerate(opened.row_group_sizes):
             assert len(opened.read_ids(row_group)) == size
-            assert shard.decode_rows(opened.read(row_group)).num_rows == size
+            assert shard_rows.decode_rows(opened.read(row_group)).num_rows == size
     except VidpressError as error:
         _check_message(error)
 
