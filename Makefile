@@ -52,10 +52,10 @@ test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 
 # Files and their formats, coding, data sets, and whole jobs in memory. Left out of them is what takes long and depends on the
 # processor, not on Python: the whole suite has it.
-LIGHT_TESTS := $(foreach name,examples feature_codec features file_kinds frames frozen_model input_files listed_shards local_files \
-  manifest message_places metrics model_file nearest_rounding path_patterns pipeline_decode pipeline_encode range_coder \
-  range_coding_tables rate_aware_rounding read_videos rows shard storage strict_json symbol_counts synthetic table_banks tfrecord \
-  transforms verification video_dataset videos,tests/test_$(name).py)
+LIGHT_TESTS := $(foreach name,banks bits coder_arrays examples feature_codec features file_kinds frames frozen_model \
+  input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding path_patterns \
+  pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows shard strict_json \
+  symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
 test-light: ## run the tests that need no TensorFlow on each of Python 3.13, 3.12 and 3.11 that is there

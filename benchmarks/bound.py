@@ -26,12 +26,12 @@ from measuring import timed_in_fresh_process
 from results import Report, parser
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.compiled import jit
 from vidpress.model.frozen.dense_layers import SplitDense, has_matrix_units
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.tfrecord import masked_crc32c
 from vidpress.model.records.videos import sum_frames
+from vidpress.model.tables.banks import choose_banks
 from vidpress.pipeline.launching import machine
 
 CORES = len(os.sched_getaffinity(0))

@@ -20,9 +20,10 @@ import workload
 from results import Report, parser
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.bits import bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.launching import machine
 
 TARGET = 4.0
@@ -223,7 +224,7 @@ def measure(report: Report, name: str, tables: RangeCodingTables, z_hat: np.ndar
                 taken = seconds(getattr(coder, way)) / coder.num_videos
                 if turn:
                     times.setdefault((way, coder_name), []).append(taken)
-    bits = tables.shared.bits(z_hat).mean()
+    bits = bits_by_row(tables.shared, z_hat).mean()
     label = f"{name}, {np.mean(z_hat != 0):.1%} not 0, {bits / 8:.1f} bytes of information"
     for way in ("encode", "decode"):
         cells = {coder: [z_hat.shape[1] / s / 1e6 for s in times[way, coder]] for coder in found}

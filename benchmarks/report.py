@@ -153,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", default="build/bench", help="the results' folder (default: %(default)s)")
     parser.add_argument("--page", default="docs/benchmarks.md", help="(default: %(default)s)")
     parser.add_argument(
-        "--tfc_python", default=sys.executable, help="an interpreter that has tensorflow-compression (default: this one)"
+        "--tfc_python",
+        default=sys.executable,
+        help="an interpreter that has tensorflow-compression (default: this one)",
     )
     parser.add_argument("--light_python", help="the interpreter of a light install, for the start-up")
     parser.add_argument("--steps", type=int, default=1000, help="of training the models (default: %(default)s)")

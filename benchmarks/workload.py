@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
@@ -21,6 +20,7 @@ from vidpress.model.records import synthetic
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.model.records.videos import PooledVideo, parse_video, pool_frames
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 SPEC = FeatureSpec()
 FRAMES = (120, 300)

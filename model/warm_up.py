@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import fit_banks
 from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen import matrix_units
@@ -32,7 +30,9 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.synthetic import serialize_video
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards.shard import decode_codes
+from vidpress.model.shards.shard_rows import decode_codes
+from vidpress.model.tables.banks import fit_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def warm_up() -> None:

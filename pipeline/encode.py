@@ -12,7 +12,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.files.input_files import MatchedFile, older_than
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import ShardHeader
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline.launching import launch, record_options
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.generations.known_videos import ReadInputFiles, input_lists, read_input_files

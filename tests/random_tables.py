@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from vidpress.model.coding.range_coding_tables import MAX_ESCAPE_BITS, RangeCodingTables
+from vidpress.model.tables.limits import MAX_ESCAPE_BITS
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 # Of a batch but for its last axis.

@@ -21,7 +21,8 @@ from vidpress.model.data_set.verification import verify
 from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline import decode, encode
 from vidpress.pipeline.launching import launch
 from vidpress.transforms import write_shards

@@ -5,7 +5,7 @@ import pytest
 
 from vidpress.model.coding import range_coder
 from vidpress.model.coding.feature_codec import FeatureCodec
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def features(shape, n=300, seed=0):

@@ -16,23 +16,24 @@ from vidpress.pipeline import cli
 MAY_IMPORT = {
     "model": "",
     "model.files": "model",
-    "model.coding": "model",
+    "model.tables": "model",
+    "model.coding": "model model.tables",
     "model.records": "model model.files",
-    "model.frozen": "model model.files model.coding",
-    "model.shards": "model model.files model.coding",
-    "model.data_set": "model model.files model.coding model.records model.frozen model.shards",
-    "model.networks": "model model.coding model.frozen",
-    "model.training": "model model.files model.coding model.records model.frozen model.networks",
+    "model.frozen": "model model.files model.tables model.coding",
+    "model.shards": "model model.files model.tables model.coding",
+    "model.data_set": "model model.files model.tables model.coding model.records model.frozen model.shards",
+    "model.networks": "model model.tables model.coding model.frozen",
+    "model.training": "model model.files model.tables model.coding model.records model.frozen model.networks",
     "model.images": "model model.records model.networks model.training",
     "model.__init__": "model model.data_set",
-    "model.warm_up": "model model.coding model.records model.frozen model.shards model.data_set",
+    "model.warm_up": "model model.tables model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
     "pipeline.launching": "model model.files model.data_set transforms",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
-    "pipeline.evaluation": "model model.files model.records model.frozen model.shards model.data_set"
+    "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images pipeline.training",
-    "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
+    "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
     " pipeline.launching pipeline.training pipeline.evaluation",
 }
@@ -42,6 +43,7 @@ BEFORE_KERAS_3 = {"tf_keras", "tensorflow_compression", "tensorflow_probability"
 KERAS = {"keras", *BACKENDS, *BEFORE_KERAS_3}
 FOR_TORCH = "model.data_set.torch_dataset"  # a torch.utils.data.Dataset
 MOST_FILES = 10
+MOST_LINES = 400
 
 MODULES = {
     ".".join(path.relative_to(REPO).with_suffix("").parts): path
@@ -125,6 +127,11 @@ def test_a_folder_is_seen_at_a_glance(folder):
     assert "__init__" in names  # else it would be missing in a wheel
     assert len(names) - 1 <= MOST_FILES
     assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_read_in_one_sitting(module):
+    assert len(MODULES[module].read_text().splitlines()) <= MOST_LINES
 
 
 def test_architecture_names_every_module():

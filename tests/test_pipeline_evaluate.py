@@ -20,6 +20,7 @@ pytest.importorskip("jinja2", reason="needs the extra vidpress[report]")
 from conftest import SPEC
 
 from vidpress.model import metrics
+from vidpress.model.tables.bits import bits_by_dim, bits_by_row
 from vidpress.model.training import freezing, training_data
 from vidpress.pipeline.evaluation import codecs
 from vidpress.pipeline.evaluation import videos as evaluation_videos
@@ -110,8 +111,8 @@ def test_a_models_record_is_what_its_codes_give(evaluated, data):
     expected = metrics.evaluate(model.logits(z_hat), videos.multi_hot(np.arange(len(videos)), NUM_CLASSES))
     assert record["validation"]["gap"] == pytest.approx(expected.gap, abs=1e-6)
     assert record["validation"]["mean_ap"] == pytest.approx(expected.mean_ap, abs=1e-6)
-    by_dim = np.sort(model.tables.bits_by_dim(z_hat, bank))[::-1]
-    assert record["bits_per_video"] == pytest.approx(model.tables.bits(z_hat, bank).mean())
+    by_dim = np.sort(bits_by_dim(model.tables, z_hat, bank))[::-1]
+    assert record["bits_per_video"] == pytest.approx(bits_by_row(model.tables, z_hat, bank).mean())
     np.testing.assert_allclose(record["bits_by_rank"], list(enumerate(by_dim, 1)), rtol=1e-3)
     assert record["validation"] == pytest.approx(
         {k: v for k, v in freezing.measure(model, videos).items() if k in record["validation"]}, abs=1e-6

@@ -7,8 +7,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
 from vidpress.model.networks.prior import DeepFactorized  # noqa: E402
+from vidpress.model.tables.range_coding_tables import RangeCodingTables  # noqa: E402
 
 CHANNELS = 5
 TAIL_MASS = 2**-8

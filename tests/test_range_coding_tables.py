@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vidpress.model.coding import range_coding_tables
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.symbol_counts import count_symbols
+from vidpress.model.tables.bits import bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.symbol_counts import count_symbols
 
 TABLES = {"cdf": [0, 10, 16, 0, 3, 5, 16], "cdf_start": [0, 3, 7], "cdf_offset": [0, -2], "precision": 4}
 
@@ -95,38 +95,6 @@ def test_refused_lookup(lookup, message):
         RangeCodingTables.from_lookup(np.array(lookup, np.int32), np.zeros(1, np.int32))
 
 
-def test_bits():
-    tables = RangeCodingTables([0, 8, 12, 14, 16], [0, 5], [-1], 4)
-    # Intervals of 1/2, 1/4, 1/8 for -1, 0, 1, and 1/8 for the escape: 3 bits, 2 floor(log2(distance)) + 1, and a sign.
-    values = [-1, 0, 1, 2, 3, 5, -2, -3, -9]
-    bits = [1, 2, 3, 3 + 2, 3 + 4, 3 + 6, 3 + 2, 3 + 4, 3 + 8]
-    np.testing.assert_array_equal(tables.bits(np.array(values)[:, None]), bits)
-    np.testing.assert_array_equal(tables.bits(np.array(values)[None, :, None]), [sum(bits)])
-    np.testing.assert_allclose(tables.bits_by_dim(np.array(values)[:, None]), [np.mean(bits)])
-    assert tables.bits(np.empty((0, 1), np.int32)).shape == (0,)
-
-
-def test_bits_agree_in_every_shape():
-    rng = np.random.default_rng(0)
-    z_hat = rng.integers(-3, 9, (40, 2, 3, 2)).astype(np.int16)
-    tables = RangeCodingTables(**TABLES)
-    by_row = tables.bits(z_hat)
-    assert by_row.shape == (40,)
-    np.testing.assert_allclose(by_row, [tables.bits(row[None]).item() for row in z_hat])
-    assert tables.bits_by_dim(z_hat).sum() * 6 == pytest.approx(by_row.mean())
-
-
-@pytest.mark.parametrize("z_hat", [np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.zeros((2, 2))])
-def test_bits_refuse(z_hat):
-    with pytest.raises(ValueError, match=r"these tables take integers \[n, \.\.\., 2\]"):
-        RangeCodingTables(**TABLES).bits(z_hat)
-
-
-def test_no_data_have_no_mean():
-    with pytest.raises(ValueError, match="at least one row"):
-        RangeCodingTables(**TABLES).bits_by_dim(np.empty((0, 2), np.int32))
-
-
 def expected_bits(p, widths):
     return float((p * -np.log2(widths / widths.sum())).sum())
 
@@ -173,21 +141,21 @@ def test_fit_comes_within_1_percent_of_the_held_out_entropy():
     held_out = sparse_z_hat(10000, num_dims, seed=3)
     assert np.mean(held_out == 0) > 0.9
     entropy = count_symbols(held_out).bits()
-    assert entropy <= tables.bits(held_out).mean() * 1.0001
-    assert tables.bits(held_out).mean() <= entropy * 1.01
+    assert entropy <= bits_by_row(tables, held_out).mean() * 1.0001
+    assert bits_by_row(tables, held_out).mean() <= entropy * 1.01
     assert len(tables.to_bytes()) < num_dims * 7
 
 
 def test_fit_to_little_data():
     tables = RangeCodingTables.fit(sparse_z_hat(1000, 400, seed=2))
     held_out = sparse_z_hat(10000, 400, seed=3)
-    assert tables.bits(held_out).mean() <= count_symbols(held_out).bits() * 1.04
+    assert bits_by_row(tables, held_out).mean() <= count_symbols(held_out).bits() * 1.04
 
 
 def test_dimensions_that_are_always_zero_cost_next_to_nothing():
     tables = RangeCodingTables.fit(np.zeros((29000, 2000), np.uint8))
     zeros = np.zeros((1, 2000), np.uint8)
-    assert tables.bits(zeros)[0] < 0.1
+    assert bits_by_row(tables, zeros)[0] < 0.1
     assert len(tables.cdf) == 3 * 2000
     assert len(tables.to_bytes()) < 200
 
@@ -209,7 +177,7 @@ def test_fit_takes_any_data(rng, precision):
     z_hat = np.rint(rng.standard_cauchy((int(rng.integers(1, 40)), 5)) * scale).clip(-(2**28), 2**28).astype(np.int32)
     tables = RangeCodingTables.fit(z_hat, precision)
     assert tables.precision == precision
-    assert np.isfinite(tables.bits(z_hat)).all()
+    assert np.isfinite(bits_by_row(tables, z_hat)).all()
     assert_same(RangeCodingTables.from_bytes(tables.to_bytes()), tables)
     assert_same(RangeCodingTables.fit(count_symbols(z_hat), precision), tables)
 
@@ -266,22 +234,3 @@ def test_tables_have_limits():
         dataclasses.replace(flat, bank_tilt=tilt)
     with pytest.raises(ValueError, match="did training diverge"):
         RangeCodingTables(np.tile(np.arange(size), 32), np.arange(33) * size, np.zeros(32, np.int32), 16)
-
-
-@hypothesis.given(seeds)
-def test_banks_share_distributions_and_are_tilted_one_by_one(rng):
-    """However many distributions are computed at a time."""
-    tables = RangeCodingTables.fit(sparse_z_hat(50, 20, seed=1))
-    tilt = rng.integers(-24, 25, (5, 20)).astype(np.int8)
-    tilt[2] = -128
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(range_coding_tables, "_ENTRIES_CHUNK", int(rng.integers(1, 30)))
-        cdf, start, first_uppers, escape, _ = dataclasses.replace(tables, bank_tilt=tilt).coder_arrays
-    for bank in range(5):
-        alone = dataclasses.replace(tables, bank_tilt=np.where(tilt[bank] == -128, 0, tilt[bank])[None])
-        alone_cdf, alone_start, alone_uppers, _, _ = alone.coder_arrays
-        np.testing.assert_array_equal(first_uppers[bank], alone_uppers[0])
-        for dim in range(20):
-            size = escape[dim] + 2
-            found, expected = start[bank, dim], alone_start[0, dim]
-            np.testing.assert_array_equal(cdf[found : found + size], alone_cdf[expected : expected + size])

@@ -19,7 +19,9 @@ from vidpress.model.data_set.verification import verify
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import manifest_name
-from vidpress.model.shards.shard import SCHEMA, Shard, footer_crc32, write_shard
+from vidpress.model.shards.shard import Shard, footer_crc32
+from vidpress.model.shards.shard_rows import SCHEMA
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.pipeline import cli, encode
 
 

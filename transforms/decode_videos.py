@@ -7,7 +7,7 @@ import dataclasses
 import apache_beam as beam
 import pyarrow as pa
 
-from vidpress.model.shards.shard import decode_rows
+from vidpress.model.shards.shard_rows import decode_rows
 from vidpress.transforms import metrics, progress
 
 
@@ -19,7 +19,7 @@ class DecodeVideos(beam.PTransform):
         super().__init__()
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[pa.RecordBatch]:
-        """Decode each batch; the result is of `vidpress.model.shards.shard.decoded_schema`."""
+        """Decode each batch; the result is of `vidpress.model.shards.shard_rows.decoded_schema`."""
         return rows | "Decode" >> beam.Map(_decode)
 
 

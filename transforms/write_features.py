@@ -20,7 +20,7 @@ from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.records import examples
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.shards.shard import decode_rows, decoded_schema, labels_list
+from vidpress.model.shards.shard_rows import decode_rows, decoded_schema, labels_list
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
 
@@ -163,7 +163,7 @@ def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.Reco
 
 
 def write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
-    """Write decoded batches as Parquet, of `vidpress.model.shards.shard.decoded_schema`, a row group each."""
+    """Write decoded batches as Parquet, of `vidpress.model.shards.shard_rows.decoded_schema`, a row group each."""
     with pq.ParquetWriter(file, decoded_schema(num_dims), write_page_checksum=True) as writer:
         for batch in batches:
             writer.write_batch(batch)

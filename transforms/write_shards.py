@@ -14,7 +14,9 @@ from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Inpu
 from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files.file_names import join
-from vidpress.model.shards.shard import ShardHeader, footer_crc32, write_shard
+from vidpress.model.shards.shard import footer_crc32
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.transforms import metrics
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
 from vidpress.transforms.generations.known_videos import FindKnownVideos

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks, fit_banks
+from vidpress.model.tables.banks import choose_banks, fit_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

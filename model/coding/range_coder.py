@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidpress.model.coding import range_coder_kernels
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.errors import VidpressError
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 _ROWS_IN_MESSAGE = 10
 

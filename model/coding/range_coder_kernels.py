@@ -28,8 +28,9 @@ from vidpress.model.coding.lanes import (
     store,
     to_bits,
 )
-from vidpress.model.coding.range_coding_tables import BIT_INTERVALS, MAX_ESCAPE_BITS, WHOLE_INTERVAL
 from vidpress.model.compiled import jit
+from vidpress.model.tables.coder_arrays import BIT_INTERVALS, WHOLE_INTERVAL
+from vidpress.model.tables.limits import MAX_ESCAPE_BITS
 
 # The arithmetic is in uint64 throughout: Numba turns a mixture of signed and unsigned integers into floats, and
 # checks signed indices for being negative.

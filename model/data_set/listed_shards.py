@@ -8,7 +8,9 @@ import os
 from vidpress.model.data_set.manifest import FileEntry
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
-from vidpress.model.shards.shard import Shard, ShardError
+from vidpress.model.files.uris import PathError
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
 
 
 def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str) -> Shard:
@@ -34,7 +36,7 @@ def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str
         file = storage.open_input(uri, links=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{uri} is missing: fetch or encode it again.") from error
-    except storage.PathError as error:
+    except PathError as error:
         raise ShardError(str(error)) from error
     shard = Shard(file, uri)
     shard.check_model(model_id)

@@ -16,6 +16,7 @@ from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import file_kinds, input_files, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
+from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost.
@@ -261,7 +262,7 @@ class Manifest:
         uri = join(data_set, manifest_name(number))
         try:
             data = storage.read_bytes(uri, max_bytes=MAX_BYTES, links=False)
-        except (FileNotFoundError, storage.PathError) as error:
+        except (FileNotFoundError, PathError) as error:
             raise ManifestError(f"{uri} cannot be read: {error}") from error
         manifest = cls.from_json(data, name=uri)
         if manifest.generation != number:

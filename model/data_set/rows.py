@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.records.videos import PooledVideo
-from vidpress.model.shards import shard
+from vidpress.model.shards import shard, shard_rows
+from vidpress.model.tables.banks import choose_banks
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
 # offset stands in the data set already, in the shard `file`.
-SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
+SCHEMA = shard_rows.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
     pa.field("offset", pa.int64())
 )
 
@@ -104,7 +104,7 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
         pa.array([video.num_frames for video in videos], pa.int32()),
         pa.array(bank),
-        shard.code_array(data, offsets),
+        shard_rows.code_array(data, offsets),
         pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
         pa.array([video.offset for video in videos], pa.int64()),
     ]
@@ -145,8 +145,8 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, with the columns of `shard.SCHEMA` in types without its limit of 2 GiB a column; the number of
-      duplicates; the dead letters.
+      The rows to write, with the columns of `shard_rows.SCHEMA` in types without its limit of 2 GiB a column; the
+      number of duplicates; the dead letters.
     """
     rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
@@ -160,7 +160,7 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     num_duplicates = 0
     letters = []
     kept = None
-    content = shard.SCHEMA.names
+    content = shard_rows.SCHEMA.names
     for index in np.flatnonzero(repeated):
         if not repeated[index - 1]:
             kept = rows.slice(index - 1, 1).to_pylist()[0]
@@ -197,7 +197,7 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
       The rows, of `SCHEMA`, without offset.
 
     Raises:
-      vidpress.model.shards.shard.ShardError: If the shard is damaged where it is read.
+      vidpress.model.shards.shard_header.ShardError: If the shard is damaged where it is read.
     """
     known = [opened.read_ids(row_group) for row_group in range(len(opened.row_group_sizes))]
     shard_ids = pa.concat_arrays(known)

@@ -22,7 +22,10 @@ from vidpress.model.data_set.rows import hash_of
 from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
-from vidpress.model.shards.shard import Shard, ShardError, decode_codes
+from vidpress.model.files.uris import PathError
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import decode_codes
 from vidpress.model.strict_json import JsonError, decode
 
 _IDS_IN_MESSAGE = 3
@@ -141,7 +144,7 @@ def _check_file(
         data = storage.read_bytes(uri, links=False)
     except FileNotFoundError:
         return _Checked([f"{uri} is missing: fetch or encode it again."])
-    except storage.PathError as error:
+    except PathError as error:
         return _Checked([f"{uri} cannot be read: {error}"])
     except OSError as error:
         fix = fix_of(error)

@@ -13,8 +13,11 @@ import pyarrow as pa
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.files import storage
+from vidpress.model.files.uris import normalized
 from vidpress.model.metrics import multi_hot
-from vidpress.model.shards.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import SCHEMA, decode_codes, labels_list
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -91,7 +94,7 @@ class VideoDataset:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
-        self.path = storage.normalized(path)
+        self.path = normalized(path)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed

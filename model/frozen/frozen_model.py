@@ -18,8 +18,6 @@ import safetensors.numpy
 
 from vidpress.model import strict_json
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import file_kinds, storage
@@ -27,6 +25,8 @@ from vidpress.model.frozen import dense_layers, model_file
 from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
 from vidpress.model.frozen.nearest_rounding import MAX_Z, round_to_nearest
 from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
+from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded.
 FORMAT_VERSION = 4
@@ -197,11 +197,10 @@ class FrozenModel:
         if self.rounding_lmbda:
             bank = choose_banks(self.tables, z_hat)
             bounds = row_bounds, last_layer.column_bounds
-            row, column, direction, threshold = round_to_cheaper(
-                self.tables, z, z_hat, bank, self.rounding_lmbda, bounds
-            )
-            beyond = direction * (last_layer.exact_at(inputs, row, column) - z_hat[row, column])
-            z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
+            left = round_to_cheaper(self.tables, z, z_hat, bank, self.rounding_lmbda, bounds)
+            place = left.row, left.column
+            beyond = left.direction * (last_layer.exact_at(inputs, *place) - z_hat[place])
+            z_hat[place] += np.where(beyond > left.threshold, left.direction, 0).astype(np.int32)
         return z_hat
 
     @functools.cached_property

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.networks import noise
 from vidpress.model.networks.prior import DeepFactorized
 from vidpress.model.networks.prior_banks import PriorBanks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 @keras.saving.register_keras_serializable(package="vidpress")
@@ -29,9 +29,9 @@ class Bottleneck(keras.layers.Layer):
     share: positions of a spatial input are alike (section 2.2).
 
     With banks, the prior is a mixture: each example is charged by the bank that has the shortest code for it, as a
-    range coder with banks of tables does (`table_banks`). In a bank, the odds that a channel rounds to other than 0 are
-    the prior's times a factor. Banks are a clustering of the examples by code length, which follows the network in the
-    course of training; and the network learns to switch on together what a bank expects together.
+    range coder with banks of tables does (`model/tables/`). In a bank, the odds that a channel rounds to other than 0
+    are the prior's times a factor. Banks are a clustering of the examples by code length, which follows the network in
+    the course of training; and the network learns to switch on together what a bank expects together.
 
     Bits are counted an example: summed over all axes but the first, averaged over the first. Of the mean this layer
     keeps a metric, `bits`, which `fit` reports as `<layer name>_bits` (on JAX, `fit` leaves the metrics of layers as

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.networks import noise
 from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Functions of lmbda are interpolated between anchors, of which neighbours differ by a factor of so much at most.
 _ANCHOR_RATIO = 2.0

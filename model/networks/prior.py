@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vidpress.model.coding.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
+from vidpress.model.tables.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
 
 # The probability that tables leave to the escape symbol.
 _TAIL_MASS = 2**-8

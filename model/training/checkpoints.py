@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError, fix_of
 from vidpress.model.files import local_files, storage
+from vidpress.model.files.uris import PathError
 
 OPTIONS_FILE = "options.json"
 CHECKPOINTS = "checkpoints"
@@ -80,7 +81,7 @@ def read_options(work_dir: str) -> dict[str, Any]:
         raise TrainingError(f"{work_dir} holds no training: there is no {OPTIONS_FILE}. Give the folder of one.")
     try:
         return strict_json.decode(_read(path, strict_json.MAX_BYTES), dict[str, Any])
-    except (strict_json.JsonError, storage.PathError) as error:
+    except (strict_json.JsonError, PathError) as error:
         raise damaged(path, error) from error
 
 

@@ -16,9 +16,6 @@ import numpy as np
 import threadpoolctl
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
-from vidpress.model.coding.table_banks import choose_banks, fit_banks
 from vidpress.model.cpus import num_cpus
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
@@ -26,6 +23,10 @@ from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.bottleneck import bottleneck_of
+from vidpress.model.tables.banks import choose_banks, fit_banks
+from vidpress.model.tables.bits import bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
 from vidpress.model.training.options import FreezingOptions
 from vidpress.model.training.training_data import LabelledVideos
 
@@ -199,7 +200,7 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
         z_hat = model.quantize(videos.x[rows])
         accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
         bank = choose_banks(model.tables, z_hat)
-        bits += float(model.tables.bits(z_hat, bank).sum())
+        bits += float(bits_by_row(model.tables, z_hat, bank).sum())
         num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat, bank)))
     return {
         **dataclasses.asdict(accumulator.result()),

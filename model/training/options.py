@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
-from vidpress.model.coding.range_coding_tables import MAX_DIMS
-from vidpress.model.coding.table_banks import check_num_banks
+from vidpress.model.tables.banks import check_num_banks
+from vidpress.model.tables.limits import MAX_DIMS
 
 TABLES = ("empirical", "prior")
 

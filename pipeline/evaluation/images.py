@@ -16,6 +16,7 @@ import numpy as np
 from vidpress.model import metrics
 from vidpress.model.images import files
 from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.training.options import TABLES, FreezingOptions
 from vidpress.pipeline.evaluation import codecs as rival_codecs
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
@@ -166,7 +167,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         decoded = codec.decompress(codes)
         head = plug_in.head_of(network)
         bank = codec.banks(codes)
-        bits = codec.tables.bits_by_dim(decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
+        bits = bits_by_dim(codec.tables, decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
         record |= {
             "validation": task_metrics(head, decoded, test),
             "training": task_metrics(head, plug_in.quantize(network, _pixels(sample, context)), sample),

@@ -20,7 +20,11 @@ from vidpress.model.data_set import rows
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.videos import PooledVideo
-from vidpress.model.shards import shard
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shard_rows import SCHEMA, decode_codes, labels_list
+from vidpress.model.shards.shard_writer import write_shard
+from vidpress.model.tables.bits import bits_by_dim
 from vidpress.pipeline.evaluation import codecs
 from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
 from vidpress.pipeline.training import jobs
@@ -128,19 +132,19 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
             raise ValueError(f"Video {start}: {encoded.dead_letters[0].reason}.")
         tables.append(pa.Table.from_batches([encoded.rows]))
     file = io.BytesIO()
-    header = shard.ShardHeader(model.model_id, model.spec, model.tables)
-    shard.write_shard(file, pa.concat_tables(tables).select(shard.SCHEMA.names), header)
-    opened = shard.Shard(file, "the shard in memory")
+    header = ShardHeader(model.model_id, model.spec, model.tables)
+    write_shard(file, pa.concat_tables(tables).select(SCHEMA.names), header)
+    opened = Shard(file, "the shard in memory")
     num_classes = model.logits(np.zeros((1, model.num_dims))).shape[1]
     accumulator = metrics.MetricsAccumulator(num_classes)
     code_bytes = 0
     for group in range(len(opened.row_group_sizes)):
         batch = opened.read(group)
-        z_hat = shard.decode_codes(batch, opened.header.tables)
-        bits += opened.header.tables.bits_by_dim(z_hat, batch["bank"].to_numpy()) * len(z_hat)
+        z_hat = decode_codes(batch, opened.header.tables)
+        bits += bits_by_dim(opened.header.tables, z_hat, batch["bank"].to_numpy()) * len(z_hat)
         code_bytes += sum(map(len, batch["code"].to_pylist()))
         for part in _chunks(len(z_hat)):
-            labels = metrics.multi_hot(shard.labels_list(batch["labels"].take(part)), num_classes)
+            labels = metrics.multi_hot(labels_list(batch["labels"].take(part)), num_classes)
             accumulator.update(model.logits(z_hat[part]), labels)
     num_videos = len(videos)
     stored = opened.column_bytes

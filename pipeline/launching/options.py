@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
-from vidpress.model.files.storage import PathError, normalized
+from vidpress.model.files.uris import PathError, normalized
 
 # More than any data set has: a petabyte in shards of 10 GB.
 MAX_SHARDS = 100_000

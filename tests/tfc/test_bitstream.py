@@ -15,8 +15,9 @@ from tensorflow_compression.python.ops import gen_ops  # noqa: E402
 
 from vidpress.model.coding import range_coder  # noqa: E402
 from vidpress.model.coding.range_coder import DamagedCodeError  # noqa: E402
-from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
-from vidpress.model.coding.table_banks import choose_banks, fit_banks  # noqa: E402
+from vidpress.model.tables.banks import choose_banks, fit_banks  # noqa: E402
+from vidpress.model.tables.bits import bits_by_row  # noqa: E402
+from vidpress.model.tables.range_coding_tables import RangeCodingTables  # noqa: E402
 
 
 def damaged_rows(tables, codes):
@@ -99,12 +100,13 @@ def test_a_bank_is_coded_like_its_tables_alone():
     tables = fit_banks(RangeCodingTables.fit(z_hat), z_hat, 8)
     bank = choose_banks(tables, z_hat)
     codes = range_coder.compress(tables, z_hat, bank)
-    cdf, start, _, escape, cdf_offset = tables.coder_arrays
+    arrays = tables.coder_arrays
+    sizes = arrays.escape + 2
     assert len(np.unique(bank)) > 3
     for index in np.unique(bank):
-        parts = [cdf[first : first + size] for first, size in zip(start[index], escape + 2, strict=True)]
-        alone_start = np.append(0, np.cumsum(escape + 2))
-        alone = RangeCodingTables(np.concatenate(parts), alone_start, cdf_offset, tables.precision)
+        parts = [arrays.cdf[first : first + size] for first, size in zip(arrays.start[index], sizes, strict=True)]
+        alone_start = np.append(0, np.cumsum(sizes))
+        alone = RangeCodingTables(np.concatenate(parts), alone_start, tables.cdf_offset, tables.precision)
         rows = np.flatnonzero(bank == index)
         assert [codes[row] for row in rows] == theirs.compress(alone, z_hat[rows])
 
@@ -128,4 +130,4 @@ def test_fitting_costs_no_more_bits_than_their_rounding():
         p = np.bincount(z_hat[:, 0]) / len(z_hat)
         rounded = RangeCodingTables.from_pmf([p], [0], precision)
         fitted = RangeCodingTables.fit(z_hat, precision)
-        assert fitted.bits(z_hat).mean() <= rounded.bits(z_hat).mean() * 1.02
+        assert bits_by_row(fitted, z_hat).mean() <= bits_by_row(rounded, z_hat).mean() * 1.02

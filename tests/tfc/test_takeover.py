@@ -9,7 +9,7 @@ import tensorflow as tf  # noqa: E402
 import theirs  # noqa: E402
 
 from vidpress.model.coding.feature_codec import FeatureCodec  # noqa: E402
-from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
+from vidpress.model.tables.range_coding_tables import RangeCodingTables  # noqa: E402
 
 
 class Encoder(tf.keras.Model):

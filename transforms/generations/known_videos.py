@@ -16,6 +16,7 @@ from vidpress.model.data_set.manifest import FileEntry, InputFile, Manifest, Man
 from vidpress.model.data_set.rows import find_known, split_by_shard
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index
+from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # A bundle's ids are sent on at the latest when there are this many.
@@ -46,7 +47,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
                 digest.update(line)
                 listed = InputFile.from_json(line)
                 yield listed.file, (listed.bytes, listed.damaged_crc32)
-    except (FileNotFoundError, storage.PathError, JsonError) as error:
+    except (FileNotFoundError, PathError, JsonError) as error:
         raise _damaged_list(uri, str(error)) from error
     if digest.hexdigest() != entry.sha256:
         raise _damaged_list(uri, "its SHA-256 is not the one in the manifest")

@@ -34,6 +34,12 @@ def code_lengths(widths: np.ndarray, precision: int) -> np.ndarray:
     return np.rint((precision - np.log2(widths)) * UNITS_PER_BIT).astype(np.int64)
 
 
+def check_precision(precision: int) -> None:
+    """Raise a ValueError if probabilities cannot be multiples of 2^-precision."""
+    if not 1 <= precision <= 16:
+        raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
+
+
 def check_dims(fine: np.ndarray, values: np.ndarray, what: str) -> None:
     """Raise a ValueError that names the first dimension that is not fine and says `what` of its value."""
     if not fine.all():
@@ -55,7 +61,7 @@ def round_to_widths(weights: np.ndarray, start: np.ndarray, precision: int) -> n
     Returns:
       int64[total].
     """
-    _check_precision(start, precision)
+    _check_num_values(start, precision)
     sizes = np.diff(start)
     total = 1 << precision
     # So that a dimension of no weight at all is split evenly.
@@ -97,7 +103,7 @@ def round_one_by_one(weights: np.ndarray, start: np.ndarray, precision: int) -> 
     Returns:
       int64[total].
     """
-    _check_precision(start, precision)
+    _check_num_values(start, precision)
     total = 1 << precision
     widths = np.maximum(np.rint(weights * np.float32(total)), 1).astype(np.int64)
     excess = np.add.reduceat(widths, start[:-1]) - total
@@ -124,9 +130,8 @@ def round_one_by_one(weights: np.ndarray, start: np.ndarray, precision: int) -> 
     return widths
 
 
-def _check_precision(start: np.ndarray, precision: int) -> None:
-    if not 1 <= precision <= 16:
-        raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
+def _check_num_values(start: np.ndarray, precision: int) -> None:
+    check_precision(precision)
     most = (1 << precision) - 1
     num_values = np.diff(start) - 1
     check_dims(
@@ -197,3 +202,17 @@ def cdf_of_widths(widths: np.ndarray, start: np.ndarray, precision: int) -> np.n
     """Return the cumulative distributions of each dimension's widths: one entry more than widths each."""
     # A 0 in front of each dimension's widths; each but the first also takes the sum so far back to 0.
     return np.cumsum(np.insert(widths, start[:-1], np.where(start[:-1] > 0, -(1 << precision), 0)))
+
+
+def widths_of_cdf(cdf: np.ndarray, cdf_start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `cdf_of_widths` was made of.
+
+    Args:
+      cdf: Integers [total], the distributions one after the other.
+      cdf_start: Integers [num_dims + 1], where each begins.
+
+    Returns:
+      `(widths int64[total - num_dims], start [num_dims + 1])`.
+    """
+    widths = np.delete(np.diff(cdf), cdf_start[1:-1] - 1)  # without what lies between two distributions
+    return widths.astype(np.int64), cdf_start - np.arange(len(cdf_start))

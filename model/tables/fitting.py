@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vidpress.model.coding.symbol_counts import SymbolCounts
-from vidpress.model.coding.table_widths import round_to_widths, shorten
+from vidpress.model.tables.symbol_counts import SymbolCounts
+from vidpress.model.tables.widths import check_precision, round_to_widths, shorten
 
 # Added to the count of every value of a table, and of its escape. Chosen on held-out data. Krichevsky's and Trofimov's
 # 1/2 is for symbols that are equally likely beforehand, which rarely seen values are not.
@@ -28,8 +28,7 @@ def fit_widths(counts: SymbolCounts, precision: int) -> tuple[np.ndarray, np.nda
     """
     if not counts.num_symbols:
         raise ValueError("Tables cannot be fitted to no data: give at least one row.")
-    if not 1 <= precision <= 16:
-        raise ValueError(f"precision is {precision}: the range coder takes 1 to 16.")
+    check_precision(precision)
     value, count = counts.value.astype(np.int64), counts.count
     mode = np.zeros(counts.num_dims, np.int64)
     by_count = np.lexsort((-np.abs(value), count))

@@ -13,9 +13,10 @@ import math
 
 import numpy as np
 
-from vidpress.model.coding.range_coding_tables import MAX_BANKS, RangeCodingTables
-from vidpress.model.coding.table_widths import MAX_TILT, TILT_STEPS_PER_BIT, UNITS_PER_BIT, code_lengths
 from vidpress.model.compiled import jit
+from vidpress.model.tables.limits import MAX_BANKS
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.widths import MAX_TILT, TILT_STEPS_PER_BIT, UNITS_PER_BIT, code_lengths
 
 # A bank's counts are joined by so many rows of the shared tables'. Of 5 to 80, the best on held-out YouTube-8M videos
 # with 64 banks, by a little.
@@ -117,9 +118,9 @@ def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
 
 def _likeliest_widths(tables: RangeCodingTables) -> np.ndarray:
     """Return the width of the likeliest value's interval, int64[num_banks, num_dims]."""
-    cdf, start, *_ = tables.coder_arrays
-    interval = start + (tables.likeliest_value - tables.cdf_offset)
-    return cdf[interval + 1].astype(np.int64) - cdf[interval]
+    arrays = tables.coder_arrays
+    interval = arrays.start + (tables.likeliest_value - tables.cdf_offset)
+    return arrays.cdf[interval + 1].astype(np.int64) - arrays.cdf[interval]
 
 
 @jit

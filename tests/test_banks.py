@@ -5,9 +5,10 @@ import pytest
 from hypothesis import strategies as st
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks, fit_banks
-from vidpress.model.coding.table_widths import MAX_TILT, round_to_widths, tilt_widths
+from vidpress.model.tables.banks import choose_banks, fit_banks
+from vidpress.model.tables.bits import bits_by_dim, bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.widths import MAX_TILT, round_to_widths, tilt_widths
 
 NUM_DIMS = 60
 
@@ -23,9 +24,11 @@ def clustered_z_hat(num_rows, seed, num_kinds=4):
 
 def single_bank(tables, bank):
     """The tables of one bank alone."""
-    cdf, start, _, escape, cdf_offset = tables.coder_arrays
-    parts = [cdf[first : first + size] for first, size in zip(start[bank], escape + 2, strict=True)]
-    return RangeCodingTables(np.concatenate(parts), np.append(0, np.cumsum(escape + 2)), cdf_offset, tables.precision)
+    arrays = tables.coder_arrays
+    sizes = arrays.escape + 2
+    parts = [arrays.cdf[first : first + size] for first, size in zip(arrays.start[bank], sizes, strict=True)]
+    start = np.append(0, np.cumsum(sizes))
+    return RangeCodingTables(np.concatenate(parts), start, tables.cdf_offset, tables.precision)
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +58,18 @@ def test_tilted_widths_are_a_distribution_whose_odds_are_multiplied(seed, precis
 def test_banks_find_the_kinds_and_save_bits(tables):
     z_hat, kind = clustered_z_hat(1000, seed=1)
     bank = choose_banks(tables, z_hat)
-    assert tables.bits(z_hat, bank).mean() + 3 < 0.9 * tables.with_banks([0]).bits(z_hat, np.zeros(1000, int)).mean()
+    first = bits_by_row(tables.with_banks([0]), z_hat, np.zeros(1000, int))
+    assert bits_by_row(tables, z_hat, bank).mean() + 3 < 0.9 * first.mean()
     shared = RangeCodingTables.fit(clustered_z_hat(2000, seed=0)[0])
-    assert tables.bits(z_hat, bank).mean() + 3 < 0.9 * shared.bits(z_hat).mean()
+    assert bits_by_row(tables, z_hat, bank).mean() + 3 < 0.9 * bits_by_row(shared, z_hat).mean()
     of_kind = [np.bincount(kind[bank == index], minlength=4) for index in range(8)]
     assert sum(counts.max() for counts in of_kind) > 950
 
 
 def test_the_chosen_bank_is_the_cheapest(tables):
     z_hat, _ = clustered_z_hat(300, seed=2)
-    bits = np.stack([tables.bits(z_hat, np.full(300, bank)) for bank in range(8)])
-    np.testing.assert_allclose(tables.bits(z_hat, choose_banks(tables, z_hat)), bits.min(axis=0), atol=0.1)
+    bits = np.stack([bits_by_row(tables, z_hat, np.full(300, bank)) for bank in range(8)])
+    np.testing.assert_allclose(bits_by_row(tables, z_hat, choose_banks(tables, z_hat)), bits.min(axis=0), atol=0.1)
 
 
 def test_choice_does_not_depend_on_the_last_bit_of_a_logarithm():
@@ -84,9 +88,9 @@ def test_a_bank_is_coded_like_its_tables_alone(tables):
         rows = np.flatnonzero(bank == index)
         alone = single_bank(tables, index)
         assert [codes[row] for row in rows[:20]] == [plain_coder.encode(alone, z_hat[row]) for row in rows[:20]]
-        np.testing.assert_allclose(tables.bits(z_hat[rows], bank[rows]), alone.bits(z_hat[rows]))
-    by_dim = tables.bits_by_dim(z_hat, bank)
-    np.testing.assert_allclose(by_dim.sum(), tables.bits(z_hat, bank).mean())
+        np.testing.assert_allclose(bits_by_row(tables, z_hat[rows], bank[rows]), bits_by_row(alone, z_hat[rows]))
+    by_dim = bits_by_dim(tables, z_hat, bank)
+    np.testing.assert_allclose(by_dim.sum(), bits_by_row(tables, z_hat, bank).mean())
 
 
 def test_positions_of_a_row_share_its_bank(tables):
@@ -96,8 +100,8 @@ def test_positions_of_a_row_share_its_bank(tables):
     assert bank.shape == (40,)
     codes = range_coder.compress(fitted, z_hat, bank)
     np.testing.assert_array_equal(range_coder.decompress(fitted, codes, (2, 3), bank), z_hat)
-    every = np.stack([fitted.bits(z_hat, np.full(40, index)) for index in range(4)])
-    np.testing.assert_allclose(fitted.bits(z_hat, bank), every.min(axis=0), atol=0.3)
+    every = np.stack([bits_by_row(fitted, z_hat, np.full(40, index)) for index in range(4)])
+    np.testing.assert_allclose(bits_by_row(fitted, z_hat, bank), every.min(axis=0), atol=0.3)
 
 
 def test_one_bank_is_the_tables_as_they_are():
@@ -164,7 +168,7 @@ def test_wrong_banks_are_refused(tables, bank, message):
     for call in (
         lambda: range_coder.compress(some, z_hat, bank),
         lambda: range_coder.decompress(some, codes, bank=bank),
-        lambda: some.bits(z_hat, bank),
+        lambda: bits_by_row(some, z_hat, bank),
     ):
         with pytest.raises(ValueError, match=message):
             call()

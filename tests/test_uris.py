@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from vidpress.model.files import storage
+from vidpress.model.files.uris import PathError, normalized
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from vidpress.model.files import storage
     ],
 )
 def test_paths_and_uris_have_one_form(given, normal):
-    assert storage.normalized(given) == normal
-    assert storage.normalized(pathlib.PurePosixPath("a/b")) == "a/b"
+    assert normalized(given) == normal
+    assert normalized(pathlib.PurePosixPath("a/b")) == "a/b"
 
 
 def test_what_exists_is_found_by_its_name(tmp_path, monkeypatch):
@@ -28,14 +28,14 @@ def test_what_exists_is_found_by_its_name(tmp_path, monkeypatch):
         path = pathlib.Path(name)
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        assert storage.normalized(name) == name
+        assert normalized(name) == name
     pathlib.Path("gs:/b").mkdir(parents=True)
-    assert storage.normalized("gs://b") == "gs://b"
+    assert normalized("gs://b") == "gs://b"
 
 
 def test_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert storage.normalized("~/x") == "/home/someone/x"
+    assert normalized("~/x") == "/home/someone/x"
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_the_home_folder(monkeypatch):
     ],
 )
 def test_other_uris_are_refused(given, message):
-    with pytest.raises(storage.PathError, match=message):
-        storage.normalized(given)
+    with pytest.raises(PathError, match=message):
+        normalized(given)

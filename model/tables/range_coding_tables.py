@@ -5,67 +5,38 @@ Integers, so that every machine narrows the coder's interval alike. The tables h
 
 There may be banks of them. A cooking video and a car video switch on different dimensions; with one bank for each kind
 of video, of which an encoder takes the cheapest, codes are shorter than with any single tables. A bank differs from the
-shared tables by how much likelier or less likely each dimension is to be switched on. `table_banks` fits and chooses.
+shared tables by how much likelier or less likely each dimension is to be switched on. `banks` fits and chooses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import lzma
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from vidpress.model.coding import table_bytes
-from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
-from vidpress.model.coding.table_fitting import fit_widths
-from vidpress.model.coding.table_widths import (
+from vidpress.model.tables import packing
+from vidpress.model.tables.coder_arrays import CoderArrays, lay_out, occurring_tilts
+from vidpress.model.tables.fitting import fit_widths
+from vidpress.model.tables.limits import MAX_BANK_ENTRIES, MAX_BANKS, MAX_DIMS, MAX_ENTRIES, MAX_OFFSET
+from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.tables.widths import (
     MAX_TILT,
     cdf_of_widths,
     check_dims,
+    check_precision,
     likeliest_interval,
     round_one_by_one,
-    tilt_widths,
+    widths_of_cdf,
 )
-
-# An escaped value is coded by its distance from the table, which has at most this many bits: tensorflow-compression's
-# loop for the Elias gamma code (`OverflowEncode` in cc/kernels/range_coder_kernels.cc) does not end at 2^30.
-MAX_ESCAPE_BITS = 30
-# Any distance then leads to an int32.
-_MAX_OFFSET = 2**29
-
-# Where these intervals stand in the range coder's `cdf`, counted from its end.
-BIT_INTERVALS = 5
-WHOLE_INTERVAL = 2
 
 # On sparse data, 10 costs 0.3 % and 12 0.06 % more bits than 16: no interval is narrower than 2^-precision, which adds
 # up over the dimensions that are nearly always 0. The coder's own rounding costs 0.01 % more at 16 than at 14.
 DEFAULT_PRECISION = 16
 
-# A row group of 4096 videos is decoded at once, to 128 MiB with so many dimensions.
-MAX_DIMS = 2**13
-MAX_BANKS = 256
-# Of all dimensions' distributions together. Tables fitted to 2000 dimensions of YouTube-8M have some 20,000.
-MAX_ENTRIES = 2**21
-# Of the distributions of all banks together, where one is counted once however many banks share it. With 256 banks, the
-# tables of 2000 dimensions of YouTube-8M have some 500,000.
-MAX_BANK_ENTRIES = 2**24
-
-_MAGIC = b"VPRT"
-_FORMAT_VERSION = 2
-_HEADER = struct.Struct("<4sBI")  # magic, format version, CRC-32 of the rest
-_SIZES = {1: struct.Struct("<BI"), 2: struct.Struct("<BIH")}  # precision, dimensions, and since version 2 banks
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "pb": 0}]
-
 # Stands for all tilts of a bank that was left out (`RangeCodingTables.with_banks`).
 _LEFT_OUT = -128
-
-_CHUNK = 1 << 20  # symbols worked on at a time
-_ENTRIES_CHUNK = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,8 +74,7 @@ class RangeCodingTables:
             object.__setattr__(self, name, copy)
         if isinstance(self.precision, bool) or not isinstance(self.precision, int | np.integer):
             raise ValueError(f"precision must be an integer, not {self.precision!r}.")
-        if not 1 <= self.precision <= 16:
-            raise ValueError(f"precision is {self.precision}: the range coder takes 1 to 16.")
+        check_precision(self.precision)
         object.__setattr__(self, "precision", int(self.precision))
         start, cdf = self.cdf_start, self.cdf
         if len(start) != len(self.cdf_offset) + 1 or len(start) < 2:
@@ -132,9 +102,9 @@ class RangeCodingTables:
         fewest = np.logical_and.reduceat(rises, start[:-1])
         check_dims(fewest, fewest, "a cdf that does not increase strictly: give every interval at least 1")
         check_dims(
-            np.abs(self.cdf_offset.astype(np.int64)) <= _MAX_OFFSET,
+            np.abs(self.cdf_offset.astype(np.int64)) <= MAX_OFFSET,
             self.cdf_offset,
-            f"cdf_offset {{}}, beyond {_MAX_OFFSET} either way: shift the values",
+            f"cdf_offset {{}}, beyond {MAX_OFFSET} either way: shift the values",
         )
         self._check_banks()
 
@@ -151,7 +121,7 @@ class RangeCodingTables:
             raise ValueError(f"bank_tilt has values beyond {MAX_TILT} either way.")
         tilt.flags.writeable = False
         object.__setattr__(self, "bank_tilt", tilt)
-        num_entries = int((self._occurs.sum(axis=1) * np.diff(self.cdf_start)).sum())
+        num_entries = int((occurring_tilts(self._tilt).sum(axis=1) * np.diff(self.cdf_start)).sum())
         if num_entries > MAX_BANK_ENTRIES:
             raise ValueError(
                 f"The banks' distributions have {num_entries:,} entries in all: {MAX_BANK_ENTRIES:,} are possible. "
@@ -206,65 +176,19 @@ class RangeCodingTables:
         return dataclasses.replace(self, bank_tilt=np.where(self.has_bank[:, None], self.bank_tilt, other.bank_tilt))
 
     @property
-    def _widths(self) -> tuple[np.ndarray, np.ndarray]:
-        """The widths of the shared tables' intervals, `(int64[total - num_dims], start int64[num_dims + 1])`."""
-        # Without what lies between two distributions.
-        widths = np.delete(np.diff(self.cdf), self.cdf_start[1:-1] - 1)
-        return widths.astype(np.int64), self.cdf_start - np.arange(self.num_dims + 1)
-
-    @property
-    def _tilt_index(self) -> np.ndarray:
-        """int8[num_banks, num_dims], the tilts counted from 0; banks left out have the shared tables' distributions."""
-        return np.where(self.has_bank[:, None], self.bank_tilt, 0).astype(np.int8) + np.int8(MAX_TILT)
+    def _tilt(self) -> np.ndarray:
+        """int8[num_banks, num_dims], the tilts; banks left out have the shared tables' distributions."""
+        return np.where(self.has_bank[:, None], self.bank_tilt, 0).astype(np.int8)
 
     @functools.cached_property
-    def _occurs(self) -> np.ndarray:
-        """bool[num_dims, 2 * MAX_TILT + 1], which tilts a dimension has in some bank."""
-        occurs = np.zeros((self.num_dims, 2 * MAX_TILT + 1), bool)
-        occurs[np.arange(self.num_dims), self._tilt_index] = True
-        return occurs
-
-    @functools.cached_property
-    def coder_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The tables as the range coder's loops read them.
-
-        `(cdf uint32[total + 5]; where each distribution begins int32[num_banks, num_dims]; of each first four
-        intervals the upper ends, less 1, in 16 bits each from the lowest on, uint64[num_banks, num_dims]; the index of
-        each last interval, the escape, int32[num_dims]; cdf_offset int32[num_dims])`.
-
-        Banks share the distributions in which they agree. Behind the distributions `cdf` has, `BIT_INTERVALS` before
-        its end, one for bits, and then the whole interval, `WHOLE_INTERVAL` before its end. A distribution of fewer
-        than four intervals has empty ones at its end.
-        """
-        dim, tilt = np.nonzero(self._occurs)
-        sizes = np.diff(self.cdf_start)
-        start = np.append(0, np.cumsum(sizes[dim], dtype=np.int64))
-        whole = 1 << self.precision
-        cdf = np.empty(start[-1] + BIT_INTERVALS, np.uint32)
-        cdf[-BIT_INTERVALS:] = 0, whole // 2, whole, 0, whole
-        shared, shared_start = self._widths
-        chunks = np.unique(np.searchsorted(start, np.arange(0, start[-1], _ENTRIES_CHUNK)))
-        for first, last in itertools.pairwise([*chunks, len(dim)]):
-            dims = dim[first:last]
-            widths_start = np.append(0, np.cumsum(sizes[dims] - 1))
-            index = np.arange(widths_start[-1])
-            index += np.repeat(shared_start[:-1][dims] - widths_start[:-1], sizes[dims] - 1)
-            widths = tilt_widths(shared[index], widths_start, tilt[first:last] - MAX_TILT, self.precision)
-            cdf[start[first] : start[last]] = cdf_of_widths(widths, widths_start, self.precision)
-        escape = sizes - 2
-        first_uppers = np.zeros(len(dim), np.uint64)
-        for interval in range(4):
-            upper = cdf[start[:-1] + np.minimum(interval, escape[dim]) + 1]
-            first_uppers |= (upper - 1).astype(np.uint64) << np.uint64(16 * interval)
-        # Distributions are numbered by dimension, then by tilt.
-        number = np.cumsum(self._occurs, dtype=np.int32).reshape(self._occurs.shape) - 1
-        number = number[np.arange(self.num_dims), self._tilt_index]
-        return cdf, start.astype(np.int32)[number], first_uppers[number], escape, self.cdf_offset
+    def coder_arrays(self) -> CoderArrays:
+        """The tables as the range coder's loops read them."""
+        return lay_out(self.cdf, self.cdf_start, self.cdf_offset, self.precision, self._tilt)
 
     @functools.cached_property
     def likeliest_value(self) -> np.ndarray:
         """int32[num_dims], the value of each dimension's widest interval, of equally wide ones the least."""
-        widths, start = self._widths
+        widths, start = widths_of_cdf(self.cdf, self.cdf_start)
         return (likeliest_interval(widths, start) - start[:-1] + self.cdf_offset).astype(np.int32)
 
     @property
@@ -346,43 +270,6 @@ class RangeCodingTables:
     ) -> RangeCodingTables:
         return cls(cdf_of_widths(widths, start, precision), start + np.arange(len(start)), cdf_offset, precision)
 
-    def bits(self, z_hat: np.ndarray, bank: np.ndarray | None = None) -> np.ndarray:
-        """Return each row's information under the tables, escapes included.
-
-        Args:
-          z_hat: Integers [n, ..., num_dims].
-          bank: uint8[n], each row's bank; None if there is only one.
-
-        Returns:
-          float64[n], bits.
-
-        Raises:
-          ValueError: If `z_hat` has another shape or type.
-        """
-        positions = [chunk.sum(axis=1) for chunk in self._symbol_bits(z_hat, bank)]
-        shape = (len(z_hat), int(np.prod(np.shape(z_hat)[1:-1], dtype=np.int64)))
-        return np.concatenate([np.empty(0), *positions]).reshape(shape).sum(axis=1)
-
-    def bits_by_dim(self, z_hat: np.ndarray, bank: np.ndarray | None = None) -> np.ndarray:
-        """Return each dimension's mean information under the tables, escapes included.
-
-        Args:
-          z_hat: Integers [n, ..., num_dims], n >= 1.
-          bank: uint8[n], each row's bank; None if there is only one.
-
-        Returns:
-          float64[num_dims], bits a symbol.
-
-        Raises:
-          ValueError: If `z_hat` has another shape or type, or is empty.
-        """
-        total = np.zeros(self.num_dims)
-        for chunk in self._symbol_bits(z_hat, bank):
-            total += chunk.sum(axis=0)
-        if not np.size(z_hat):
-            raise ValueError("An empty z_hat has no mean: give at least one row.")
-        return total * (self.num_dims / np.size(z_hat))
-
     def check_bank(self, bank: np.ndarray | None, num_rows: int) -> np.ndarray:
         """Return each row's bank, uint8[num_rows].
 
@@ -406,38 +293,10 @@ class RangeCodingTables:
             )
         return bank.astype(np.uint8)
 
-    def _symbol_bits(self, z_hat: np.ndarray, bank: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Yield the bits of the symbols in chunks float64[some positions, num_dims]."""
-        z_hat = np.asarray(z_hat)
-        if z_hat.ndim < 2 or z_hat.shape[-1] != self.num_dims or z_hat.dtype.kind not in "iu":
-            raise ValueError(
-                f"z_hat is {z_hat.dtype}{list(z_hat.shape)}; these tables take integers [n, ..., {self.num_dims}]."
-            )
-        bank = self.check_bank(bank, len(z_hat))
-        rows = z_hat.reshape(-1, self.num_dims)
-        bank = np.repeat(bank, len(rows) // max(len(z_hat), 1))
-        cdf, start, _, escape, _ = self.coder_arrays
-        widths = np.diff(cdf.astype(np.int64), append=0)  # those between two distributions are not used
-        interval_bits = self.precision - np.log2(np.maximum(widths, 1))
-        step = max(1, _CHUNK // self.num_dims)
-        for first in range(0, len(rows), step):
-            index = rows[first : first + step].astype(np.int64) - self.cdf_offset
-            escaped = (index < 0) | (index >= escape)
-            bits = interval_bits[start[bank[first : first + step]] + np.where(escaped, escape, index)]
-            if escaped.any():
-                index = index[escaped]
-                above = np.broadcast_to(escape, escaped.shape)[escaped]
-                distance = np.where(index < 0, -index, index - above + 1)
-                # The Elias gamma code takes 2 floor(log2(distance)) + 1 bits, the sign 1.
-                bits[escaped] += 2 * (np.frexp(distance.astype(np.float64))[1] - 1) + 2
-            yield bits
-
     def to_bytes(self) -> bytes:
         """Return the tables as few bytes, less than one a value if they were fitted; `from_bytes` reads them."""
-        body = table_bytes.pack(self.cdf, self.cdf_start, self.cdf_offset) + self.bank_tilt.tobytes()
-        rest = _SIZES[_FORMAT_VERSION].pack(self.precision, self.num_dims, self.num_banks)
-        rest += lzma.compress(body, format=lzma.FORMAT_RAW, filters=_LZMA)
-        return _HEADER.pack(_MAGIC, _FORMAT_VERSION, zlib.crc32(rest)) + rest
+        arrays = packing.PackedArrays(self.cdf, self.cdf_start, self.cdf_offset, self.precision, self.bank_tilt)
+        return packing.pack(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RangeCodingTables:
@@ -446,39 +305,8 @@ class RangeCodingTables:
         Raises:
           ValueError: If these are not tables, are damaged or too large, or are of a version that is not known.
         """
-        if len(data) < _HEADER.size + 5 or data[:4] != _MAGIC:
-            raise ValueError(f"These {len(data)} bytes are not range coding tables.")
-        _, version, checksum = _HEADER.unpack_from(data)
-        if version not in _SIZES:
-            raise ValueError(
-                f"The range coding tables have format version {version}; this vidpress reads {list(_SIZES)}: "
-                "install the version that wrote them, or a later one."
-            )
-        rest = data[_HEADER.size :]
-        if zlib.crc32(rest) != checksum:
-            raise ValueError("The range coding tables are damaged: they do not fit their checksum. Fetch them again.")
+        arrays = packing.unpack(data)
         try:
-            precision, num_dims, *banks = _SIZES[version].unpack_from(rest)
-            num_banks = banks[0] if banks else 1
-            if not (1 <= precision <= 16 and 1 <= num_dims <= MAX_DIMS and 1 <= num_banks <= MAX_BANKS):
-                raise ValueError(f"{num_banks:,} banks of {num_dims:,} dimensions with precision {precision}")
-            num_tilts = num_banks * num_dims if banks else 0
-            most = table_bytes.num_bytes(MAX_ENTRIES, num_dims) + num_tilts
-            body = _decompress(rest[_SIZES[version].size :], most)
-            numbers, tilts = body[: len(body) - num_tilts], body[len(body) - num_tilts :]
-            arrays = table_bytes.unpack(numbers, precision, num_dims)
-            tilt = np.frombuffer(tilts, np.int8).reshape(num_banks, num_dims) if banks else np.zeros((1, 1), np.int8)
-            return cls(*arrays, precision, tilt)
-        except (struct.error, lzma.LZMAError, IndexError, ValueError) as error:
-            raise ValueError(f"The range coding tables are damaged: {error}") from error
-
-
-def _decompress(data: bytes, most: int) -> bytes:
-    """Return what LZMA unpacks to; a few bytes can claim gigabytes."""
-    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_LZMA)
-    body = decompressor.decompress(data, max_length=most + 1)
-    if len(body) > most:
-        raise ValueError(f"they unpack to more than {most:,} bytes")
-    if not decompressor.eof or decompressor.unused_data:
-        raise ValueError("they do not end where their bytes do")
-    return body
+            return cls(*arrays)
+        except ValueError as error:
+            raise packing.damaged(error) from error
