@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "model.networks": "model model.tables model.coding model.frozen",
     "model.training": "model model.files model.tables model.coding model.records model.frozen model.networks",
     "model.images": "model model.records model.networks model.training",
-    "model.__init__": "model model.data_set",
+    "model.__init__": "model model.tables model.coding model.records model.frozen model.shards model.data_set"
+    " model.networks",
     "model.warm_up": "model model.tables model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
@@ -153,8 +154,14 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_what_encodes_and_decodes_loads_no_keras():
-    loaded = loaded_by("vidpress.pipeline.encode", "vidpress.pipeline.decode", "vidpress.pipeline.inspect")
+    commands = ("vidpress.pipeline.encode", "vidpress.pipeline.decode", "vidpress.pipeline.inspect")
+    loaded = loaded_by("vidpress.transforms", *commands)
+    assert "apache_beam" in loaded
     assert not {name for name in loaded if "tensorflow" in name} | KERAS & loaded
+
+
+def test_the_public_names_are_loaded_when_they_are_used():
+    assert not {"numpy", "pyarrow", "numba", "apache_beam", *KERAS} & loaded_by("vidpress.model")
 
 
 @pytest.mark.parametrize("command", [*cli.COMMANDS, "cli"])
