@@ -10,13 +10,13 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from vidpress.pipeline.evaluation import results as evaluation_results
-from vidpress.pipeline.evaluation.results import Results
+from vidpress.pipeline.evaluation.report import results as evaluation_results
+from vidpress.pipeline.evaluation.report.results import Results
 
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 
-from vidpress.pipeline.evaluation import figures
-from vidpress.pipeline.evaluation import page as evaluation_page
+from vidpress.pipeline.evaluation.report import figures
+from vidpress.pipeline.evaluation.report import page as evaluation_page
 
 
 def measured(gap, training_gap=0.9):

@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images pipeline.train",
+    "pipeline.evaluation.report": "pipeline.evaluation",
     "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.train pipeline.evaluation",
+    " pipeline.launching pipeline.train pipeline.evaluation pipeline.evaluation.report",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from vidpress.pipeline.evaluation import figures
 from vidpress.pipeline.evaluation.points import BASELINE, PAPER
-from vidpress.pipeline.evaluation.results import Results, Summary, replace
-from vidpress.pipeline.evaluation.template import TEMPLATE
+from vidpress.pipeline.evaluation.report import figures
+from vidpress.pipeline.evaluation.report.results import Results, Summary, replace
+from vidpress.pipeline.evaluation.report.template import TEMPLATE
 
 PAGE = "index.html"
 FIGURES = {"rate_accuracy": figures.rate_accuracy, "bits_by_dimension": figures.bits_by_dimension}

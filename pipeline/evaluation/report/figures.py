@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation.points import PAPER
-from vidpress.pipeline.evaluation.results import Results, Summary
+from vidpress.pipeline.evaluation.report.results import Results, Summary
 from vidpress.pipeline.evaluation.task import Error
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the page's own methods get the strongest.
