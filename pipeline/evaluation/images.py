@@ -15,9 +15,9 @@ import numpy as np
 
 from vidpress.model import metrics
 from vidpress.model.coding import table_banks
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.images import files
 from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
-from vidpress.pipeline.evaluation import codecs as rival_codecs
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
 from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
 
@@ -183,7 +183,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         record |= {
             "validation": task_metrics(head, z, test),
             "training": task_metrics(head, z_sample, sample),
-            "bytes_per_image": rival_codecs.deflated_bytes(z) / len(test),
+            "bytes_per_image": deflated_bytes(z) / len(test),
         }
     record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
     return record

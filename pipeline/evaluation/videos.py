@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from vidpress.model import metrics
 from vidpress.model.data_set import rows
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.videos import PooledVideo
@@ -88,7 +89,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         record["validation"] = task_metrics(_network_logits(model), validation)
         record["training"] = task_metrics(_network_logits(model), sample)
         z = np.concatenate([model.bottleneck(validation.x[rows_]) for rows_ in _chunks(len(validation))])
-        record["bytes_per_video"] = codecs.deflated_bytes(z) / len(validation)
+        record["bytes_per_video"] = deflated_bytes(z) / len(validation)
         record["rounded"] = measure_shard(model, validation)
     record["seconds"] = {"train": model.metadata.get("seconds"), "measure": round(time.monotonic() - start, 1)}
     return record
