@@ -172,7 +172,7 @@ def test_the_table_has_a_row_for_each_method():
     # Where nothing is as good, the best: not the smallest.
     assert (rows["PCA"].holds, rows["PCA"].point.setting) == (False, "64 components")
     assert (rows["Quantized, zlib"].holds, rows["Quantized, zlib"].point.setting) == (False, "256 bins")
-    assert rows["Input, PCA + product quantization"].head == "network"
+    assert rows["Input: PCA + product quantization"].head == "network"
 
 
 def test_findings_compare_with_the_baseline_and_the_paper():
