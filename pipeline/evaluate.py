@@ -235,7 +235,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> None:
     Raises:
       JobError: If the output cannot be written.
     """
-    from vidpress.pipeline.evaluation import results as evaluation_results
+    from vidpress.pipeline.evaluation.report import results as evaluation_results
 
     output = pathlib.Path(args.output)
     launch.check_writable(args.output, str(output))
@@ -374,8 +374,8 @@ def _write_report(output: str) -> str:
     Raises:
       FileNotFoundError: If there are no results.
     """
-    from vidpress.pipeline.evaluation import page
-    from vidpress.pipeline.evaluation import results as evaluation_results
+    from vidpress.pipeline.evaluation.report import page
+    from vidpress.pipeline.evaluation.report import results as evaluation_results
 
     results = evaluation_results.load(output)
     page.write(output, results)

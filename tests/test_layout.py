@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images pipeline.training",
+    "pipeline.evaluation.report": "pipeline.evaluation",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.training pipeline.evaluation",
+    " pipeline.launching pipeline.training pipeline.evaluation pipeline.evaluation.report",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}

@@ -10,7 +10,7 @@ from test_image_files import write_mnist
 
 from vidpress.pipeline import evaluate
 from vidpress.pipeline.evaluation import plan as evaluation_plan
-from vidpress.pipeline.evaluation import results as evaluation_results
+from vidpress.pipeline.evaluation.report import results as evaluation_results
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import operator
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import threadpoolctl
 
 from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
@@ -232,11 +232,6 @@ def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, f
         accumulator.update(model.logits(z), videos.multi_hot(rows, num_classes))
         num_bytes += deflated_bytes(z)
     return {**dataclasses.asdict(accumulator.result()), "bytes_per_video": num_bytes / len(videos)}
-
-
-def deflated_bytes(rows: np.ndarray) -> int:
-    """Return the size of all rows, each deflated by itself at zlib's level 9."""
-    return sum(len(zlib.compress(row.tobytes(), 9)) for row in rows)
 
 
 def _num_classes(model: FrozenModel) -> int:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import io
-import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from vidpress.model.deflate import deflated_bytes
 
 # Rows whose covariance is added up at a time.
 _CHUNK = 4096
@@ -283,11 +284,6 @@ def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:
         parts[part].append(dim)
         products[part] += log_variance
     return np.concatenate(parts).astype(np.int64)
-
-
-def deflated_bytes(rows: np.ndarray) -> int:
-    """Return the size of all rows, each deflated by itself at zlib's level 9."""
-    return sum(len(zlib.compress(row.tobytes(), 9)) for row in rows)
 
 
 def parquet_bytes(rows: np.ndarray) -> int:

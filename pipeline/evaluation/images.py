@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidpress.model import metrics
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.images import files
 from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
 from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.training.options import TABLES, FreezingOptions
-from vidpress.pipeline.evaluation import codecs as rival_codecs
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, fitted_to
 from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
 from vidpress.pipeline.training.options import fields_of
 
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 # The training error is that of so many of the training images at most; tables and rivals are fitted to so many.
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 100_000
-
-# Of the last activations, a few dozen to 2048 numbers.
-_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
-_PQ_BYTES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_BINS = (2**16, 2**8, 2**4, 2**2)
 
 
 # As for videos: the paper codes with the trained prior's tables, one for all images.
@@ -98,11 +94,11 @@ def codecs(args: argparse.Namespace, sources: Sequence[ModelPoint]) -> Iterator[
     """Yield the rivals of each baseline, all of which the baseline's own head reads."""
     for source in sources:
         num_dims = int(np.prod(dict(source.options)["hidden"]))
-        sizes: list[tuple[str, int | None]] = [("float16", None), *(("quantized", bins) for bins in _BINS)]
-        sizes += [("pca", size) for size in _COMPONENTS if size <= num_dims]
-        sizes += [("float16 parquet", None), ("int8", None)]
-        sizes += [(method, size) for method in ("pq", "pca+pq") for size in _PQ_BYTES if size <= num_dims]
-        yield tuple(CodecPoint(method, size, source, "baseline") for method, size in sizes)
+        yield tuple(
+            CodecPoint(rival.name, size, source, "baseline")
+            for rival in fitted_to(ACTIVATIONS)
+            for size in rival.settings(num_dims, small=True)
+        )
 
 
 def load_data(context: Context) -> tuple[Images, Images]:
@@ -183,7 +179,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         record |= {
             "validation": task_metrics(head, z, test),
             "training": task_metrics(head, z_sample, sample),
-            "bytes_per_image": rival_codecs.deflated_bytes(z) / len(test),
+            "bytes_per_image": deflated_bytes(z) / len(test),
         }
     record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
     return record

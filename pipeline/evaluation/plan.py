@@ -19,17 +19,13 @@ from vidpress.pipeline.evaluation.points import (
     ModelPoint,
     Point,
 )
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, Rival, fitted_to
 from vidpress.pipeline.training.options import ModelOptions, add_model_options, default_values, sizes
 
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
 # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
 METHODS = ("vidpress:", f"{PAPER}: {' '.join(f'--{name} {value}' for name, value in PAPERS_METHOD.items())}")
-
-# Sizes of the rivals: principal components, bins (the paper's), bytes.
-COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
-BINS = (2**16, 2**8, 2**4, 2**2)
-PQ_BYTES = (8, 16, 32, 64, 128, 256)
 
 # Options of `vidpress train` that the sweep sets.
 _SWEPT = ("hidden", "lmbda", "seed")
@@ -166,23 +162,31 @@ def _with_teachers(model: ModelPoint, baselines: dict[tuple[tuple[int, ...], int
 
 def _codecs(args: argparse.Namespace, first: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
     """Yield the rivals: on the first baseline of each architecture, and on the input features."""
-    sources: list[tuple[ModelPoint | None, int]] = [(point, dict(point.options)["hidden"][-1]) for point in first]
-    for source, num_dims in [*sources, (None, args.features.input_size)]:
-        plain = ["float16 parquet", "int8"]
-        if source is None:
-            plain.insert(0, "float32")
-        heads = ["logistic"] if source is None else ["baseline", "logistic"]
-        if source is not None:
-            paper: list[tuple[str, int | None]] = [("float16", None), *(("quantized", bins) for bins in BINS)]
-            paper += [("pca", size) for size in COMPONENTS if size <= num_dims]
-            yield tuple(CodecPoint(method, size, source, "baseline") for method, size in paper)
-        yield tuple(CodecPoint(method, None, source, head) for method in plain for head in heads)
-        quantizers = [(method, size) for method in ("pq", "pca+pq") for size in PQ_BYTES if size <= num_dims]
-        for method in ("pq", "pca+pq"):
-            yield tuple(CodecPoint(m, size, source, head) for m, size in quantizers if m == method for head in heads)
-        if source is None and not args.no_network_heads:
-            options = first[0].options
-            yield from ((CodecPoint(method, size, None, "network", options),) for method, size in quantizers)
+    for baseline in first:
+        yield from _tasks(fitted_to(ACTIVATIONS), baseline, dict(baseline.options)["hidden"][-1])
+    on_input = fitted_to(FEATURES)
+    yield from _tasks(on_input, None, args.features.input_size)
+    if not args.no_network_heads:
+        for rival in on_input:
+            for size in rival.settings(args.features.input_size) if rival.sizes else []:
+                yield (CodecPoint(rival.name, size, None, "network", first[0].options),)
+
+
+def _tasks(rivals: Sequence[Rival], source: ModelPoint | None, num_dims: int) -> Iterator[tuple[CodecPoint, ...]]:
+    """Yield the points of rivals on one source: the paper's, those without a choice, and each other by itself."""
+
+    def task(rivals: Sequence[Rival], heads: Sequence[str]) -> tuple[CodecPoint, ...]:
+        settings = [(rival.name, size) for rival in rivals for size in rival.settings(num_dims)]
+        return tuple(CodecPoint(name, size, source, head) for name, size in settings for head in heads)
+
+    others = [rival for rival in rivals if not rival.paper]
+    heads = ["logistic"] if source is None else ["baseline", "logistic"]
+    tasks = [
+        task([rival for rival in rivals if rival.paper], ["baseline"]),
+        task([rival for rival in others if not rival.sizes], heads),
+        *(task([rival], heads) for rival in others if rival.sizes),
+    ]
+    yield from filter(None, tasks)
 
 
 VIDEOS = Networks(

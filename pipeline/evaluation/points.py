@@ -204,10 +204,10 @@ class ModelPoint:
 
 @dataclasses.dataclass(frozen=True)
 class CodecPoint:
-    """A codec of `codecs`, fitted to activations of a baseline or to the input features, and what can be read of it.
+    """A rival, fitted to activations of a baseline or to the input features, and what can be read of it.
 
     Attributes:
-      method: "float16", "quantized", "pca", "int8", "float16 parquet", "pq" or "pca+pq"; of the input also "float32".
+      method: Its name in `rivals.RIVALS`.
       size: Bins, components or bytes, where the method has a choice.
       source: The baseline whose activations they are, or None for the input features.
       head: Which classifier reads it: "baseline" (of the source), "logistic" or "network", both trained on

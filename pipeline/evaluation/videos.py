@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from vidpress.model import metrics
 from vidpress.model.data_set import rows
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.videos import PooledVideo
@@ -25,8 +26,8 @@ from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_rows import SCHEMA, decode_codes, labels_list
 from vidpress.model.shards.shard_writer import write_shard
 from vidpress.model.tables.bits import bits_by_dim
-from vidpress.pipeline.evaluation import codecs
 from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, Sample
 from vidpress.pipeline.training import jobs
 from vidpress.pipeline.training.options import ModelOptions
 
@@ -93,7 +94,7 @@ def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
         record["validation"] = task_metrics(_network_logits(model), validation)
         record["training"] = task_metrics(_network_logits(model), sample)
         z = np.concatenate([model.bottleneck(validation.x[rows_]) for rows_ in _chunks(len(validation))])
-        record["bytes_per_video"] = codecs.deflated_bytes(z) / len(validation)
+        record["bytes_per_video"] = deflated_bytes(z) / len(validation)
         record["rounded"] = measure_shard(model, validation)
     record["seconds"] = {"train": model.metadata.get("seconds"), "measure": round(time.monotonic() - start, 1)}
     return record
@@ -202,10 +203,10 @@ def codec_records(
       bytes_key: What an example's bytes are called in a record.
     """
     source = points[0].source
-    components = functools.lru_cache(maxsize=1)(lambda: codecs.fit_principal_components(z))
+    sample = Sample(z)
     for method, size in dict.fromkeys((point.method, point.size) for point in points):
         start = time.monotonic()
-        codec = fit_codec(method, size, z, components)
+        codec = RIVALS[method].fit(sample, size or 0)
         codes = codec.encode(z_validation)
         num_bytes = codec.num_bytes(codes) / len(z_validation)
         restored, restored_validation = codec.decode(codec.encode(z)), codec.decode(codes)
@@ -221,7 +222,7 @@ def codec_records(
                         "method": method,
                         "size": size,
                         "hidden": None if source is None else list(dict(source.options)["hidden"]),
-                        "source": "features" if source is None else "activations",
+                        "source": FEATURES if source is None else ACTIVATIONS,
                         "head": point.head,
                         bytes_key: num_bytes,
                         "unexplained_variance": float(f"{error:.4g}"),
@@ -229,25 +230,6 @@ def codec_records(
                         "seconds": {"fit": fitted, "measure": round(time.monotonic() - start, 1)},
                     },
                 )
-
-
-def fit_codec(
-    method: str, size: int | None, z: np.ndarray, components: Callable[[], codecs.PrincipalComponents]
-) -> codecs.Codec:
-    """Return a codec of `codecs`, fitted to `z` float32[num_videos, num_dims]; `components` are those of `z`."""
-    if method == "pca+pq":
-        return codecs.fit_rotated_product_quantizer(z, size or 0, components())
-    if method == "pca":
-        return components().first(size or 0)
-    fits: dict[str, Callable[[], codecs.Codec]] = {
-        "float32": codecs.Float32,
-        "float16": codecs.Float16,
-        "float16 parquet": codecs.Float16Parquet,
-        "int8": lambda: codecs.fit_int8(z),
-        "quantized": lambda: codecs.fit_quantized(z, size or 0),
-        "pq": lambda: codecs.fit_product_quantizer(z, size or 0),
-    }
-    return fits[method]()
 
 
 def _measure_head(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vidpress.pipeline.evaluation.points import BASELINE, read_fields
+from vidpress.pipeline.evaluation.rivals import FEATURES, RIVALS
 from vidpress.pipeline.evaluation.task import Task, architecture_title, network_name, task_of
 
 _JSON, _CSV = "results.json", "results.csv"
@@ -121,13 +122,15 @@ class Results:
         records = [
             r
             for r in self.records
-            if (r["method"], r["source"]) == (method, source) and (source == "features" or tuple(r["hidden"]) == hidden)
+            if (r["method"], r["source"]) == (method, source) and (source == FEATURES or tuple(r["hidden"]) == hidden)
         ]
         scale = self.baseline(hidden).num_bytes
         best: dict[Any, dict[str, Any]] = {}
         for record in sorted(records, key=lambda record: record["validation"][self.task.metric]):
             best[record["size"]] = record
-        points = [self._summary(method, _size_text(method, size), [record], scale) for size, record in best.items()]
+        points = [
+            self._summary(method, RIVALS[method].setting_text(size), [record], scale) for size, record in best.items()
+        ]
         return sorted(points, key=lambda point: point.num_bytes)
 
     def no_worse(self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None) -> Summary | None:
@@ -180,16 +183,6 @@ class Results:
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
-
-
-def _size_text(method: str, size: int | None) -> str:
-    if size is None:
-        return ""
-    if method == "pca":
-        return f"{size} components" if size > 1 else "1 component"
-    if method == "quantized":
-        return f"{size:,} bins"
-    return f"{size} bytes" if size > 1 else "1 byte"
 
 
 def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Task) -> dict[str, Any]:

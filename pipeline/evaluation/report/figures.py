@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation.points import PAPER
-from vidpress.pipeline.evaluation.results import Results, Summary
+from vidpress.pipeline.evaluation.report.results import Results, Summary
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, fitted_to
 from vidpress.pipeline.evaluation.task import Error
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the page's own methods get the strongest.
+# The strongest of Okabe and Ito's colours, which the colour-blind can tell apart; rivals have the others.
 _METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00", "#7B4FA3", "#8C6D31")
-_GREEN, _SKY, _GREY, _PINK = "#009E73", "#3A9BD1", "#6E6E6E", "#B0578D"
 
 # What lies so far above the baseline's error is left out: nobody would use it.
 _HIGHEST_ABOVE_BASELINE = 0.1
@@ -76,23 +76,21 @@ def _curves(results: Results, hidden: tuple[int, ...]) -> list[_Curve]:
         _Curve(method, results.curve(method, hidden), colour, marker, "-", 1.8 if method == PAPER else 2.6)
         for method, colour, marker in zip(results.about["methods"], itertools.cycle(_METHOD_COLOURS), markers)
     ]
-    rivals = [
-        ("zlib, 16 bit", "float16", "activations", _GREY, "s", ":"),
-        ("quantized, zlib", "quantized", "activations", _PINK, "s", ":"),
-        ("PCA", "pca", "activations", _GREY, "^", "-"),
-        ("int8", "int8", "activations", _SKY, "X", ":"),
-        ("float16 Parquet", "float16 parquet", "activations", _GREY, "X", ":"),
-        ("PQ", "pq", "activations", _SKY, "<", "-"),
-        ("PCA + PQ", "pca+pq", "activations", _GREEN, ">", "-"),
-        ("PQ of the input", "pq", "features", _SKY, "<", "--"),
-        ("PCA + PQ of the input", "pca+pq", "features", _GREEN, ">", "--"),
-        ("int8 of the input", "int8", "features", _SKY, "X", "--"),
+    on_activations = [
+        _Curve(rival.label, results.codecs(rival.name, ACTIVATIONS, hidden), rival.colour, rival.marker, rival.line)
+        for rival in fitted_to(ACTIVATIONS)
     ]
-    curves = [
-        _Curve(label, results.codecs(method, source, hidden), colour, marker, line)
-        for label, method, source, colour, marker, line in rivals
+    on_input = [
+        _Curve(
+            f"{rival.label} of the input",
+            results.codecs(rival.name, FEATURES, hidden),
+            rival.colour,
+            rival.marker,
+            "--",
+        )
+        for rival in fitted_to(FEATURES)
     ]
-    return [curve for curve in [*own, *curves] if curve.points]
+    return [curve for curve in [*own, *on_activations, *on_input] if curve.points]
 
 
 def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_error: Error) -> None:

@@ -104,13 +104,19 @@ bytes are the codes and the bits that tell the bank, accuracy is that of the dec
 <b>paper</b> is the paper's method as it stands.
 {% endif %}
 </li>
-<li><b>16 bit, quantized, PCA</b> (the paper's baselines): the baseline's activations as float16; scaled to the unit
-range and rounded to 2^16, 2^8, 2^4 or 2^2 bins, a byte an entry up to 256; both with zlib at level 9 on each
-{{ task.example }}. Principal components of the full covariance, 4 bytes each, the basis not counted. The baseline's
-head reads them.</li>
-<li><b>float16 and int8 in Parquet, PQ, PCA + PQ</b>: what users would pick, on the same
-activations{{ " and on the input features" if task.example == "video" }}. Product quantization by faiss, 256 centroids
-a byte; after PCA, components are dealt to the bytes so that all carry as much.
+{% if rivals %}
+<li>The paper's baselines, on the baseline's activations, read by the baseline's head:
+<ul>
+{% for rival in rivals if rival.paper %}
+<li><b>{{ rival.title }}</b>: {{ rival.text }}</li>
+{% endfor %}
+</ul></li>
+<li>What users would pick, on the same activations{{ " and on the input features" if task.example == "video" }}:
+<ul>
+{% for rival in rivals if not rival.paper %}
+<li><b>{{ rival.title }}</b>: {{ rival.text }}</li>
+{% endfor %}
+</ul>
 {% if task.example == "video" %}
 The better of two heads reads the activations: the baseline's, or it trained further on the reconstructions; the better
 of two the input: a linear one, or the first network without a rate, trained on them.
@@ -118,6 +124,7 @@ of two the input: a linear one, or the first network without a rate, trained on 
 The baseline's head reads them.
 {% endif %}
 </li>
+{% endif %}
 <li>
 {% if task.example == "video" %}
 GAP, Hit@1, PERR and mAP are those of YouTube-8M's starter code.

@@ -11,27 +11,14 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from vidpress.pipeline.evaluation import figures
 from vidpress.pipeline.evaluation.points import BASELINE, PAPER
-from vidpress.pipeline.evaluation.results import Results, Summary, replace
-from vidpress.pipeline.evaluation.template import TEMPLATE
+from vidpress.pipeline.evaluation.report import figures
+from vidpress.pipeline.evaluation.report.results import Results, Summary, replace
+from vidpress.pipeline.evaluation.report.template import TEMPLATE
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, fitted_to
 
 PAGE = "index.html"
 FIGURES = {"rate_accuracy": figures.rate_accuracy, "bits_by_dimension": figures.bits_by_dimension}
-
-# Codecs in the table's order: what they are called, the method and its source.
-_CODECS = (
-    ("16 bit, zlib", "float16", "activations"),
-    ("Quantized, zlib", "quantized", "activations"),
-    ("PCA", "pca", "activations"),
-    ("float16, Parquet, zstd", "float16 parquet", "activations"),
-    ("int8, Parquet, zstd", "int8", "activations"),
-    ("Product quantization", "pq", "activations"),
-    ("PCA + product quantization", "pca+pq", "activations"),
-    ("Input, int8, Parquet, zstd", "int8", "features"),
-    ("Input, product quantization", "pq", "features"),
-    ("Input, PCA + product quantization", "pca+pq", "features"),
-)
 
 
 class Row(NamedTuple):
@@ -59,8 +46,9 @@ def table(results: Results, hidden: tuple[int, ...]) -> Iterator[Row]:
     baseline = results.baseline(hidden)
     yield Row("Baseline, lossless: float32, zlib", BASELINE, baseline, True, None, "own")
     candidates = [
-        (name, "paper" if index < 3 else "rival", results.codecs(method, source, hidden))
-        for index, (name, method, source) in enumerate(_CODECS)
+        (f"{prefix}{rival.title}", "paper" if rival.paper else "rival", results.codecs(rival.name, source, hidden))
+        for source, prefix in ((ACTIVATIONS, ""), (FEATURES, "Input: "))
+        for rival in fitted_to(source)
     ]
     methods = results.about["methods"]
     candidates += [(name, "own", results.curve(name, hidden)) for name in sorted(methods, key=methods.index)]
@@ -118,7 +106,7 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
                 seconds["train"] = 0
             seen.add(training)
         else:
-            part = "codecs of the input" if record["source"] == "features" else "codecs of the activations"
+            part = "codecs of the input" if record["source"] == FEATURES else "codecs of the activations"
             part += f", {record['head']} head"
         train = float(seconds.get("train") or record.get("train_seconds") or 0)
         rest = sum(value for name, value in seconds.items() if value and name != "train")
@@ -164,6 +152,7 @@ def render(results: Results, images: dict[str, str]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    measured = {record["method"] for record in results.records if record["source"]}
     environment.filters["size"] = _size
     environment.filters["share"] = lambda value: f"{100 * value:.3g} %"
     environment.filters["error"] = lambda value: f"{100 * (1 - value):.2f}"
@@ -178,6 +167,7 @@ def render(results: Results, images: dict[str, str]) -> str:
         images={name: Markup(url) for name, url in images.items()},
         parts=parts(results),
         options=list(method_options(results)),
+        rivals=[rival for rival in RIVALS.values() if rival.name in measured],
         rows=results.flat() if results.architectures else [],
     )
 
