@@ -23,7 +23,7 @@ FUZZ := .venv-fuzz
 BUILD := .venv-build
 PIP_INSTALL := install --quiet --disable-pip-version-check
 # uv is several times as fast as pip, which knows the settings of its own that lead to a mirror.
-install_lock = UV_PYTHON_DOWNLOADS=never $(BUILD)/bin/uv pip install --quiet --python $(1)/bin/python --no-deps --require-hashes -r $(2) \
+install_lock = UV_PYTHON_DOWNLOADS=never $(BUILD)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --no-deps --require-hashes -r $(2) \
   || $(1)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r $(2)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
