@@ -11,7 +11,7 @@ size)`, at first [0, 2^32), to the part that the next symbol's interval in its d
 tables in turn, beginning anew after the last. A value outside its table is coded as the escape symbol, followed by
 the Elias gamma code of its distance and by its sign, bit by bit.
 
-The loops are in `range_coder_kernels`.
+The loops are those that `coder_loops` chooses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vidpress.model.coding import range_coder_kernels
+from vidpress.model.coding import coder_loops
 from vidpress.model.errors import VidpressError
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
@@ -114,9 +114,9 @@ def encode(
         number or is more than about 2^30 away from its table. The message names row, dimension and value.
     """
     symbols = _symbols(tables, z_hat)
-    data, offsets, bad_row, bad_symbol = range_coder_kernels.encode_rows(
-        *map(_read_only, (symbols, tables.check_bank(bank, len(symbols)), *tables.coder_arrays)),
-        tables.precision,
+    bank = tables.check_bank(bank, len(symbols))
+    data, offsets, bad_row, bad_symbol = coder_loops.chosen().encode_rows(
+        _read_only(symbols), _read_only(bank), tables.coder_arrays, tables.precision
     )
     if bad_row >= 0:
         raise _value_error(tables, z_hat, bad_row, bad_symbol, "is too far from its table: training diverged?")
@@ -160,12 +160,8 @@ def decode(
     num_rows = len(offsets) - 1
     z_hat = np.empty((num_rows, math.prod(broadcast_shape) * tables.num_dims), np.int32)
     damaged = np.zeros(num_rows, np.bool_)
-    range_coder_kernels.decode_rows(
-        *map(_read_only, (data, offsets, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
-        tables.precision,
-        z_hat,
-        damaged,
-    )
+    strings = _read_only(data), _read_only(offsets), _read_only(tables.check_bank(bank, num_rows))
+    coder_loops.chosen().decode_rows(*strings, tables.coder_arrays, tables.precision, z_hat, damaged)
     if damaged.any():
         raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)
     return z_hat.reshape(num_rows, *broadcast_shape, tables.num_dims)
