@@ -16,13 +16,16 @@ The loops are those that `coder_loops` chooses.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vidpress.model.coding import coder_loops
 from vidpress.model.errors import VidpressError
+from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 _ROWS_IN_MESSAGE = 10
@@ -65,9 +68,39 @@ def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | No
     Raises:
       ValueError: As `encode` does.
     """
-    data, offsets = encode(tables, z_hat, bank)
-    joined = data.tobytes()
-    return [joined[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    return _strings(*encode(tables, z_hat, bank))
+
+
+class EncodedRows(NamedTuple):
+    """What `encode_cheapest` gives.
+
+    Attributes:
+      data: uint8[total], the strings one after the other.
+      offsets: int64[n + 1]; row i's string is `data[offsets[i]:offsets[i + 1]]`.
+      bank: uint8[n], each row's bank.
+    """
+
+    data: np.ndarray
+    offsets: np.ndarray
+    bank: np.ndarray
+
+    def strings(self) -> list[bytes]:
+        """Return the strings, one a row."""
+        return _strings(self.data, self.offsets)
+
+
+def encode_cheapest(tables: RangeCodingTables, z_hat: np.ndarray) -> EncodedRows:
+    """Choose the bank with the shortest code for each row, and encode.
+
+    Args:
+      tables: The range coding tables.
+      z_hat: As for `encode`.
+
+    Raises:
+      ValueError: As `encode` does.
+    """
+    bank = choose_banks(tables, z_hat)
+    return EncodedRows(*encode(tables, z_hat, bank), bank)
 
 
 def decompress(
@@ -165,6 +198,11 @@ def decode(
     if damaged.any():
         raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)
     return z_hat.reshape(num_rows, *broadcast_shape, tables.num_dims)
+
+
+def _strings(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    joined = data.tobytes()
+    return [joined[start:end] for start, end in itertools.pairwise(offsets.tolist())]
 
 
 def _symbols(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:
