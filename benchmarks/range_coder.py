@@ -21,7 +21,6 @@ from results import Report, parser
 
 from vidpress.model.coding import range_coder
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.bits import bits_by_row
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.launching import machine
@@ -75,9 +74,8 @@ def _make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) 
 def vidpress_coder(tables: RangeCodingTables, z_hat: np.ndarray) -> Coder:
     """Return our coder; with banks, choosing them is part of encoding."""
 
-    def encode() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        bank = choose_banks(tables, z_hat)
-        return (*range_coder.encode(tables, z_hat, bank), bank)
+    def encode() -> range_coder.EncodedRows:
+        return range_coder.encode_cheapest(tables, z_hat)
 
     data, offsets, bank = encode()
 

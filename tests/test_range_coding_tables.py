@@ -47,8 +47,10 @@ def test_arrays_are_read_only_copies():
     with pytest.raises(ValueError, match="read-only"):
         tables.cdf[1] = 15
     assert tables.num_dims == 2
-    assert_same(pickle.loads(pickle.dumps(tables)), tables)
-    assert_same(copy.deepcopy(tables), tables)
+    tables.coder_arrays  # noqa: B018
+    for again in (pickle.loads(pickle.dumps(tables)), copy.deepcopy(tables)):
+        assert_same(again, tables)
+        assert not any(array.flags.writeable for array in (again.cdf, again.bank_tilt, *again.coder_arrays))
 
 
 @pytest.mark.parametrize(

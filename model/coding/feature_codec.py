@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vidpress.model.coding import range_coder
-from vidpress.model.tables.banks import choose_banks, fit_banks
+from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
@@ -144,11 +144,11 @@ class FeatureCodec:
         z_hat = np.asarray(z_hat)
         if z_hat.shape[1:] != self.shape:
             raise ValueError(f"z_hat has shape {z_hat.shape}; this codec takes {('n', *self.shape)}.")
+        encoded = range_coder.encode_cheapest(self.tables, z_hat)
+        codes = encoded.strings()
         if not self.bank_bytes:
-            return range_coder.compress(self.tables, z_hat)
-        bank = choose_banks(self.tables, z_hat)
-        codes = range_coder.compress(self.tables, z_hat, bank)
-        return [bytes([number]) + code for number, code in zip(bank.tolist(), codes, strict=True)]
+            return codes
+        return [bytes([number]) + code for number, code in zip(encoded.bank.tolist(), codes, strict=True)]
 
     def decompress(self, codes: Sequence[bytes]) -> np.ndarray:
         """Decode what `compress` gave.

@@ -16,7 +16,6 @@ from vidpress.model.coding import range_coder
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard, shard_rows
-from vidpress.model.tables.banks import choose_banks
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
 # offset stands in the data set already, in the shard `file`.
@@ -94,8 +93,7 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         videos = [video for video, usable in zip(videos, error.usable, strict=True) if usable]
         x = np.array([video.x for video in videos], np.float32).reshape(len(videos), model.spec.input_size)
         z_hat = model.quantize(x)
-    bank = choose_banks(model.tables, z_hat)
-    data, offsets = range_coder.encode(model.tables, z_hat, bank)
+    encoded = range_coder.encode_cheapest(model.tables, z_hat)
     label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
     label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
     labels_type = SCHEMA.field("labels").type
@@ -103,8 +101,8 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         pa.array([video.id for video in videos], pa.binary()),
         pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
         pa.array([video.num_frames for video in videos], pa.int32()),
-        pa.array(bank),
-        shard_rows.code_array(data, offsets),
+        pa.array(encoded.bank),
+        shard_rows.code_array(encoded.data, encoded.offsets),
         pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
         pa.array([video.offset for video in videos], pa.int64()),
     ]

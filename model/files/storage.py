@@ -238,11 +238,8 @@ def open_output(uri: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
             google_storage.upload(text, cast(BinaryIO, file))
         return
-    with local_files.temporary_beside(text) as (temporary, file):
+    with local_files.complete(text, os.replace) as file:
         yield file
-        local_files.sync(file)
-        os.replace(temporary, text)
-        local_files.sync_folder(os.path.dirname(temporary))
 
 
 def remove(uris: Iterable[str]) -> None:

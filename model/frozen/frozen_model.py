@@ -226,9 +226,8 @@ class FrozenModel:
         Raises:
           ValueError: As `quantize` does.
         """
-        z_hat = self.quantize(x)
-        bank = choose_banks(self.tables, z_hat)
-        return range_coder.compress(self.tables, z_hat, bank), bank
+        encoded = range_coder.encode_cheapest(self.tables, self.quantize(x))
+        return encoded.strings(), encoded.bank
 
     def decompress(self, codes: Sequence[bytes], bank: np.ndarray | None = None) -> np.ndarray:
         """Return `z_hat` of codes, int32[num_videos, num_dims].

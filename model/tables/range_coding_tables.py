@@ -108,6 +108,10 @@ class RangeCodingTables:
         )
         self._check_banks()
 
+    def __reduce__(self) -> tuple:
+        """Let a pickle's arrays be read-only, too: for others, loops would be compiled anew."""
+        return RangeCodingTables, (self.cdf, self.cdf_start, self.cdf_offset, self.precision, self.bank_tilt)
+
     def _check_banks(self) -> None:
         tilt = np.array(self.bank_tilt)
         if tilt.dtype != np.int8 or tilt.ndim != 2 or tilt.shape[1] not in (1, self.num_dims):

@@ -23,7 +23,7 @@ from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.bottleneck import bottleneck_of
-from vidpress.model.tables.banks import choose_banks, fit_banks
+from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.bits import bits_by_row
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
@@ -199,9 +199,9 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
     for rows in _chunks(videos):
         z_hat = model.quantize(videos.x[rows])
         accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
-        bank = choose_banks(model.tables, z_hat)
-        bits += float(bits_by_row(model.tables, z_hat, bank).sum())
-        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat, bank)))
+        encoded = range_coder.encode_cheapest(model.tables, z_hat)
+        bits += float(bits_by_row(model.tables, z_hat, encoded.bank).sum())
+        num_bytes += len(encoded.data)
     return {
         **dataclasses.asdict(accumulator.result()),
         "bits_per_video": bits / len(videos) + bank_bits,

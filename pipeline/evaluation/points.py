@@ -119,11 +119,8 @@ class Context:
 
     def save_record(self, name: str, record: dict[str, Any]) -> None:
         """Write a finished record; nobody ever sees a part of it."""
-        path = self.record_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"name": name, **record}) + "\n")
-        temporary.replace(path)
+        text = json.dumps({"name": name, **record}) + "\n"
+        storage.write(self.record_path(name), text.encode())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from vidpress.model.files.checksums import masked_crc32c
+from vidpress.model.files.record_framing import footer_of, header_of
 from vidpress.model.frozen import frozen_model
 from vidpress.model.records import tfrecord
 from vidpress.model.shards import shard_header, shard_layout, shard_rows
@@ -41,9 +41,7 @@ _ODD_VALUES = [None, 0, -1, 2**31, 2**64, 1.5, 1e300, True, "", "x" * 300, "../x
 
 def record(payload: bytes) -> bytes:
     """Return a payload as a TFRecord."""
-    length = struct.pack("<Q", len(payload))
-    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, payload)]
-    return length + checksums[0] + payload + checksums[1]
+    return header_of(len(payload)) + payload + footer_of(payload)
 
 
 def mutate_tfrecord(data: bytes, rng: random.Random, change: ChangeBytes, max_size: int) -> bytes:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from vidpress.model.files import storage
 from vidpress.pipeline.evaluation.points import BASELINE, PAPER
 from vidpress.pipeline.evaluation.report import figures
-from vidpress.pipeline.evaluation.report.results import Results, Summary, replace
+from vidpress.pipeline.evaluation.report.results import Results, Summary
 from vidpress.pipeline.evaluation.report.template import TEMPLATE
 from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, fitted_to
 
@@ -137,9 +138,9 @@ def write(output: str | os.PathLike[str], results: Results) -> None:
             figure = draw(results)
             for file_format in ("png", "svg"):
                 data = figures.to_bytes(figure, file_format)  # type: ignore[arg-type]
-                replace(folder / f"{name}.{file_format}", data)
+                storage.write(folder / f"{name}.{file_format}", data)
             images[name] = f"data:image/svg+xml;base64,{base64.b64encode(data).decode()}"
-    replace(folder / PAGE, render(results, images).encode())
+    storage.write(folder / PAGE, render(results, images).encode())
 
 
 def render(results: Results, images: dict[str, str]) -> str:

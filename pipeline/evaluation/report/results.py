@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vidpress.model.files import storage
 from vidpress.pipeline.evaluation.points import BASELINE, read_fields
 from vidpress.pipeline.evaluation.rivals import FEATURES, RIVALS
 from vidpress.pipeline.evaluation.task import Task, architecture_title, network_name, task_of
@@ -209,14 +210,7 @@ def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[d
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     body = f'{{"about": {json.dumps(about, indent=1, ensure_ascii=False)},\n"records": [\n{lines}\n]}}\n'
     for name, content in ((_JSON, body), (_CSV, text.getvalue())):
-        replace(pathlib.Path(output, name), content.encode())
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-    """Write a file, or write it anew; nobody ever sees a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+        storage.write(pathlib.Path(output, name), content.encode())
 
 
 def load(output: str | os.PathLike[str]) -> Results:

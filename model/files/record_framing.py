@@ -1,4 +1,4 @@
-"""TFRecord's checksum, and the beginning of a record that it guards."""
+"""TFRecord's framing of a record: length, checksum of the length, payload, checksum of the payload."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import struct
 from awscrt.checksums import crc32c
 
 HEADER = struct.Struct("<QI")  # the payload's length, and that length's checksum
+FOOTER = struct.Struct("<I")  # the payload's checksum
+_LENGTH = struct.Struct("<Q")
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
@@ -18,6 +20,16 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def header_of(length: int) -> bytes:
+    """Return what stands before a payload of so many bytes."""
+    return HEADER.pack(length, masked_crc32c(_LENGTH.pack(length)))
+
+
+def footer_of(payload: bytes | memoryview) -> bytes:
+    """Return what stands after a payload."""
+    return FOOTER.pack(masked_crc32c(payload))
+
+
 def begins_with_a_record(start: bytes) -> bool:
     """Return whether bytes begin as a record does: with a length that its checksum fits."""
-    return len(start) >= HEADER.size and masked_crc32c(start[:8]) == HEADER.unpack_from(start)[1]
+    return len(start) >= HEADER.size and masked_crc32c(start[: _LENGTH.size]) == HEADER.unpack_from(start)[1]
