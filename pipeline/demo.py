@@ -82,7 +82,7 @@ def find_data(output: pathlib.Path) -> DemoData:
         train=f"{glob.escape(str(folder))}/train-*.tfrecord",
         validation=glob.escape(str(validation_file)),
         num_classes=_NUM_CLASSES,
-        description="SYNTHETIC videos, made up, for there are no real ones at $VIDPRESS_DATA or ../shared/data",
+        description="SYNTHETIC videos, because there are no real ones at $VIDPRESS_DATA or ../shared/data",
         input_dropout=0.4,
         rate="--lmbda 0.0001 --lmbda_range 0.0001 0.001",
         steps=2000,

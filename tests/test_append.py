@@ -458,7 +458,7 @@ def test_another_model_is_refused(warehouse, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         warehouse.append()
     assert stop.value.code == 1
-    assert "features of two models do not go together: name that model" in capsys.readouterr().err
+    assert "features of two models cannot be mixed: name that model" in capsys.readouterr().err
 
 
 def test_looking_up_ids_does_not_read_codes(warehouse):

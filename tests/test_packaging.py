@@ -137,7 +137,7 @@ def test_locks_have_the_same_version_of_a_package():
 def test_readme_has_the_versions_of_the_locks():
     names, _, row = (
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in re.findall(r"^\|.*\|$", (REPO / "README.md").read_text().split("Tested are")[1], re.MULTILINE)[:3]
+        for line in re.findall(r"^\|.*\|$", (REPO / "README.md").read_text().split("are tested")[1], re.MULTILINE)[:3]
     )
     locked = versions("requirements.lock") | versions("requirements-torch.lock")
     packages = {"Beam": "apache-beam", "PyTorch": "torch"}

@@ -287,7 +287,7 @@ def test_a_missing_backend_is_named_before_any_work(command, backend, extra, tmp
 
 @pytest.mark.parametrize("backend", ["nonsense", "", "Tensorflow", "openvino"])
 def test_a_backend_that_does_not_train_is_one_line(command, backend, tmp_path):
-    message = f"KERAS_BACKEND={backend} is no backend that trains: take tensorflow, jax or torch."
+    message = f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch."
     refused_before_any_work(command, message, tmp_path, KERAS_BACKEND=backend)
 
 
@@ -329,7 +329,7 @@ def test_nothing_is_said_while_libraries_are_loaded(tmp_path):
     ("reason", "fix"),
     [
         ("libtensorflow_cc.so.2: failed to map segment from shared object", "there is too little memory for it"),
-        ("/lib/libc.so.6: version `GLIBC_9' not found", "install vidpress[train] anew"),
+        ("/lib/libc.so.6: version `GLIBC_9' not found", "install vidpress[train] again"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "freeze"])

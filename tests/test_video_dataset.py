@@ -119,7 +119,7 @@ def test_options_are_checked(data_set):
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match="is no vidpress data set, or its job did not finish"):
+    with pytest.raises(ManifestError, match="is not a vidpress data set, or its job did not finish"):
         VideoDataset(tmp_path)
 
 

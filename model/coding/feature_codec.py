@@ -1,4 +1,4 @@
-"""A codec of features: range coding tables and the shape of an example, for what any bottleneck gives."""
+"""A codec for the features of any bottleneck: range coding tables, and the shape of one example."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureCodec:
-    """Turns rounded features into strings and back, exactly, on any machine and without TensorFlow.
+    """Turns rounded features into byte strings and back, exactly, on any machine and without TensorFlow.
 
-    Channels, along the last axis, have distributions of their own; all positions of a spatial feature map share them.
+    Each channel, along the last axis, has its own distribution. All positions of a feature map share these.
+
+    The tables may have several banks. A bank is a set of tables; each example uses the bank that makes its string
+    shortest.
 
     Attributes:
-      tables: Of the channels.
-      shape: Of one example's features: `(num_channels,)`, or `(height, width, num_channels)`.
-      quantization_offset: float32[num_channels], what the integers leave out of the features, as some models of
-        tensorflow-compression have it (`quantize`, `dequantize`); None is 0.
+      tables: The range coding tables of the channels.
+      shape: The shape of one example's features: `(num_channels,)`, or `(height, width, num_channels)`.
+      quantization_offset: float32[num_channels], which is subtracted before rounding and added after decoding
+        (`quantize`, `dequantize`), as some models of tensorflow-compression need it; None means 0.
     """
 
     tables: RangeCodingTables
@@ -49,17 +52,17 @@ class FeatureCodec:
 
     @classmethod
     def from_entropy_model(cls, entropy_model: Any, feature_shape: Sequence[int]) -> FeatureCodec:
-        """Take over a trained model's `tfc.ContinuousBatchedEntropyModel`: each reads the other's strings.
+        """Make a codec from a trained `tfc.ContinuousBatchedEntropyModel`. Each can read the other's strings.
 
-        Without the object, its arrays do: `FeatureCodec(RangeCodingTables.from_lookup(cdf, cdf_offset), shape,
+        If you have only its arrays, use `FeatureCodec(RangeCodingTables.from_lookup(cdf, cdf_offset), shape,
         quantization_offset)`.
 
         Args:
-          entropy_model: Built with `compression=True`.
-          feature_shape: Of what it makes one string of. All axes that its prior has are one, the last.
+          entropy_model: The entropy model, built with `compression=True`.
+          feature_shape: The shape of the features in one string. All axes of its prior are one axis here, the last.
 
         Raises:
-          ValueError: If the entropy model has no tables, or its strings are not of such features.
+          ValueError: If the entropy model has no tables, or its strings do not hold features of this shape.
         """
         kind = type(entropy_model)
         if not any(base.__name__ == "ContinuousBatchedEntropyModel" for base in kind.__mro__):
@@ -85,11 +88,11 @@ class FeatureCodec:
 
     @classmethod
     def fit(cls, z_hat: np.ndarray, *, num_banks: int = 1) -> FeatureCodec:
-        """Fit a codec to features like those that it is for.
+        """Fit a codec to features that are like those it will encode.
 
         Args:
           z_hat: Integers [n, ..., num_channels], n >= 1.
-          num_banks: How many banks of tables, a power of two from 1 to 256; n must be at least that.
+          num_banks: How many banks of tables to fit, a power of two from 1 to 256, and at most n.
 
         Raises:
           ValueError: If `z_hat` has another shape or type, or so many banks cannot be fitted.
@@ -102,11 +105,11 @@ class FeatureCodec:
 
     @property
     def bank_bytes(self) -> int:
-        """How many bytes of each string say which bank it is of: 0 with one bank, 1 with more."""
+        """How many bytes of each string name its bank: 0 with one bank, 1 with more."""
         return int(self.tables.num_banks > 1)
 
     def quantize(self, z: np.ndarray) -> np.ndarray:
-        """Round features to the integers that are coded: half to even, and less the offset if there is one.
+        """Round features to the integers that are coded, halves to even, after subtracting the offset if there is one.
 
         Args:
           z: float32[n, *shape].
@@ -125,7 +128,7 @@ class FeatureCodec:
         return z_hat.astype(np.int32)
 
     def dequantize(self, z_hat: np.ndarray) -> np.ndarray:
-        """Return the features that integers stand for: float32[n, *shape], with the offset if there is one."""
+        """Turn integers back into features, float32[n, *shape], and add the offset if there is one."""
         z = np.asarray(z_hat).astype(np.float32)
         return z if self.quantization_offset is None else z + self.quantization_offset
 
@@ -133,13 +136,13 @@ class FeatureCodec:
         """Encode features, each example by itself.
 
         Args:
-          z_hat: Integers [n, *shape]; whole numbers of a floating-point type will do.
+          z_hat: Integers [n, *shape]. Whole numbers of a floating-point type are accepted too.
 
         Returns:
-          n strings: a byte for the bank if there are several, then the range coder's.
+          n byte strings: one byte for the bank if there are several, and then the bytes of the range coder.
 
         Raises:
-          ValueError: If the shape is another, or a value is not a whole number of moderate size.
+          ValueError: If the shape is wrong, or if a value is not a whole number or is too large.
         """
         z_hat = np.asarray(z_hat)
         if z_hat.shape[1:] != self.shape:
@@ -151,14 +154,14 @@ class FeatureCodec:
         return [bytes([number]) + code for number, code in zip(encoded.bank.tolist(), codes, strict=True)]
 
     def decompress(self, codes: Sequence[bytes]) -> np.ndarray:
-        """Decode what `compress` gave.
+        """Decode what `compress` returned.
 
         Returns:
           int32[n, *shape], `z_hat`.
 
         Raises:
-          vidpress.model.coding.range_coder.DamagedCodeError: If strings are seen to be damaged. Much damage is not:
-            whatever stores them needs a checksum.
+          vidpress.model.coding.range_coder.DamagedCodeError: If strings are found to be damaged. Much damage cannot be
+            found: store the strings with a checksum.
         """
         damaged = [row for row, code in enumerate(codes) if self.bank_bytes and not self._has_bank(code)]
         if damaged:
@@ -175,9 +178,9 @@ class FeatureCodec:
         return bool(code) and code[0] < self.tables.num_banks and bool(self.tables.has_bank[code[0]])
 
     def num_bytes(self, codes: Sequence[bytes]) -> float:
-        """Return the size of some strings, with of the byte that tells the bank only the bits that it needs.
+        """Return the size of some strings, where the byte that names the bank counts only the bits that it needs.
 
-        So a data set's `bank` column is counted, which says nothing else.
+        The `bank` column of a data set is counted in the same way.
         """
         bank_bits = math.log2(self.tables.num_banks)
         return sum(map(len, codes)) + len(codes) * (bank_bits / 8 - self.bank_bytes)

@@ -1,4 +1,4 @@
-"""Rows on their way into shards: encode videos, choose a shard, sort, and set duplicates aside."""
+"""Rows on their way into shards: encode videos, choose their shards, sort them, and set duplicates aside."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class DeadLetter:
     """A record that could not be encoded.
 
     Attributes:
-      file: Where it stands.
+      file: The file that it is in.
       offset: Byte offset of the record in that (uncompressed) file.
-      reason: Why, cut to `MAX_REASON_LENGTH` characters.
-      id: The video's id, or None where it could not be read.
-      lost_bytes: If what is wrong ends the file: how many bytes of it could not be read, which may have held more.
+      reason: Why it could not be encoded, cut to `MAX_REASON_LENGTH` characters.
+      id: The video's id, or None if it could not be read.
+      lost_bytes: If nothing after the record could be read: how many bytes that was. They may have held more records.
     """
 
     file: str
@@ -72,7 +72,7 @@ class EncodedVideos(NamedTuple):
 
 
 def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedVideos:
-    """Encode videos; a video's code does not depend on its companions.
+    """Encode videos. A video's code does not depend on the other videos.
 
     Args:
       model: The frozen model.
@@ -120,30 +120,30 @@ def shard_of(key: bytes, num_shards: int) -> int:
 
 
 def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
-    """Deal rows to their shards by their ids.
+    """Divide rows among their shards by their ids.
 
     Args:
       rows: A table of `SCHEMA`.
       num_shards: How many shards the data set has.
 
     Returns:
-      The rows of each shard that gets some.
+      The rows of each shard that gets any.
     """
     shards = np.array([shard_of(key, num_shards) for key in rows["id"].to_pylist()], np.int64)
     return {int(index): rows.take(np.flatnonzero(shards == index)) for index in np.unique(shards)}
 
 
 def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
-    """Sort a shard's rows by id and keep one row an id.
+    """Sort a shard's rows by id and keep one row for each id.
 
-    Of rows with one id, the one that stands in the data set already stays, or else the first by file and offset. A
-    later one that says the same is a duplicate; one that says something else is a dead letter.
+    If several rows have the same id, the one that is already in the data set is kept, or else the first by file and
+    offset. A later row with the same content is a duplicate; one with other content is a dead letter.
 
     Args:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, with the columns of `shard_rows.SCHEMA` in types without its limit of 2 GiB a column; the
+      The rows to write, with the columns of `shard_rows.SCHEMA`, but in types without a limit of 2 GiB for each column; the
       number of duplicates; the dead letters.
     """
     rows = rows.cast(_without_limit(rows.schema))
@@ -183,9 +183,9 @@ def _without_limit(schema: pa.Schema) -> pa.Schema:
 
 
 def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:
-    """Find the rows of a shard that have some ids.
+    """Find the rows of a shard that have one of some ids.
 
-    All its ids are read, but of the rest only the row groups that hold one of these.
+    All ids of the shard are read. The other columns are read only in row groups that hold one of these ids.
 
     Args:
       opened: The shard.

@@ -274,7 +274,7 @@ def _kind(mode: int) -> str:
 def _match_gcs(pattern: str) -> list[MatchedFile]:
     bucket_name, _, name = pattern.removeprefix("gs://").partition("/")
     if not bucket_name or not name:
-        raise InputError(f"{pattern} is no object of Cloud Storage: gs://BUCKET/NAME is, or a pattern of names.")
+        raise InputError(f"{pattern} names no object of Cloud Storage: write gs://BUCKET/NAME, or a pattern of names.")
     with _explained(pattern):
         bucket = google_storage.client().bucket(bucket_name)
         exact = None if name.endswith("/") else bucket.get_blob(name)

@@ -81,7 +81,7 @@ def load_keras(prog: str, doing: str) -> None:
     with explained_errors(prog):
         backend = os.environ.get("KERAS_BACKEND", _DEFAULT_BACKEND)
         if backend not in ("tensorflow", "jax", "torch"):
-            raise JobError(f"KERAS_BACKEND={backend} is no backend that trains: take tensorflow, jax or torch.")
+            raise JobError(f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch.")
         check_modules(doing, TRAINING, "train")
         if importlib.util.find_spec(backend) is None:
             extra = "train" if backend == _DEFAULT_BACKEND else backend
@@ -91,7 +91,7 @@ def load_keras(prog: str, doing: str) -> None:
             import_quietly()
         except (ImportError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-            fix = "install vidpress[train] anew"
+            fix = "install vidpress[train] again"
             if isinstance(error, ImportError) and error.name and error.name.startswith((backend, "keras")):
                 raise JobError(f"{doing} needs {error.name}: {fix}.") from error
             if any(sign in reason for sign in _NO_MEMORY):
