@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "pipeline.launching": "model model.files model.data_set transforms",
     "pipeline.train": "model.files model.coding model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.coding model.records model.frozen model.shards model.data_set"
-    " model.networks model.training model.images pipeline.train",
+    " model.networks model.training model.images pipeline.launching pipeline.train",
     "pipeline.evaluation.report": "pipeline.evaluation",
     "pipeline": "model model.files model.coding model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
