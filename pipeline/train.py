@@ -12,7 +12,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.training.options import PAPER
 from vidpress.pipeline.launching import launch, libraries, record_options
 from vidpress.pipeline.training import jobs
-from vidpress.pipeline.training.options import ModelOptions, add_model_options
+from vidpress.pipeline.training.options import ModelOptions, add_model_options, paper_options
 
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos
@@ -45,10 +45,9 @@ def parser() -> launch.Parser:
     )
     record_options.add_record_options(files)
     add_model_options(parser)
-    settings = " ".join(
-        f"--{name} {value:g}" if name != "tables" else f"--{name} {value}" for name, value in PAPER.items()
+    parser.add_argument(
+        "--paper", action="store_true", help=f"the paper's method whole: {paper_options()}, unless given"
     )
-    parser.add_argument("--paper", action="store_true", help=f"the paper's method whole: {settings}, unless given")
     return parser
 
 

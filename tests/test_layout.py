@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "pipeline.launching": "model model.files model.data_set transforms",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
-    " model.networks model.training model.images pipeline.training",
+    " model.networks model.training model.images pipeline.launching pipeline.training",
     "pipeline.evaluation.report": "model.files pipeline.evaluation",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"

@@ -23,7 +23,8 @@ from vidpress.model import metrics
 from vidpress.model.tables.bits import bits_by_dim, bits_by_row
 from vidpress.model.training import freezing, training_data
 from vidpress.pipeline.evaluation import codecs
-from vidpress.pipeline.evaluation import videos as evaluation_videos
+from vidpress.pipeline.evaluation.points import Context
+from vidpress.pipeline.evaluation.videos import VideoKind
 
 NUM_CLASSES = 6
 NETWORK = [
@@ -236,7 +237,8 @@ def test_a_given_baseline_is_taken_and_processes_share_the_work(data, baseline, 
 
 
 def parse(*argv):
-    return evaluation_plan.make_plan(evaluate.parser().parse_args(["--output", "out", *argv]))
+    kind = VideoKind()
+    return evaluation_plan.make_plan(kind, evaluate.parser(kind).parse_args(["--output", "out", *argv]))
 
 
 def test_a_method_has_options_and_a_sweep_of_its_own():
@@ -270,7 +272,7 @@ def test_every_option_of_training_is_passed_through():
 
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
     def names(*argv, sha256="1"):
-        context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
+        context = Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
         return [model.name(context) for model in parse("--lmbda", "0.1", "--method", "a:", *argv).models]
 
     assert names() == names("--validate_every", "7", "--checkpoint_every", "9", "--seeds", "1")
@@ -280,7 +282,7 @@ def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, 
 
 
 def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
-    context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
+    context = Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
     common = ["--hidden", "20", "--hidden", "30", "--lmbda", "0.1", "--seeds", "2"]
     plan = parse(*common, "--method", "a: --teacher {baseline}")
     for model, expected in zip(plan.models, plan.baselines, strict=True):

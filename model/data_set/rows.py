@@ -143,8 +143,8 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, with the columns of `shard_rows.SCHEMA`, but in types without a limit of 2 GiB for each column; the
-      number of duplicates; the dead letters.
+      The rows to write, with the columns of `shard_rows.SCHEMA`, but in types without a limit of 2 GiB for each column;
+      the number of duplicates; the dead letters.
     """
     rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))

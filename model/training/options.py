@@ -15,7 +15,7 @@ TABLES = ("empirical", "prior")
 
 # What the method of Singh et al. (ICIP 2020) has otherwise than the defaults: one prior for all videos, its tables, and
 # the nearest integers.
-PAPER = MappingProxyType({"prior_banks": 1, "tables": "prior", "banks": 1, "rounding_lmbda": 0.0})
+PAPER = MappingProxyType({"prior_banks": 1, "tables": "prior", "banks": 1, "rounding_lmbda": 0})
 
 
 def check_positive(options: Any, names: Iterable[str]) -> None:

@@ -11,12 +11,15 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.strict_json import JsonError
+from vidpress.pipeline.evaluation.task import Task
 from vidpress.pipeline.training.options import default_values
 
 # A record that was made by another version of this module is made anew.
@@ -33,6 +36,9 @@ BASELINES_PLACEHOLDER = "{baselines}"
 # Names of methods: networks without a rate, and what others are compared with.
 BASELINE = "baseline"
 PAPER = "paper"
+
+# Of how many dimensions, at most, a record keeps the bits.
+_RANKS = 200
 
 # Options that say how a training is watched, and those that come after it.
 _WATCHING = ("checkpoint_every", "validate_every")
@@ -74,8 +80,7 @@ class Context:
       work_dir: Folder of the trainings and models.
       training_sha256: Of the training data's fingerprint.
       validation_sha256: Of the validation data's.
-      experiment: The name of the experiment on images whose data these are, or "" for videos.
-      held_out: How many of the experiment's training images are measured instead of its test images.
+      held_out: Of images, how many of the training images are measured instead of the test images.
     """
 
     input: tuple[str, ...]
@@ -86,14 +91,13 @@ class Context:
     work_dir: str
     training_sha256: str = ""
     validation_sha256: str = ""
-    experiment: str = ""
     held_out: int = 0
 
     @property
     def spec(self) -> FeatureSpec:
         """What `x` is made of, if the examples are videos."""
         if not isinstance(self.features, FeatureSpec):
-            raise TypeError(f"{self.experiment} is about images, which have no features.")
+            raise TypeError(f"{self.features} are images, which have no features.")
         return self.features
 
     def key(self, values: dict[str, Any]) -> str:
@@ -129,7 +133,7 @@ class ModelPoint:
 
     Attributes:
       method: Its name in the report.
-      options: Names and values of the options of `add_model_options`, sorted by name.
+      options: Names and values of the options of its kind's networks, sorted by name.
       baseline: The file of a frozen baseline to take instead of training it, if given.
       teachers: The baselines that placeholders in the options stand for: that of the same seed first.
     """
@@ -192,11 +196,25 @@ class ModelPoint:
         """Return where the frozen model is, once it is."""
         return self.baseline or os.path.join(context.work_dir, "models", f"{self.name(context)}.safetensors")
 
-    def describe(self) -> str:
+    def describe(self, task: Task) -> str:
         """Return what a person wants to read in the progress."""
         options = dict(self.options)
-        network = options.get("experiment") or f"{len(options['hidden']) + 1}-layer"
+        network = task.network_name(options["hidden"])
         return f"{self.method}, {network}, lmbda {options['lmbda']:g}, seed {options['seed']}"
+
+    def record(self, steps: int | None) -> dict[str, Any]:
+        """Return the part of the record that says what was trained, in so many steps."""
+        options = dict(self.options)
+        return {
+            "method": self.method,
+            "hidden": list(options["hidden"]),
+            "source": None,
+            "head": "own",
+            "lmbda": options["lmbda"],
+            "seed": options["seed"],
+            "steps": steps,
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,13 +252,12 @@ class CodecPoint:
         size = "" if self.size is None else f"-{self.size}"
         return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"
 
-    def describe(self) -> str:
+    def describe(self, task: Task) -> str:
         """Return what a person wants to read in the progress."""
         if self.source is None:
             of = "the input features"
         else:
-            options = dict(self.source.options)
-            of = f"{options.get('experiment') or str(len(options['hidden']) + 1) + '-layer'} activations"
+            of = f"the activations of the {task.network_name(dict(self.source.options)['hidden'])}"
         return f"{self.method}{'' if self.size is None else f' {self.size}'} of {of}, {self.head} head"
 
 
@@ -250,6 +267,20 @@ Point = ModelPoint | CodecPoint
 @functools.lru_cache(maxsize=16)
 def _model_id(path: str) -> str:
     return FrozenModel.load(path).model_id
+
+
+def training_seconds(network_dir: str, seconds: float) -> float:
+    """Return how long a training took, which is known to whoever finished it."""
+    path = pathlib.Path(network_dir, "seconds.json")
+    if not path.exists():
+        path.write_text(json.dumps(round(seconds, 1)))
+    return json.loads(path.read_text())
+
+
+def by_rank(values: np.ndarray) -> list[list[float]]:
+    """Return enough `[rank, value]` of many for a curve over the logarithm of the rank."""
+    ranks = np.unique(np.rint(np.geomspace(1, len(values), _RANKS)).astype(int))
+    return [[int(rank), float(f"{values[rank - 1]:.4g}")] for rank in ranks]
 
 
 def slug(text: str) -> str:

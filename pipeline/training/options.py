@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vidpress.model.training.options import TABLES, FreezingOptions, TrainingOptions
+from vidpress.model.training.options import PAPER, TABLES, FreezingOptions, TrainingOptions
 
 Options = TypeVar("Options")
 
@@ -123,6 +123,11 @@ def add_freezing_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
     )
+
+
+def paper_options() -> str:
+    """Return the options of the paper's method, as they are written."""
+    return " ".join(f"--{name} {value}" for name, value in PAPER.items())
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -122,7 +122,7 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_err
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if height > 0.08 else 1, symbol=" %"))
     axis.set_xlabel(f"Size, of the baseline's activations in float32 and zlib ({baseline.num_bytes:,.0f} bytes)")
     axis.set_ylabel(f"Error, 1 - {shown_error.name}")
-    axis.set_title(results.title(hidden))
+    axis.set_title(results.task.title(hidden))
 
 
 def _draw_curve(axis: Axes, curve: _Curve, metric: str, *, own: bool) -> None:
@@ -231,7 +231,7 @@ def bits_by_dimension(results: Results) -> Figure:
                 color=colour,
                 linestyle="-" if len(hidden) == 1 else (0, (4, 2)),
                 linewidth=2,
-                label=f"{method}, {results.network_name(hidden).removesuffix(' network')}, {point.setting}: "
+                label=f"{method}, {results.task.network_name(hidden).removesuffix(' network')}, {point.setting}: "
                 f"{point.num_bytes:.{0 if point.num_bytes >= 10 else 1}f} bytes {results.task.a_example}",
             )
         axis.set_xscale("log")

@@ -66,7 +66,7 @@ def findings(results: Results) -> Iterator[str]:
     method, task = results.about["methods"][0], results.task
     for hidden in results.architectures:
         baseline = results.baseline(hidden)
-        network, name = results.network_name(hidden), task.metric_name
+        network, name = task.network_name(hidden), task.metric_name
         goal = baseline.validation[task.metric]
         curve = results.curve(method, hidden)
         point = results.no_worse(curve, hidden)
@@ -98,7 +98,7 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
     for record in results.records:
         seconds = dict(record["seconds"])
         if "lmbda" in record:
-            network = results.network_name(tuple(record["hidden"])).removesuffix(" network")
+            network = results.task.network_name(tuple(record["hidden"])).removesuffix(" network")
             part = f"{record['method']}, {network}"
             # Models that differ in their tables alone share a training, and with a range of lmbda in that, too.
             lmbda = (record.get("options") or {}).get("lmbda_range") or record["lmbda"]
@@ -161,7 +161,7 @@ def render(results: Results, images: dict[str, str]) -> str:
         about=results.about,
         task=results.task,
         num_examples=lambda data: f"{data[f'labelled_{results.task.example}s']:,}",
-        title=results.title,
+        title=results.task.title,
         records=results.records,
         tables=[(hidden, list(table(results, hidden))) for hidden in results.architectures],
         findings=list(findings(results)) if results.architectures else [],

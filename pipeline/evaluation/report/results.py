@@ -18,7 +18,7 @@ import numpy as np
 from vidpress.model.files import storage
 from vidpress.pipeline.evaluation.points import BASELINE, read_fields
 from vidpress.pipeline.evaluation.rivals import FEATURES, RIVALS
-from vidpress.pipeline.evaluation.task import Task, architecture_title, network_name, task_of
+from vidpress.pipeline.evaluation.task import Task, task_of
 
 _JSON, _CSV = "results.json", "results.csv"
 _DATA = ("validation", "training")
@@ -81,14 +81,6 @@ class Results:
     def task(self) -> Task:
         """What the examples are, and how they are judged."""
         return task_of(self.about)
-
-    def network_name(self, hidden: tuple[int, ...]) -> str:
-        """Return what a person calls an architecture."""
-        return network_name(self.about, hidden)
-
-    def title(self, hidden: tuple[int, ...]) -> str:
-        """Return a title for the results of an architecture."""
-        return architecture_title(self.about, hidden)
 
     @property
     def architectures(self) -> list[tuple[int, ...]]:
@@ -231,7 +223,7 @@ def summary(output: str, results: Results) -> str:
     for hidden in results.architectures:
         baseline = results.baseline(hidden)
         lines.append(
-            f"{results.network_name(hidden)}, baseline: {task.metric_name} {baseline.validation[task.metric]:.4f}, "
+            f"{task.network_name(hidden)}, baseline: {task.metric_name} {baseline.validation[task.metric]:.4f}, "
             f"{baseline.num_bytes:.0f} bytes {task.a_example} (float32, zlib)"
         )
         for method in results.about["methods"]:

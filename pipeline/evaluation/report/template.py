@@ -94,11 +94,7 @@ settings, where the curve crosses the baseline's.</caption>
 <h2>What the methods are</h2>
 <ul>
 <li><b>{{ about.methods | join(", ") }}</b>: networks trained with a rate. The validation {{ task.example }}s are
-{% if task.example == "video" %}
-encoded to a Parquet shard, which is read back:
-{% else %}
-encoded and decoded by the range coder:
-{% endif %}
+{{ task.coding }}:
 bytes are the codes and the bits that tell the bank, accuracy is that of the decoded features.
 {% if "paper" in about.methods %}
 <b>paper</b> is the paper's method as it stands.
@@ -111,24 +107,17 @@ bytes are the codes and the bits that tell the bank, accuracy is that of the dec
 <li><b>{{ rival.title }}</b>: {{ rival.text }}</li>
 {% endfor %}
 </ul></li>
-<li>What users would pick, on the same activations{{ " and on the input features" if task.example == "video" }}:
+<li>What users would pick, on the same activations{{ " and on the input features" if task.rivals_on_input }}:
 <ul>
 {% for rival in rivals if not rival.paper %}
 <li><b>{{ rival.title }}</b>: {{ rival.text }}</li>
 {% endfor %}
 </ul>
-{% if task.example == "video" %}
-The better of two heads reads the activations: the baseline's, or it trained further on the reconstructions; the better
-of two the input: a linear one, or the first network without a rate, trained on them.
-{% else %}
-The baseline's head reads them.
-{% endif %}
+{{ task.rival_heads }}
 </li>
 {% endif %}
 <li>
-{% if task.example == "video" %}
-GAP, Hit@1, PERR and mAP are those of YouTube-8M's starter code.
-{% endif %}
+{{ task.source_of_metrics }}
 The training error is that of at most 10,000 training {{ task.example }}s at even distances.</li>
 </ul>
 <h2>How it was made</h2>
