@@ -58,8 +58,8 @@ LIGHT_TESTS := $(foreach name,banks bits coder_arrays examples feature_codec fea
   symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
-test-light: ## run the tests that need no TensorFlow on each of Python 3.13, 3.12 and 3.11 that is there
-	$(foreach version,$(PYTHONS),$(if $(call python_for,$(version)),\
+test-light: ## run the tests that need no TensorFlow on those of Python 3.13, 3.12 and 3.11 that `make test` does not use
+	$(foreach version,$(filter-out $(VERSION),$(PYTHONS)),$(if $(call python_for,$(version)),\
 	  $(MAKE) test-light-$(version);,echo "Python $(version) is not there: its tests are skipped.";))
 
 test-light-%: .venv-light/%/.ready

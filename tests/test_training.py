@@ -72,7 +72,7 @@ def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatc
     options = dataclasses.replace(OPTIONS, **changes)
     through = loop.train(options, SPEC, videos[0], str(tmp_path / "through"), validation=videos[1], teachers=teachers)
     killed = dataclasses.replace(options, checkpoint_every=3)
-    original = loop._Progress.add
+    original = progress.Progress.add
     calls = []
 
     def add(self, task):
@@ -81,7 +81,7 @@ def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatc
             raise KeyboardInterrupt
         original(self, task)
 
-    monkeypatch.setattr(loop._Progress, "add", add)
+    monkeypatch.setattr(progress.Progress, "add", add)
     with pytest.raises(KeyboardInterrupt):
         loop.train(killed, SPEC, videos[0], str(tmp_path / "killed"), teachers=teachers)
     keras.utils.clear_session()
