@@ -181,8 +181,8 @@ def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
     inspect.main([f"gs://{BUCKET}/compact"])
     seen = features(f"gs://{BUCKET}/compact")
     kinds = {"start upload", "upload in one", "upload part", "download", "metadata", "list", "delete"}
-    assert set(proxy.seen) == kinds
-    assert set(proxy.faulted) == (kinds if fault else set())
+    assert set(proxy.seen) - {cloud_storage.IN_BACKGROUND} == kinds
+    assert set(proxy.faulted) - {cloud_storage.IN_BACKGROUND} == (kinds if fault else set())
     assert f"Bearer {TOKEN}" in proxy.tokens
     print(f"{fault}: {failures} failed runs, of calls {dict(proxy.seen)} suffered {dict(proxy.faulted)}")
     proxy.reset()
