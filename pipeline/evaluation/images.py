@@ -90,7 +90,9 @@ class ImageKind(Kind):
         )
         training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
         training.add_argument(
-            "--mixed_precision", action="store_true", help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors"
+            "--mixed_precision",
+            action="store_true",
+            help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors",
         )
         training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
 

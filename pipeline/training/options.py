@@ -92,7 +92,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--weight_decay", type=float, help="L2 penalty on the dense kernels")
     training.add_argument("--input_dropout", type=float, help="share of the input's numbers that each step sets to 0")
     training.add_argument(
-        "--mixed_precision", action="store_true", help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors"
+        "--mixed_precision",
+        action="store_true",
+        help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors",
     )
     training.add_argument("--seed", type=int, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, metavar="STEPS", help="between checkpoints")
