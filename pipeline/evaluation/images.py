@@ -92,7 +92,7 @@ class ImageKind(Kind):
         training.add_argument(
             "--mixed_precision",
             action="store_true",
-            help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors",
+            help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
         )
         training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
 

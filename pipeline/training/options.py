@@ -94,7 +94,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--mixed_precision",
         action="store_true",
-        help="multiply in bfloat16: faster on GPUs and with Intel AMX, slower on other processors",
+        help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
     )
     training.add_argument("--seed", type=int, help="of weights, noise and the order of the data")
     training.add_argument("--checkpoint_every", type=int, metavar="STEPS", help="between checkpoints")
