@@ -26,11 +26,10 @@ from measuring import timed_in_fresh_process
 from results import Report, parser
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.compiled import jit
+from vidpress.model.files.record_framing import masked_crc32c
 from vidpress.model.frozen.dense_layers import SplitDense, has_matrix_units
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.records.tfrecord import masked_crc32c
 from vidpress.model.records.videos import sum_frames
 from vidpress.pipeline.launching import machine
 
@@ -98,7 +97,7 @@ def stages(records: workload.Records, model: FrozenModel, videos: Sequence[workl
     z_hat = model.quantize(batch)
 
     def code() -> None:
-        range_coder.encode(model.tables, z_hat, choose_banks(model.tables, z_hat))
+        range_coder.encode_cheapest(model.tables, z_hat)
 
     found = [
         Stage("read and checksum", read_and_check, num_chunks),

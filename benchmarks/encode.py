@@ -143,7 +143,7 @@ def run(side: str, folder: str, part: str, output: str, args: argparse.Namespace
 
         return measure(lambda: run_pipeline(lambda pipeline: stock_pipeline.build_pipeline(pipeline, **stock), args))
     from vidpress.model.frozen.frozen_model import FrozenModel
-    from vidpress.model.shards.shard import ShardHeader
+    from vidpress.model.shards.shard_header import ShardHeader
     from vidpress.pipeline.encode import build_pipeline
 
     def build(pipeline: Any) -> None:

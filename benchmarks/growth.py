@@ -38,7 +38,7 @@ def prepare(folder: str, num_records: int) -> str:
 def run(folder: str, factor: int, output: str) -> Run:
     """Encode the records of a size to as many shards."""
     from vidpress.model.frozen.frozen_model import FrozenModel
-    from vidpress.model.shards.shard import ShardHeader
+    from vidpress.model.shards.shard_header import ShardHeader
     from vidpress.pipeline.encode import build_pipeline
 
     model = FrozenModel.load(f"{folder}/model.safetensors")

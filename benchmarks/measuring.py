@@ -61,16 +61,7 @@ def cpu_seconds() -> float:
 
 def peak_bytes() -> int:
     """Return the largest resident set of this process."""
-    return _status("VmHWM")  # ru_maxrss starts from what the parent process held
-
-
-def resident_bytes() -> int:
-    """Return the resident set of this process."""
-    return _status("VmRSS")
-
-
-def _status(key: str) -> int:
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
+        if line.startswith("VmHWM:"):  # ru_maxrss starts from what the parent process held
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}.")
+    raise OSError("/proc/self/status has no VmHWM.")

@@ -20,9 +20,9 @@ import workload
 from results import Report, parser
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.tables.bits import bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.launching import machine
 
 TARGET = 4.0
@@ -74,9 +74,8 @@ def _make_z_hat(num_videos: int, num_dims: int, mean_nonzero: float, seed: int) 
 def vidpress_coder(tables: RangeCodingTables, z_hat: np.ndarray) -> Coder:
     """Return our coder; with banks, choosing them is part of encoding."""
 
-    def encode() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        bank = choose_banks(tables, z_hat)
-        return (*range_coder.encode(tables, z_hat, bank), bank)
+    def encode() -> range_coder.EncodedRows:
+        return range_coder.encode_cheapest(tables, z_hat)
 
     data, offsets, bank = encode()
 
@@ -223,7 +222,7 @@ def measure(report: Report, name: str, tables: RangeCodingTables, z_hat: np.ndar
                 taken = seconds(getattr(coder, way)) / coder.num_videos
                 if turn:
                     times.setdefault((way, coder_name), []).append(taken)
-    bits = tables.shared.bits(z_hat).mean()
+    bits = bits_by_row(tables.shared, z_hat).mean()
     label = f"{name}, {np.mean(z_hat != 0):.1%} not 0, {bits / 8:.1f} bytes of information"
     for way in ("encode", "decode"):
         cells = {coder: [z_hat.shape[1] / s / 1e6 for s in times[way, coder]] for coder in found}

@@ -26,7 +26,9 @@ from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import write_tfrecords
-from vidpress.model.shards.shard import ROW_GROUP_SIZE, ShardHeader, labels_list, write_shard
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, labels_list
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.pipeline.launching import machine
 
 BATCH_SIZE = 256

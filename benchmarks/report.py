@@ -31,6 +31,10 @@ where there were several. Compare the columns of a table, not tables of differen
 """
 
 
+# What needs tensorflow-compression, which has an environment of its own: both sides run in it.
+WITH_TFC = ("encode.py", "range_coder.py")
+
+
 def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return the command line of each benchmark, by the name of its results.
 
@@ -54,6 +58,7 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
         "reading": ["reading.py", *(network("2000") if coder_models else [])],
         "start-up": ["start_up.py", *(["--python", light_python] if light_python else [])],
         "growth": ["growth.py"],
+        "training": ["training.py"],
     }
 
 
@@ -70,7 +75,7 @@ def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
             model = folder / f"hidden-{hidden.replace(',', '-')}-lmbda-{lmbda}.safetensors"
             if not model.exists():
                 command = ["train", "--input", f"{data}/yt8m_v2_video/validate00[0-9]*.tfrecord", "--hidden", hidden]
-                command += ["--lmbda", lmbda, "--weight_decay", "3e-4", "--input_dropout", "0.2", "--mixed_precision"]
+                command += ["--lmbda", lmbda, "--weight_decay", "3e-4", "--input_dropout", "0.2"]
                 command += ["--steps", str(steps), "--output", str(model)]
                 subprocess.run([sys.executable, "-m", "vidpress.pipeline.cli", *command], check=True)
             models.setdefault(hidden, []).append(str(model))
@@ -81,7 +86,8 @@ def run(folder: pathlib.Path, args: argparse.Namespace) -> None:
     """Run the benchmarks one after the other."""
     models = train_models(folder, args.steps)
     for name, (script, *options) in jobs(args.light_python, models).items():
-        command = [sys.executable, f"{REPO}/benchmarks/{script}", *options, "--json", str(folder / f"{name}.json")]
+        python = args.tfc_python if script in WITH_TFC else sys.executable
+        command = [python, f"{REPO}/benchmarks/{script}", *options, "--json", str(folder / f"{name}.json")]
         print(f"\n$ {script} {' '.join(options)}", flush=True)
         subprocess.run(command, check=True)
 
@@ -146,6 +152,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", default="build/bench", help="the results' folder (default: %(default)s)")
     parser.add_argument("--page", default="docs/benchmarks.md", help="(default: %(default)s)")
+    parser.add_argument(
+        "--tfc_python",
+        default=sys.executable,
+        help="an interpreter that has tensorflow-compression (default: this one)",
+    )
     parser.add_argument("--light_python", help="the interpreter of a light install, for the start-up")
     parser.add_argument("--steps", type=int, default=1000, help="of training the models (default: %(default)s)")
     parser.add_argument("--only_page", action="store_true", help="run nothing; make the page of what is there")

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
@@ -21,10 +20,11 @@ from vidpress.model.records import synthetic
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.model.records.videos import PooledVideo, parse_video, pool_frames
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 SPEC = FeatureSpec()
 FRAMES = (120, 300)
-SHARE_OF_NONZERO = 0.07
+SHARE_NOT_ZERO = 0.07
 
 
 class Records(NamedTuple):
@@ -133,17 +133,18 @@ def compress_files(records: Records) -> Records:
     return records._replace(pattern=f"{records.pattern}.gz")
 
 
-def random_model(hidden: Sequence[int], x: np.ndarray) -> FrozenModel:
+def random_model(hidden: Sequence[int], x: np.ndarray, *, share_not_zero: float = SHARE_NOT_ZERO) -> FrozenModel:
     """Return a network of random weights; as in a trained one, more than 90 % of `z_hat` are zero.
 
     Args:
       hidden: The layers' sizes.
       x: float32[n, input_size], which the tables are fitted to.
+      share_not_zero: How many of `z_hat` are not 0, which sets the rate.
     """
     rng = np.random.default_rng(0)
     layers = []
     activations = x
-    for size, share in zip(hidden, [0.5] * (len(hidden) - 1) + [SHARE_OF_NONZERO], strict=True):
+    for size, share in zip(hidden, [0.5] * (len(hidden) - 1) + [share_not_zero], strict=True):
         fan_in = activations.shape[1]
         kernel = rng.standard_normal((fan_in, size), np.float32) * np.float32(np.sqrt(2 / fan_in))
         before = activations @ kernel

@@ -1,6 +1,78 @@
-"""The mathematics of vidpress and its frozen artefact; no Beam here, TensorFlow only where it trains."""
+"""The mathematics of vidpress and its file formats, without Beam. docs/api.md describes the names that are public.
 
-from vidpress.model.data_set.video_dataset import VideoBatch, VideoDataset
-from vidpress.model.features import Feature, FeatureSpec
+Each is loaded when it is first used, because some need Keras, and workers have none.
+"""
 
-__all__ = ["Feature", "FeatureSpec", "VideoBatch", "VideoDataset"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vidpress.model.coding.feature_codec import FeatureCodec
+    from vidpress.model.data_set.manifest import InputFile, Manifest
+    from vidpress.model.data_set.rows import DeadLetter
+    from vidpress.model.data_set.video_dataset import VideoBatch, VideoDataset
+    from vidpress.model.errors import VidpressError
+    from vidpress.model.features import Feature, FeatureSpec
+    from vidpress.model.frozen.frozen_model import FrozenModel
+    from vidpress.model.networks import plug_in
+    from vidpress.model.networks.bottleneck import Bottleneck
+    from vidpress.model.records.videos import PooledVideo, Video
+    from vidpress.model.shards.shard_header import ShardHeader
+    from vidpress.model.tables.range_coding_tables import RangeCodingTables
+else:
+    # Hidden from type checkers, which would take any name for one of these.
+    _MODULES = {
+        "Bottleneck": "vidpress.model.networks.bottleneck",
+        "DeadLetter": "vidpress.model.data_set.rows",
+        "Feature": "vidpress.model.features",
+        "FeatureCodec": "vidpress.model.coding.feature_codec",
+        "FeatureSpec": "vidpress.model.features",
+        "FrozenModel": "vidpress.model.frozen.frozen_model",
+        "InputFile": "vidpress.model.data_set.manifest",
+        "Manifest": "vidpress.model.data_set.manifest",
+        "PooledVideo": "vidpress.model.records.videos",
+        "RangeCodingTables": "vidpress.model.tables.range_coding_tables",
+        "ShardHeader": "vidpress.model.shards.shard_header",
+        "VideoBatch": "vidpress.model.data_set.video_dataset",
+        "VideoDataset": "vidpress.model.data_set.video_dataset",
+        "Video": "vidpress.model.records.videos",
+        "VidpressError": "vidpress.model.errors",
+        "plug_in": "vidpress.model.networks",
+    }
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            # As `from MODULE import NAME` does, so that a name may be a module's own.
+            value = getattr(__import__(_MODULES[name], fromlist=[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "keras":
+                raise
+            raise ModuleNotFoundError(f"{name} needs keras: install vidpress[train].", name="keras") from error
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "Bottleneck",
+    "DeadLetter",
+    "Feature",
+    "FeatureCodec",
+    "FeatureSpec",
+    "FrozenModel",
+    "InputFile",
+    "Manifest",
+    "PooledVideo",
+    "RangeCodingTables",
+    "ShardHeader",
+    "Video",
+    "VideoBatch",
+    "VideoDataset",
+    "VidpressError",
+    "plug_in",
+]

@@ -1,21 +1,21 @@
-"""How the project's loops are compiled: by Numba, at their first call."""
+"""How the project's loops are compiled: by Numba, at their first call, for the processor that it compiles for."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import logging
-import pickle
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numba
-from llvmlite import ir
-from numba.core import cgutils
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+
+from vidpress.model.numba_internals import keep_machine_code
 
 _log = logging.getLogger("vidpress")
+
+# What LLVM's names of kinds of processors stand for, of what loops are chosen by.
+_FEATURES_OF = {"x86-64-v3": {"avx2"}, "x86-64-v4": {"avx2", "avx512vl"}}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,9 +23,6 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Sums are in the order in which they are written, and products are rounded before they are added: without
     `fastmath`, Numba leaves LLVM no liberty. So what is compiled does the same arithmetic on every processor.
-
-    Where neither the package's folder nor the user's cache can be, as in a read-only image, each process compiles anew.
-    Machine code on disk that was cut or changed is compiled anew, too, and replaced.
     """
     return _compile(function)
 
@@ -36,12 +33,9 @@ def reordered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    dispatcher: Any = numba.njit(nogil=True, **options)(function)
-    try:
-        dispatcher._cache = _Cache(function)
-    except (RuntimeError, OSError):
-        dispatcher._cache = _NoCache()
-    return dispatcher
+    loop: Any = numba.njit(nogil=True, **options)(function)
+    keep_machine_code(loop, _say)
+    return loop
 
 
 @functools.cache
@@ -50,52 +44,15 @@ def _say() -> None:
     _log.warning("Compiling for this processor, which takes some 20 s where it was not done before.")
 
 
-class _CheckedFile(IndexDataCacheFile):
-    """Numba's file of machine code, with a checksum before it: what is damaged is not there."""
+def compiles_for(*features: str) -> bool:
+    """Return whether Numba compiles for a processor that has all of some features, by LLVM's names.
 
-    def _save_data(self, name: str, data: Any) -> None:
-        content = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(hashlib.sha256(content).digest() + content)
-
-    def _load_data(self, name: str) -> Any:
-        with open(self._data_path(name), "rb") as file:
-            checksum, content = file.read(hashlib.sha256().digest_size), file.read()
-        return pickle.loads(content) if hashlib.sha256(content).digest() == checksum else None
-
-
-class _Cache(FunctionCache):
-    """Numba's cache, which is only ever a help: whatever is wrong with it, the function is compiled."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
-        self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, stamp)
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            found = super().load_overload(sig, target_context)
-        except Exception:  # unpickling what was cut or changed can raise anything
-            found = None
-            with contextlib.suppress(OSError):
-                self.flush()
-        if found is None:
-            _say()
-        return found
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        with contextlib.suppress(OSError):  # a full disk, a folder that became read-only
-            super().save_overload(sig, data)
-
-
-class _NoCache(NullCache):
-    """Where nothing can be kept."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> None:
-        _say()
-
-
-def call_llvm(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Call one of LLVM's own functions, `llvm.{name}`."""
-    signature = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}"), arguments)
+    It is this processor unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise. Of what a name stands for, little
+    is known here: then the answer is no.
+    """
+    name, named = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+    if name is None and named is None:
+        host = llvmlite.binding.get_host_cpu_features()
+        return all(host.get(feature) for feature in features)
+    added = {feature.removeprefix("+") for feature in (named or "").split(",")}
+    return added | _FEATURES_OF.get(name, set()) >= set(features)

@@ -75,7 +75,7 @@ class Feature:
         try:
             scale = float(rest[2]) if len(rest) > 2 else 1.0
         except ValueError:
-            raise ValueError(f"{text!r} has {rest[2]!r} for a scale, which is no number: write 0.5, say.") from None
+            raise ValueError(f"{text!r} has the scale {rest[2]!r}, which is not a number: write 0.5, say.") from None
         return cls(name, int(rest[0]), "float" if rest[1:2] == ["float"] else "uint8", scale)
 
     def __str__(self) -> str:

@@ -21,18 +21,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numba.core.registry import CPUDispatcher
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import fit_banks
+from vidpress.model.coding import coder_loops
 from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen import matrix_units
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.numba_internals import Loop
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.synthetic import serialize_video
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards.shard import decode_codes
+from vidpress.model.shards.shard_rows import decode_codes
+from vidpress.model.tables.banks import fit_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def warm_up() -> None:
@@ -67,14 +68,21 @@ def _read_odd_records() -> None:
 
 
 def signatures() -> dict[tuple[str, str], list[Any]]:
-    """Return for which types this process has compiled each loop, by its module and name."""
-    return {
+    """Return for which types this process has compiled each loop, by its module and name.
+
+    What it compiled of the range coder's, it would have compiled of its other loops on another kind of processors.
+    """
+    found = {
         (module.__name__, name): list(value.signatures)
         for module in list(sys.modules.values())
         if getattr(module, "__name__", "").startswith("vidpress.")
         for name, value in vars(module).items()
-        if isinstance(value, CPUDispatcher) and value.py_func.__module__ == module.__name__
+        if isinstance(value, Loop) and value.py_func.__module__ == module.__name__
     }
+    for loops in zip(coder_loops.LANES, coder_loops.ROW_BY_ROW, strict=True):
+        types = [signature for loop in loops for signature in loop.signatures]
+        found |= {(loop.__module__, loop.__name__): types for loop in loops}
+    return found
 
 
 def numba_variables(kind: str) -> dict[str, str]:

@@ -1,11 +1,20 @@
 """The jobs that a user starts; argument parsing lives here only."""
 
-import logging
-import warnings
+import os
+import sys
 
-# What libraries say on being imported that no user of ours can act on: Beam on a checksum library that it then does not
-# need and on a module that it imports beside PyTorch, Google's clients on the Python that TensorFlow 2.14 needs.
-_NOISE = ("crcmod package not found", "Resource module is not available", "apitools not found")
+from vidpress.pipeline.launching import reporting
 
-warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
-logging.getLogger().addFilter(lambda record: not str(record.msg).startswith(_NOISE))
+
+def _is_part_of_a_command() -> bool:
+    """Return whether this process runs `python -m vidpress.pipeline.COMMAND`, or was started by a command.
+
+    While Python looks for a module that is run by `-m`, that is its `sys.argv[0]`, and `sys.orig_argv` has the name.
+    """
+    is_run = sys.argv[:1] == ["-m"] and f"{__name__}." in sys.orig_argv[-len(sys.argv)]
+    return is_run or reporting.COMMAND_VARIABLE in os.environ
+
+
+# Here, because the libraries speak while they are imported, which is before any function of a command is called.
+if _is_part_of_a_command():
+    reporting.quiet_libraries()

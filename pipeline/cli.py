@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import vidpress
-from vidpress.pipeline.launching.reporting import explained_errors
+from vidpress.pipeline.launching.reporting import explained_errors, quiet_libraries
 
 COMMANDS = {
     "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",
@@ -26,6 +26,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command."""
     args = list(sys.argv[1:] if argv is None else argv)
+    quiet_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if args[:1] == ["help"]:

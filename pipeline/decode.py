@@ -55,7 +55,7 @@ def parser() -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.absolute,
-        help="where the features go; must not hold any, but of the same job that died: then it is completed",
+        help="folder for the features; it must hold none, but those of the same job that died, which is then completed",
     )
     parser.add_argument(
         "--format", choices=FORMATS, default="tfrecord", help="format of the features (default: %(default)s)"

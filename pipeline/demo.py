@@ -82,7 +82,7 @@ def find_data(output: pathlib.Path) -> DemoData:
         train=f"{glob.escape(str(folder))}/train-*.tfrecord",
         validation=glob.escape(str(validation_file)),
         num_classes=_NUM_CLASSES,
-        description="SYNTHETIC videos, made up, for there are no real ones at $VIDPRESS_DATA or ../shared/data",
+        description="SYNTHETIC videos, because there are no real ones at $VIDPRESS_DATA or ../shared/data",
         input_dropout=0.4,
         rate="--lmbda 0.0001 --lmbda_range 0.0001 0.001",
         steps=2000,
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--output {args.output} is a symbolic link: name the folder itself.")
     if args.output.exists() and not (args.output / _MARKER).exists():
         parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
-    libraries.load_tensorflow(_PROG, "the demo")
+    libraries.load_keras(_PROG, "the demo")
     with launch.explained_errors(_PROG):
         if args.output.exists():
             shutil.rmtree(args.output)

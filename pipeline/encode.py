@@ -12,7 +12,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.files.input_files import MatchedFile, older_than
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import ShardHeader
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline.launching import launch, record_options
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.generations.known_videos import ReadInputFiles, input_lists, read_input_files
@@ -110,7 +110,7 @@ def parser() -> launch.Parser:
         const=True,
         default=False,
         metavar="true|false",
-        help="if the folder holds a data set, add to it what the input files hold that it was not encoded from yet; "
+        help="if the folder holds a data set, add the videos of input files that are new to it; "
         "without --append, such a folder is refused",
     )
     parser.add_argument(
@@ -118,7 +118,7 @@ def parser() -> launch.Parser:
         type=launch.not_negative,
         default=0,
         metavar="MINUTES",
-        help="leave out files that were written to in the last so many minutes, for they may still be being uploaded; "
+        help="leave out files that were written to in the last MINUTES, because they may still be uploaded; "
         "the next run with --append takes them (default: %(default)s)",
     )
     parser.add_argument(
@@ -198,7 +198,7 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
     if manifest.model_id != model.model_id:
         raise launch.JobError(
             f"--model is {model.model_id}, but --output {output} was encoded by {manifest.model_id}, and features of "
-            "two models do not go together: name that model, or another folder."
+            "two models cannot be mixed: name that model, or another folder."
         )
     launch.check_data_set_writable(output)
     return manifest

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vidpress.model.training.options import FreezingOptions
 from vidpress.pipeline import train
 from vidpress.pipeline.launching import launch, libraries
+from vidpress.pipeline.training import jobs
+from vidpress.pipeline.training.options import add_freezing_options, fields_of
 
 if TYPE_CHECKING:
     from vidpress.model.training.loop import Trained
@@ -54,14 +57,15 @@ def parser() -> launch.Parser:
         metavar="BYTES",
         help="take the least lmbda at which a video's code has so many bytes at most, on average",
     )
-    train.add_freezing_options(parser.add_argument_group("tables"))
+    add_freezing_options(parser.add_argument_group("tables"))
+    parser.set_defaults(**dataclasses.asdict(FreezingOptions()))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
     args = parser().parse_args(argv)
-    libraries.load_tensorflow(_PROG, "freezing")
+    libraries.load_keras(_PROG, "freezing")
     with launch.explained_errors(_PROG):
         print(run(args))
 
@@ -72,9 +76,10 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       JobError: If an option does not fit the training, or the rate cannot be had.
     """
-    from vidpress.model.training import loop, networks
+    from vidpress.model.networks import classifiers
+    from vidpress.model.training import loop
 
-    train.check_output(args.output)
+    jobs.check_output(args.output)
     trained = loop.load_trained(args.training)
     options = trained.options
     if options.lmbda_range is None and (args.lmbda is not None or args.bytes is not None):
@@ -87,66 +92,71 @@ def run(args: argparse.Namespace) -> str:
             f"{args.training} was trained for lmbda from {options.lmbda_range[0]:g} to {options.lmbda_range[1]:g}: "
             "give --lmbda or --bytes."
         )
-    args.features, args.classes = trained.spec, options.num_classes
     try:
+        freezing = fields_of(FreezingOptions, vars(args))
         if args.lmbda is not None:
             options = dataclasses.replace(options, lmbda=args.lmbda)
-        train.check_freezing_options(args, options)
+        freezing.check_rate(options.lmbda, options.lmbda_range)
     except ValueError as error:
         raise launch.JobError(str(error)) from error
-    videos = train.load_videos(args.input, args)
+    videos = jobs.load_videos(args.input, trained.spec, options.num_classes)
     if videos.fingerprint["sha256"] != trained.training_data:
         raise launch.JobError(f"--input {' '.join(args.input)} is not what {args.training} was trained on: give that.")
-    train.check_num_videos(args, len(videos))
-    validation = train.load_videos(args.validation, args) if args.validation else None
+    jobs.check_num_videos(len(videos), freezing)
+    validation = jobs.load_videos(args.validation, trained.spec, options.num_classes) if args.validation else None
     lines = []
     if args.bytes is not None and options.lmbda_range is not None:
-        lmbda, num_bytes = _find_lmbda(args, trained, options.lmbda_range, videos)
+        lmbda, num_bytes = _find_lmbda(trained, options.lmbda_range, args.bytes, freezing, videos)
         options = dataclasses.replace(options, lmbda=lmbda)
         lines.append(
             f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on training videos that no table was fitted to."
         )
     if options.lmbda_range is not None:
-        networks.select_lmbda(trained.network, options.lmbda)
-    model = train.freeze_network(trained.network, options, trained.teachers, args, videos, validation)
+        classifiers.select_lmbda(trained.network, options.lmbda)
+    model = jobs.freeze_network(
+        trained.network, options, freezing, trained.spec, videos, teachers=trained.teachers, validation=validation
+    )
     if args.no_head:
         model = dataclasses.replace(model, head=None)
     model.save(args.output)
     lines += [
         f"Frozen at lmbda {options.lmbda:.4g} and step {options.steps:,}, with tables of {len(videos):,} videos.",
-        *train.describe_metrics(model, validation),
+        *jobs.describe_metrics(model, validation),
         f"Model {model.model_id} in {args.output}",
     ]
     return "\n".join(lines)
 
 
 def _find_lmbda(
-    args: argparse.Namespace, trained: Trained, lmbda_range: tuple[float, float], videos: LabelledVideos
+    trained: Trained,
+    lmbda_range: tuple[float, float],
+    num_bytes: float,
+    options: FreezingOptions,
+    videos: LabelledVideos,
 ) -> tuple[float, float]:
-    """Return the least lmbda at which codes have --bytes at most, and how many they have.
+    """Return the least lmbda at which codes have `num_bytes` at most, and how many they have.
 
     Raises:
       JobError: If there is none.
     """
-    from vidpress.model.training import freezing, networks
+    from vidpress.model.networks import classifiers
+    from vidpress.model.training import freezing
 
     sample = videos.sample(_SEARCH_SAMPLE)
     measured = np.arange(len(sample)) % _MEASURED_EVERY == 0
     fitted, others = sample.take(np.flatnonzero(~measured)), sample.take(np.flatnonzero(measured))
-    train.check_num_videos(args, len(fitted))
+    jobs.check_num_videos(len(fitted), options)
     found = {}
 
     def bytes_at(lmbda: float) -> float:
-        networks.select_lmbda(trained.network, lmbda)
-        model = freezing.freeze(
-            trained.network, trained.spec, fitted, num_banks=args.banks, rounding_lmbda=args.rounding_lmbda
-        )
+        classifiers.select_lmbda(trained.network, lmbda)
+        model = freezing.freeze(trained.network, trained.spec, fitted, options)
         found[lmbda] = freezing.measure(model, others)["bytes_per_video"]
         print(f"lmbda {lmbda:.4g}: {found[lmbda]:.1f} bytes a video", file=sys.stderr)
         return found[lmbda]
 
     try:
-        lmbda = freezing.find_lmbda(bytes_at, lmbda_range, args.bytes)
+        lmbda = freezing.find_lmbda(bytes_at, lmbda_range, num_bytes)
     except ValueError as error:
         raise launch.JobError(f"--bytes: {error}") from error
     return lmbda, found[lmbda]

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
-from vidpress.model.files.storage import PathError
+from vidpress.model.files.uris import PathError
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import Shard, ShardError, decode_codes, labels_list
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import decode_codes, labels_list
+from vidpress.model.tables.bits import bits_by_dim
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.launching.options import Parser, absolute
 from vidpress.pipeline.launching.reporting import count, explained_errors, printable
 
@@ -123,11 +126,11 @@ def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
             num_rows += len(z_hat)
             num_labels += sum(map(len, labels_list(batch["labels"])))
             num_symbols += z_hat.size
-            num_nonzero += np.count_nonzero(z_hat)
+            num_nonzero += int(np.count_nonzero(z_hat))
             if num_sampled < _SAMPLE:
                 sampled = slice(_SAMPLE - num_sampled)
                 bank = batch["bank"].to_numpy()[sampled]
-                bits += shard.header.tables.bits_by_dim(z_hat[sampled], bank) * len(bank)
+                bits += bits_by_dim(shard.header.tables, z_hat[sampled], bank) * len(bank)
                 num_sampled += len(bank)
     if not num_rows:
         return

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(printable(finding))
         if report.unlisted:
             print(
-                f"Note: {count(len(report.unlisted), 'file')} in {args.path} of an unfinished run, or one at work: "
+                f"Note: {args.path} has {count(len(report.unlisted), 'file')} of a run that is at work or died: "
                 f"{report.unlisted[0]}{', ...' if len(report.unlisted) > 1 else ''}"
             )
         if report.findings:

@@ -18,16 +18,19 @@ import hypothesis
 import numpy as np
 import pytest
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import fit_banks
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import write_tfrecords
+from vidpress.model.tables.banks import fit_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # A shell's background jobs ignore Ctrl-C, and so would all that the tests start.
 with contextlib.suppress(ValueError):
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Trainings of tests are short: compiling a step well takes longer than making all of them. What tests start has it too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # No test asserts a time, Hypothesis' deadline included.
 hypothesis.settings.register_profile("vidpress", deadline=None)

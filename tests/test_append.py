@@ -21,7 +21,8 @@ from vidpress.model.data_set.verification import verify
 from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline import decode, encode
 from vidpress.pipeline.launching import launch
 from vidpress.transforms import write_shards
@@ -457,7 +458,7 @@ def test_another_model_is_refused(warehouse, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         warehouse.append()
     assert stop.value.code == 1
-    assert "features of two models do not go together: name that model" in capsys.readouterr().err
+    assert "features of two models cannot be mixed: name that model" in capsys.readouterr().err
 
 
 def test_looking_up_ids_does_not_read_codes(warehouse):

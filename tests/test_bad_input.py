@@ -284,7 +284,7 @@ def test_a_model_of_other_features_sets_all_aside_and_fails(job, capsys, tmp_pat
 
 def test_decoding_what_is_no_data_set_is_refused(tmp_path, capsys):
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "features")]
-    assert "it is no vidpress data set, or its job did not finish" in stopped(capsys, decode.main, arguments)
+    assert "it is not a vidpress data set, or its job did not finish" in stopped(capsys, decode.main, arguments)
 
 
 def test_a_damaged_shard_is_an_error_on_decode(job, capsys, tmp_path):

@@ -189,7 +189,7 @@ def test_what_is_no_data_set_is_named(main, name, data_set, capsys):
     path = data_set.parent / name
     line = refused(capsys, main, str(path), code=1)
     assert str(path) in line
-    assert any(fix in line for fix in ("check the path", "folder", "is no vidpress data set"))
+    assert any(fix in line for fix in ("check the path", "folder", "is not a vidpress data set"))
 
 
 @pytest.mark.parametrize("below", ["", "/below/it"])

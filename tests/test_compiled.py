@@ -25,8 +25,8 @@ def test_no_folder_for_the_cache_is_needed(module):
 
 JOBS = """
 import sys
-from numba.core.registry import CPUDispatcher
 from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.numba_internals import Loop
 from vidpress.model.warm_up import warm_up
 from vidpress.pipeline import encode
 
@@ -34,7 +34,7 @@ def compiled():
     return {
         f"{name}.{key}": list(value.signatures)
         for name, module in list(sys.modules.items()) if name.startswith("vidpress.")
-        for key, value in vars(module).items() if isinstance(value, CPUDispatcher)
+        for key, value in vars(module).items() if isinstance(value, Loop)
     }
 
 warm_up()

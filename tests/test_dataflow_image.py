@@ -105,9 +105,11 @@ def image(tools) -> pathlib.Path:
             for path in REPO.glob(pattern):
                 shutil.copy(path, work_dir)
         elif step.name == "RUN":
-            command = step.text.replace("/opt/vidpress", f"{root}/opt/vidpress")
-            environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-            environment.pop("PYTHONPATH", None)
+            python = os.environ.get("VIDPRESS_IMAGE_PYTHON") or sys.executable
+            command = step.text.replace("python -m venv", f"{python} -m venv").replace(
+                "/opt/vidpress", f"{root}/opt/vidpress"
+            )
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
             result = subprocess.run(
                 ["sh", "-ec", command], cwd=work_dir, env=environment, capture_output=True, text=True, check=False
             )
@@ -343,14 +345,14 @@ def test_the_image_holds_machine_code_for_each_kind_of_processors(image):
 
 FIRST_BUNDLE = """
 import sys
-from numba.core.registry import CPUDispatcher
+from vidpress.model.numba_internals import Loop
 from vidpress.pipeline import decode, encode
 records, model, output, features = sys.argv[1:]
 encode.main(["--input", records, "--model", model, "--output", output])
 decode.main(["--input", output, "--output", features])
 loops = {
     f"{name}.{key}": value for name, module in list(sys.modules.items()) if name.startswith("vidpress.")
-    for key, value in vars(module).items() if isinstance(value, CPUDispatcher)
+    for key, value in vars(module).items() if isinstance(value, Loop)
 }
 compiled = {name: dict(loop.stats.cache_misses) for name, loop in loops.items() if loop.stats.cache_misses}
 assert not compiled, compiled

@@ -10,13 +10,13 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from vidpress.pipeline.evaluation import results as evaluation_results
-from vidpress.pipeline.evaluation.results import Results
+from vidpress.pipeline.evaluation.report import results as evaluation_results
+from vidpress.pipeline.evaluation.report.results import Results
 
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 
-from vidpress.pipeline.evaluation import figures
-from vidpress.pipeline.evaluation import page as evaluation_page
+from vidpress.pipeline.evaluation.report import figures
+from vidpress.pipeline.evaluation.report import page as evaluation_page
 
 
 def measured(gap, training_gap=0.9):
@@ -172,7 +172,7 @@ def test_the_table_has_a_row_for_each_method():
     # Where nothing is as good, the best: not the smallest.
     assert (rows["PCA"].holds, rows["PCA"].point.setting) == (False, "64 components")
     assert (rows["Quantized, zlib"].holds, rows["Quantized, zlib"].point.setting) == (False, "256 bins")
-    assert rows["Input, PCA + product quantization"].head == "network"
+    assert rows["Input: PCA + product quantization"].head == "network"
 
 
 def test_findings_compare_with_the_baseline_and_the_paper():

@@ -5,7 +5,7 @@ import pytest
 
 from vidpress.model.coding import range_coder
 from vidpress.model.coding.feature_codec import FeatureCodec
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def features(shape, n=300, seed=0):
@@ -56,3 +56,35 @@ def test_unusable_values_are_refused():
     with pytest.raises(range_coder.DamagedCodeError) as info:
         codec.decompress([good[0], b"", b"\x02" + good[2][1:]])
     assert info.value.rows == (1, 2)
+
+
+def test_an_offset_is_what_the_integers_leave_out():
+    offset = np.array([0.25, -0.5, 0], np.float32)
+    codec = FeatureCodec(FeatureCodec.fit(features((3,))).tables, [3], offset)
+    offset[0] = 7
+    z = np.array([[0.8, 0.5, 0.5], [1.0, 1.0, 1.5]], np.float32)
+    z_hat = codec.quantize(z)
+    assert z_hat.tolist() == [[1, 1, 0], [1, 2, 2]]
+    assert z_hat.dtype == np.int32
+    decoded = codec.with_banks(features((3,)), 2).dequantize(codec.decompress(codec.compress(z_hat)))
+    assert decoded.tolist() == [[1.25, 0.5, 0], [1.25, 1.5, 2]]
+    assert decoded.dtype == np.float32
+
+
+def test_without_an_offset_features_are_the_integers():
+    codec = FeatureCodec.fit(features((3,)))
+    assert codec.quantize([[0.5, 1.5, -0.6]]).tolist() == [[0, 2, -1]]
+    assert codec.dequantize(np.array([[0, 2, -1]])).tolist() == [[0, 2, -1]]
+    with pytest.raises(ValueError, match="NaN or beyond int32"):
+        codec.quantize([[0, np.nan, 0]])
+
+
+@pytest.mark.parametrize("offset", [np.zeros(2), np.array([0, 0, np.nan])])
+def test_an_offset_that_does_not_fit_is_refused(offset):
+    with pytest.raises(ValueError, match="quantization_offset must be 3 finite numbers, one a channel"):
+        FeatureCodec(FeatureCodec.fit(features((3,))).tables, (3,), offset)
+
+
+def test_only_an_entropy_model_is_taken_over():
+    with pytest.raises(ValueError, match=r"is a dict, and only .*from_lookup"):
+        FeatureCodec.from_entropy_model({}, (3,))

@@ -56,7 +56,7 @@ def test_explicit_defaults_are_the_short_form():
     ("text", "message"),
     [
         ("a:3:int", "is of kind 'int'"),
-        ("a:3:float:x", "has 'x' for a scale"),
+        ("a:3:float:x", "has the scale 'x', which is not a number"),
         ("a:3:float:0", "must be a number other than 0"),
         ("a:3:float:nan", "must be a number other than 0"),
         ("a:3:uint8:2", "8-bit frames has a scale"),

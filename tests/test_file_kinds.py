@@ -17,9 +17,9 @@ import pytest
 from conftest import frame_level, video_level
 
 from vidpress.model.data_set.manifest import Manifest, ManifestError
-from vidpress.model.files.checksums import begins_with_a_record
 from vidpress.model.files.file_kinds import START_BYTES, describe
 from vidpress.model.files.file_names import MANIFEST
+from vidpress.model.files.record_framing import begins_with_a_record
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.model.shards.shard import Shard

@@ -1,6 +1,7 @@
 """Freezing: the frozen model is the trained network, and its tables fit its symbols."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,16 +10,22 @@ tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
 from conftest import SPEC  # noqa: E402
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables  # noqa: E402
-from vidpress.model.coding.symbol_counts import count_symbols  # noqa: E402
 from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
+from vidpress.model.networks import classifiers  # noqa: E402
+from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import freezing, loop, networks  # noqa: E402
+from vidpress.model.tables.bits import bits_by_row  # noqa: E402
+from vidpress.model.tables.range_coding_tables import RangeCodingTables  # noqa: E402
+from vidpress.model.tables.symbol_counts import count_symbols  # noqa: E402
+from vidpress.model.training import freezing, loop, progress  # noqa: E402
+from vidpress.model.training.options import FreezingOptions, TrainingOptions  # noqa: E402
 from vidpress.model.training.training_data import load_videos  # noqa: E402
 
-OPTIONS = loop.TrainingOptions(
-    hidden=(40, 30), lmbda=0.003, steps=150, num_classes=6, batch_size=32, learning_rate=0.01
+OPTIONS = TrainingOptions(
+    hidden=(40, 30), lmbda=0.003, steps=150, num_classes=6, batch_size=32, learning_rate=0.01, prior_banks=1
 )
+PLAIN = FreezingOptions(banks=1, rounding_lmbda=0.0)
+OF_PRIOR = dataclasses.replace(PLAIN, tables="prior")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,7 @@ def network(videos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(network, videos):
-    return freezing.freeze(network, SPEC, videos[0], metadata={"lmbda": OPTIONS.lmbda})
+    return freezing.freeze(network, SPEC, videos[0], PLAIN, metadata={"lmbda": OPTIONS.lmbda})
 
 
 def test_folding_is_exact_but_for_rounding(network, videos):
@@ -43,14 +50,14 @@ def test_folding_is_exact_but_for_rounding(network, videos):
     z = videos[1].x.astype(np.float64)
     for kernel, bias in hidden:
         z = np.maximum(z @ kernel + bias, 0)
-    np.testing.assert_allclose(networks.activations_model(network)(videos[1].x), z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(classifiers.activations_model(network)(videos[1].x), z, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(head[0], network.get_layer("logits").kernel)
     assert all(array.dtype == np.float32 for layer in (*hidden, head) for array in layer)
 
 
 def test_the_frozen_model_agrees_with_keras(network, model, videos):
     z_hat = dataclasses.replace(model, rounds_every_layer=False).quantize(videos[1].x)
-    expected = np.rint(networks.activations_model(network)(videos[1].x))
+    expected = np.rint(classifiers.activations_model(network)(videos[1].x))
     assert (z_hat != expected).mean() <= 1e-5
     assert len(np.unique(z_hat)) > 2
 
@@ -62,12 +69,12 @@ def test_rounding_lower_layers_changes_little(network, model, videos):
     assert 0 < (z_hat != expected).mean() < 0.03
     assert np.abs(z_hat - expected).max() == 1
     gap = freezing.measure(model, videos[1])["gap"]
-    assert gap == pytest.approx(loop.evaluate_network(network, videos[1]).gap, abs=5e-3)
+    assert gap == pytest.approx(progress.evaluate_network(network, videos[1]).gap, abs=5e-3)
 
 
 def test_empirical_tables_cost_the_empirical_entropy(model, videos):
     z_hat = model.quantize(videos[0].x)
-    assert model.tables.bits(z_hat).mean() < 1.01 * count_symbols(z_hat).bits()
+    assert bits_by_row(model.tables, z_hat).mean() < 1.01 * count_symbols(z_hat).bits()
 
 
 def test_counts_are_those_of_all_videos_at_once(model, videos, monkeypatch):
@@ -79,8 +86,8 @@ def test_counts_are_those_of_all_videos_at_once(model, videos, monkeypatch):
 
 
 def test_prior_tables_hold_the_priors_probabilities(network, model, videos):
-    frozen = freezing.freeze(network, SPEC, videos[0], tables="prior")
-    prior = networks.bottleneck_of(network).prior
+    frozen = freezing.freeze(network, SPEC, videos[0], OF_PRIOR)
+    prior = bottleneck_of(network).prior
     tables = frozen.tables
     for dim in range(tables.num_dims):
         start, end = tables.cdf_start[dim : dim + 2]
@@ -88,12 +95,12 @@ def test_prior_tables_hold_the_priors_probabilities(network, model, videos):
         y = np.zeros((len(values), tables.num_dims), np.float32)
         y[:, dim] = values
         widths = np.diff(tables.cdf[start:end])[:-1] / 2**tables.precision
-        np.testing.assert_allclose(widths, prior.prob(y)[:, dim], atol=(end - start) / 2**tables.precision)
+        np.testing.assert_allclose(widths, np.exp(prior.log_prob(y))[:, dim], atol=(end - start) / 2**tables.precision)
     x = videos[1].x[:50]
     np.testing.assert_array_equal(frozen.decompress(*frozen.compress(x)), frozen.quantize(x))
     # Fitted to the data, tables are no worse than the prior's that was trained on them.
     train_z_hat = model.quantize(videos[0].x)
-    assert model.tables.bits(train_z_hat).mean() < frozen.tables.bits(train_z_hat).mean()
+    assert bits_by_row(model.tables, train_z_hat).mean() < bits_by_row(frozen.tables, train_z_hat).mean()
 
 
 def test_measures_are_those_of_the_codes(model, videos):
@@ -106,7 +113,9 @@ def test_measures_are_those_of_the_codes(model, videos):
 
 
 def test_rate_aware_rounding_saves_bits_and_tables_are_fitted_to_what_it_gives(network, videos):
-    plain, aware = (freezing.freeze(network, SPEC, videos[0], num_banks=4, rounding_lmbda=cost) for cost in (0.0, 0.05))
+    plain, aware = (
+        freezing.freeze(network, SPEC, videos[0], FreezingOptions(banks=4, rounding_lmbda=cost)) for cost in (0.0, 0.05)
+    )
     z_hat = aware.quantize(videos[0].x)
     once = dataclasses.replace(plain, rounding_lmbda=0.05)
     assert (plain.rounding_lmbda, aware.rounding_lmbda) == (0, 0.05)
@@ -126,14 +135,14 @@ def test_a_saved_model_is_the_same(model, tmp_path, videos):
 
 
 def test_the_baseline_has_no_prior_but_can_be_frozen(videos):
-    baseline = networks.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
-    model = freezing.freeze(baseline, SPEC, videos[0])
+    baseline = classifiers.build_network(SPEC.input_size, (9,), OPTIONS.num_classes, lmbda=0)
+    model = freezing.freeze(baseline, SPEC, videos[0], PLAIN)
     measures = freezing.measure_unrounded(model, videos[1])
-    keras = loop.evaluate_network(baseline, videos[1])
+    keras = progress.evaluate_network(baseline, videos[1])
     assert measures["gap"] == pytest.approx(keras.gap, abs=5e-5)
     assert 9 < measures["bytes_per_video"] < 9 * 4 + 12
     with pytest.raises(ValueError, match="has no prior"):
-        freezing.freeze(baseline, SPEC, videos[0], tables="prior")
+        freezing.freeze(baseline, SPEC, videos[0], OF_PRIOR)
 
 
 def test_there_is_nothing_to_measure_without_a_head(model, videos):
@@ -143,9 +152,18 @@ def test_there_is_nothing_to_measure_without_a_head(model, videos):
             measure(headless, videos[1])
 
 
-def test_unknown_tables_are_refused(network, videos):
-    with pytest.raises(ValueError, match="tables='best'"):
-        freezing.freeze(network, SPEC, videos[0], tables="best")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tables": "best"}, "tables='best' must be 'empirical' or 'prior'"),
+        ({"banks": 3}, "3 banks"),
+        ({"rounding_lmbda": -0.1}, "rounding_lmbda=-0.1 must not be negative"),
+        ({"rounding_lmbda": math.inf}, "rounding_lmbda=inf must not be negative"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FreezingOptions(**options)
 
 
 @pytest.fixture(scope="module")
@@ -158,22 +176,22 @@ def many_rates(videos, tmp_path_factory):
 def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, videos):
     x, num_bytes, models = videos[1].x, [], {}
     for lmbda in (0.003, 0.004, 0.01, 0.03):
-        networks.select_lmbda(many_rates, lmbda)
-        model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0])
-        z = networks.activations_model(many_rates)(x).numpy()
+        classifiers.select_lmbda(many_rates, lmbda)
+        model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0], PLAIN)
+        z = classifiers.activations_model(many_rates)(x).numpy()
         unrounded = dataclasses.replace(model, rounds_every_layer=False)
         np.testing.assert_allclose(unrounded.bottleneck(x), z, rtol=1e-4, atol=1e-4)
         assert (unrounded.quantize(x) != np.rint(z)).mean() <= 1e-5
         np.testing.assert_allclose(model.logits(np.rint(z)), many_rates(x), rtol=1e-4, atol=1e-4)
         measures = freezing.measure(model, videos[1])
-        assert measures["gap"] == pytest.approx(loop.evaluate_network(many_rates, videos[1]).gap, abs=5e-3)
+        assert measures["gap"] == pytest.approx(progress.evaluate_network(many_rates, videos[1]).gap, abs=5e-3)
         assert measures["gap"] > 0.5
         num_bytes.append(measures["bytes_per_video"])
     assert num_bytes == sorted(num_bytes, reverse=True)
     assert num_bytes[-1] < 0.9 * num_bytes[0]
     assert (models[0.003].quantize(x) != models[0.03].quantize(x)).any()
     with pytest.raises(ValueError, match="no tables for its prior"):
-        freezing.freeze(many_rates, SPEC, videos[0], tables="prior")
+        freezing.freeze(many_rates, SPEC, videos[0], OF_PRIOR)
 
 
 def test_the_lmbda_for_so_many_bytes_is_found():

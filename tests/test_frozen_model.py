@@ -13,11 +13,11 @@ from conftest import REPO, SPEC, random_model
 from emulated_products import KINDS, TooFarOff, Undecided
 from test_exact_sums import by_definition
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import fit_banks
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError, UncodableError
+from vidpress.model.tables.banks import fit_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def inputs(num_videos, seed=1):

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC
 
-from vidpress.model.coding import range_coding_tables, table_bytes
 from vidpress.model.coding.range_coder import DamagedCodeError
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.shards import shard, shard_layout
-from vidpress.model.shards.shard import Shard, ShardError, ShardHeader
+from vidpress.model.shards import shard_header, shard_layout, shard_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError, ShardHeader
+from vidpress.model.tables import packing
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 MODEL_ID = "0123456789abcdef"
 # What a file may take beside four times its size.
@@ -32,7 +33,8 @@ ALLOWED_BYTES = 2**28
 READ = """
 import json, sys
 from vidpress.model.errors import VidpressError
-from vidpress.model.shards.shard import Shard, decode_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_rows import decode_rows
 
 def read(path):
     shard = Shard.open(path)
@@ -81,7 +83,7 @@ def metadata_of(tables):
     if isinstance(tables, RangeCodingTables):
         return ShardHeader(MODEL_ID, SPEC, tables).metadata
     return metadata_of(plain_tables()) | {
-        f"{shard.METADATA_PREFIX}range_coding_tables": base64.b64encode(tables).decode()
+        f"{shard_header.METADATA_PREFIX}range_coding_tables": base64.b64encode(tables).decode()
     }
 
 
@@ -100,10 +102,10 @@ def flat_tables(num_dims, tilts=(0,)):
 
 def packed_tables(body, *, num_dims=40, num_banks=1):
     """Bytes of tables that fit their checksum; the body may be an iterable of pieces."""
-    compressor = lzma.LZMACompressor(format=lzma.FORMAT_RAW, filters=range_coding_tables._LZMA)
+    compressor = lzma.LZMACompressor(format=lzma.FORMAT_RAW, filters=packing.LZMA)
     packed = b"".join([*map(compressor.compress, body), compressor.flush()])
-    rest = range_coding_tables._SIZES[2].pack(16, num_dims, num_banks) + packed
-    return range_coding_tables._HEADER.pack(b"VPRT", 2, zlib.crc32(rest)) + rest
+    rest = packing.SIZES[2].pack(16, num_dims, num_banks) + packed
+    return packing.HEADER.pack(b"VPRT", 2, zlib.crc32(rest)) + rest
 
 
 def with_size(size):
@@ -114,7 +116,7 @@ def with_size(size):
     return packed_tables([planes.tobytes(), bytes(40)])
 
 
-def write(path, values, tables, *, schema=shard.SCHEMA, row_group_size=4096, **options):
+def write(path, values, tables, *, schema=shard_rows.SCHEMA, row_group_size=4096, **options):
     """Write what `write_shard` would not; the options are pyarrow's."""
     metadata = tables if isinstance(tables, dict) else metadata_of(tables)
     encodings = {
@@ -138,8 +140,8 @@ def write(path, values, tables, *, schema=shard.SCHEMA, row_group_size=4096, **o
         for start in range(0, rows.num_rows, row_group_size):
             (batch,) = rows.slice(start, row_group_size).combine_chunks().to_batches()
             writer.write_batch(batch, row_group_size=row_group_size)
-            checksums.append(f"{shard.row_group_crc32(batch, metadata):08x}")
-        writer.add_key_value_metadata({**metadata, shard.CHECKSUMS_KEY: ",".join(checksums)})
+            checksums.append(f"{shard_rows.row_group_crc32(batch, metadata):08x}")
+        writer.add_key_value_metadata({**metadata, shard_header.CHECKSUMS_KEY: ",".join(checksums)})
 
 
 def shared_prefix(num_rows, size):
@@ -189,7 +191,7 @@ def banks_of_flat_tables(num_dims, num_banks):
     """More than `RangeCodingTables` itself takes."""
     flat = flat_tables(num_dims)
     tilt = np.repeat(np.arange(num_banks, dtype=np.int8)[:, None] - 24, num_dims, axis=1)
-    distributions = table_bytes.pack(flat.cdf, flat.cdf_start, flat.cdf_offset)
+    distributions = packing.pack_distributions(flat.cdf, flat.cdf_start, flat.cdf_offset)
     return packed_tables([distributions, tilt.tobytes()], num_dims=num_dims, num_banks=num_banks)
 
 
@@ -262,7 +264,7 @@ def opened(values, tables=None, **options):
 def changed_header(**changes):
     """The metadata of a shard, with some of it changed."""
     metadata = metadata_of(plain_tables())
-    return metadata | {f"{shard.METADATA_PREFIX}{name}": value for name, value in changes.items()}
+    return metadata | {f"{shard_header.METADATA_PREFIX}{name}": value for name, value in changes.items()}
 
 
 @pytest.mark.parametrize(
@@ -293,22 +295,22 @@ def test_a_schema_of_arrow_s_own_is_refused():
 
 @pytest.mark.parametrize("name", ["id", "bank", "code", "labels"])
 def test_null_is_refused(name):
-    field = shard.SCHEMA.field(name)
-    index = shard.SCHEMA.get_field_index(name)
+    field = shard_rows.SCHEMA.field(name)
+    index = shard_rows.SCHEMA.get_field_index(name)
     values = columns(3)
     with pytest.raises(ShardError, match="its schema is damaged"):
-        opened(values, schema=shard.SCHEMA.set(index, field.with_nullable(True)))
+        opened(values, schema=shard_rows.SCHEMA.set(index, field.with_nullable(True)))
     values[name] = pa.array([*values[name].to_pylist()[:2], None], field.type)
     batch = pa.RecordBatch.from_pydict(values)
     if name in ("bank", "code"):
         with pytest.raises(DamagedCodeError, match="rows 2"):
-            shard.decode_codes(batch, plain_tables())
+            shard_rows.decode_codes(batch, plain_tables())
 
 
 def test_a_bank_that_the_tables_lack_is_a_damaged_code():
     read = opened(columns(5, bank=pa.array([0, 1, 0, 255, 0], pa.uint8()))).read(0)
     with pytest.raises(DamagedCodeError, match="2 of 5 codes are damaged or of other tables: rows 1, 3"):
-        shard.decode_rows(read)
+        shard_rows.decode_rows(read)
 
 
 @pytest.mark.parametrize("options", [{"data_page_version": "2.0"}, {"compression": "snappy"}, {"compression": "gzip"}])
@@ -324,7 +326,7 @@ def test_other_writers_are_refused_or_read_alike(options):
 
 def test_a_file_without_rows_is_refused():
     with pytest.raises(ShardError, match="it has no rows"):
-        opened(shard.SCHEMA.empty_table())
+        opened(shard_rows.SCHEMA.empty_table())
 
 
 def footer_of(data):
@@ -360,6 +362,6 @@ def test_row_groups_do_not_share_bytes():
     footer = shard_layout.parse_footer(footer_of(buffer.getvalue())[1])
     first, second = footer.row_groups
     shared = dataclasses.replace(footer, row_groups=(first, first._replace(num_rows=second.num_rows)))
-    shard_layout.check_footer(footer, shard.SCHEMA.names, len(buffer.getvalue()), 4096)
+    shard_layout.check_footer(footer, shard_rows.SCHEMA.names, len(buffer.getvalue()), 4096)
     with pytest.raises(shard_layout.LayoutError, match="row group 1: the pages of id do not follow"):
-        shard_layout.check_footer(shared, shard.SCHEMA.names, len(buffer.getvalue()), 4096)
+        shard_layout.check_footer(shared, shard_rows.SCHEMA.names, len(buffer.getvalue()), 4096)

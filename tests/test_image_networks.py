@@ -1,17 +1,18 @@
 """ResNetV2-20 and ResNetV2-50: layers, sizes, and where the bottleneck is."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-import tensorflow as tf
+import keras
 
 from vidpress.model.images.experiments import EXPERIMENTS
 from vidpress.model.images.networks import build_image_network
-from vidpress.model.training.bottleneck import Bottleneck
+from vidpress.model.networks.bottleneck import Bottleneck
 
 FASHION, CIFAR, CIFAR_100, IMAGENET = (
     EXPERIMENTS[name]
@@ -37,16 +38,16 @@ def test_resnet_v2_20_has_the_parameters_of_he_et_al():
         convolutions + shortcuts + batch_norms + 64 * 10 + 10
     )
     assert 0.27e6 < model.count_params() < 0.28e6
-    assert model.get_layer("features").output_shape == (None, 64)
+    assert model.get_layer("features").output.shape == (None, 64)
     assert model.output_shape == (None, 10)
     assert build_image_network(CIFAR_100, lmbda=0).output_shape == (None, 100)
 
 
 def test_resnet_v2_50_has_the_parameters_of_keras():
     model = build_image_network(IMAGENET, lmbda=0)
-    # What tf.keras.applications.ResNet50V2 has with its own logits.
+    # What keras.applications.ResNet50V2 has with its own logits.
     assert model.count_params() == 25_613_800
-    assert model.get_layer("features").output_shape == (None, 2048)
+    assert model.get_layer("features").output.shape == (None, 2048)
     assert model.output_shape == (None, 1000)
 
 
@@ -56,17 +57,17 @@ def test_the_bottleneck_rounds_the_penultimate_activations(experiment, spatial):
     model = build_image_network(experiment, lmbda=0.1, spatial=spatial, mixed_precision=True)
     (bottleneck,) = [layer for layer in model.layers if isinstance(layer, Bottleneck)]
     shape = experiment.feature_shape(spatial)
-    assert model.get_layer("features").output_shape == bottleneck.output_shape == (None, *shape)
-    assert all(v.shape[0] == 64 for v in bottleneck.trainable_variables)
+    assert model.get_layer("features").output.shape == bottleneck.output.shape == (None, *shape)
+    assert {v.shape[-1] for v in bottleneck.trainable_variables} == {64}
     x = np.random.default_rng(0).uniform(-1, 1, (3, *experiment.image_shape)).astype(np.float32)
-    z_hat = tf.keras.Model(model.input, bottleneck.output)(x).numpy()
+    z_hat = keras.Model(model.input, bottleneck.output)(x).numpy()
     assert z_hat.dtype == np.float32
     np.testing.assert_array_equal(z_hat, np.rint(z_hat))
     pooled = z_hat.mean(axis=(1, 2)) if spatial else z_hat
     kernel, bias = model.get_layer("logits").get_weights()
-    np.testing.assert_allclose(model(x), tf.matmul(pooled, kernel) + bias, atol=1e-5)
+    np.testing.assert_allclose(model(x), keras.ops.matmul(pooled, kernel) + bias, atol=1e-5)
     assert len(model.losses) == 1
-    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert keras.mixed_precision.dtype_policy().name == "float32"
 
 
 def test_the_same_seed_gives_the_same_network():
@@ -76,6 +77,21 @@ def test_the_same_seed_gives_the_same_network():
     )
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
+
+
+@pytest.mark.parametrize("experiment", [FASHION, IMAGENET])
+def test_every_kernel_follows_from_the_seed_and_nothing_else_does(experiment):
+    random.seed(9)
+    before, numpy_before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - others draw from it
+    one, same, other = (kernels(build_image_network(experiment, lmbda=0.1, seed=seed)) for seed in (1, 1, 2))
+    for kernel, again, another in zip(one, same, other, strict=True):
+        np.testing.assert_array_equal(kernel, again)
+        assert (kernel.numpy() != another.numpy()).any()
+    assert random.getstate() == before
+    assert np.random.get_state()[1].tolist() == numpy_before  # noqa: NPY002
+
+
+def test_a_negative_lmbda_is_refused():
     with pytest.raises(ValueError, match="lmbda=-1 must not be negative"):
         build_image_network(FASHION, lmbda=-1)
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vidpress.model.files.input_files import InputError, match, open_local
-from vidpress.model.files.storage import PathError
+from vidpress.model.files.uris import PathError
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.data_set.rows import shard_of
 from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import manifest_name
-from vidpress.model.shards.shard import ShardError
+from vidpress.model.shards.shard_header import ShardError
 from vidpress.pipeline import cli, encode
 from vidpress.transforms.read_shards import ReadShards
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from vidpress.model.files import local_files, storage
+from vidpress.model.files.uris import PathError
 
 
 def names(folder):
@@ -51,7 +52,7 @@ def test_a_file_system_that_can_do_neither_is_refused(tmp_path, monkeypatch):
 def test_a_store_that_replaces_files_is_refused(tmp_path, monkeypatch):
     """As a server of objects that does not know preconditions."""
     monkeypatch.setattr(os, "link", os.replace)
-    with pytest.raises(storage.PathError, match="makes a file where there is one already, even if told not to"):
+    with pytest.raises(PathError, match="makes a file where there is one already, even if told not to"):
         storage.check_writable(tmp_path)
     assert names(tmp_path) == []
 
@@ -128,7 +129,7 @@ def test_listing(tmp_path):
 def test_what_is_no_file_is_not_read(tmp_path, kind):
     """A pipe would wait for ever, a device never end, a link lead out of a data set."""
     path = tmp_path / "it"
-    error, message = storage.PathError, "is a pipe, socket or device, not a file"
+    error, message = PathError, "is a pipe, socket or device, not a file"
     match kind:
         case "pipe":
             os.mkfifo(path)
@@ -156,5 +157,5 @@ def test_what_is_no_file_is_not_read(tmp_path, kind):
 def test_a_limit_on_what_is_read(tmp_path):
     (tmp_path / "file").write_bytes(bytes(11))
     assert len(storage.read_bytes(tmp_path / "file", max_bytes=11)) == 11
-    with pytest.raises(storage.PathError, match="has 11 bytes, more than the 10 that such a file may have"):
+    with pytest.raises(PathError, match="has 11 bytes, more than the 10 that such a file may have"):
         storage.read_bytes(tmp_path / "file", max_bytes=10)

@@ -108,7 +108,7 @@ def test_unusable_manifests_are_refused(text, message):
 
 
 def test_absent_manifest_says_what_that_means(tmp_path):
-    with pytest.raises(ManifestError, match=r"holds no manifest\.json: it is no vidpress data set, or its job did not"):
+    with pytest.raises(ManifestError, match=r"holds no manifest\.json: it is not a vidpress data set, or its job did"):
         Manifest.load(tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_generations_by_number(tmp_path):
         (tmp_path / manifest_name(number)).write_text(manifest.to_json())
     assert Manifest.load(tmp_path).generation == 3
     assert Manifest.load(tmp_path, 2).generation == 2
-    with pytest.raises(ManifestError, match=r"holds no manifest-00009\.json, which is none: it has no such generation"):
+    with pytest.raises(ManifestError, match=r"holds no manifest-00009\.json, which never existed"):
         Manifest.load(tmp_path, 9)
     (tmp_path / manifest_name(2)).rename(tmp_path / manifest_name(4))
     with pytest.raises(ManifestError, match=r"manifest-00004\.json lists 2 generations, its name says 4"):

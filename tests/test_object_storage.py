@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.data_set.video_dataset import VideoDataset
-from vidpress.model.files import input_files, storage
+from vidpress.model.files import google_storage, input_files, storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.pipeline import decode, encode, inspect, train, verify
@@ -58,10 +58,10 @@ def environment(credentials, monkeypatch):
         monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "project")
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", credentials)
         monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
-        storage._client.cache_clear()
+        google_storage._client.cache_clear()
 
     yield point_at
-    storage._client.cache_clear()
+    google_storage._client.cache_clear()
 
 
 def proxied(emulator, environment):
@@ -181,8 +181,8 @@ def test_jobs_and_readers_get_through(fault, proxy, model, expected, capsys):
     inspect.main([f"gs://{BUCKET}/compact"])
     seen = features(f"gs://{BUCKET}/compact")
     kinds = {"start upload", "upload in one", "upload part", "download", "metadata", "list", "delete"}
-    assert set(proxy.seen) == kinds
-    assert set(proxy.faulted) == (kinds if fault else set())
+    assert set(proxy.seen) - {cloud_storage.IN_BACKGROUND} == kinds
+    assert set(proxy.faulted) - {cloud_storage.IN_BACKGROUND} == (kinds if fault else set())
     assert f"Bearer {TOKEN}" in proxy.tokens
     print(f"{fault}: {failures} failed runs, of calls {dict(proxy.seen)} suffered {dict(proxy.faulted)}")
     proxy.reset()
@@ -422,7 +422,7 @@ def test_the_users_credentials_are_sent(proxy, model, monkeypatch):
 
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setattr(_http.Connection, "DEFAULT_API_ENDPOINT", proxy.url)
-    storage._client.cache_clear()
+    google_storage._client.cache_clear()
     model.save(f"gs://{BUCKET}/m.safetensors")
     assert FrozenModel.load(f"gs://{BUCKET}/m.safetensors").model_id == model.model_id
     assert proxy.tokens == {f"Bearer {TOKEN}"}
@@ -431,7 +431,7 @@ def test_the_users_credentials_are_sent(proxy, model, monkeypatch):
 def test_without_credentials_the_message_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    storage._client.cache_clear()
+    google_storage._client.cache_clear()
     with pytest.raises(PermissionError, match=rf"gs://{BUCKET}/m cannot be reached: .*none.json was not found"):
         storage.read_bytes(f"gs://{BUCKET}/m")
     for read in (storage.list_files, storage.exists, storage.check_writable, VideoDataset):

@@ -12,15 +12,17 @@ from conftest import REPO
 
 LOCKS = (
     "requirements.lock",
+    "requirements-torch.lock",
     "requirements-light.lock",
     "requirements-dataflow.lock",
     "requirements-airflow.lock",
     "requirements-emulators.lock",
     "requirements-fuzz.lock",
     "requirements-build.lock",
+    "requirements-tfc.lock",
 )
 # What stands alone needs few others; a lock of fewer lines than this lacks something.
-FEWEST = {"requirements-emulators.lock": 5, "requirements-build.lock": 1}
+FEWEST = {"requirements-torch.lock": 15, "requirements-emulators.lock": 5, "requirements-build.lock": 2}
 
 
 @pytest.fixture(scope="module")
@@ -117,26 +119,99 @@ def test_light_lock_has_what_the_project_needs_and_no_tensorflow():
     assert not {name for name in locked if "tensorflow" in name}
 
 
+def versions(lock: str) -> dict[str, set[str]]:
+    found = {}
+    for name, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", (REPO / lock).read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def test_locks_have_the_same_version_of_a_package():
+    everywhere = {}
+    for lock in LOCKS:
+        if lock != "requirements-tfc.lock":
+            for name, found in versions(lock).items():
+                assert everywhere.setdefault(name, found) == found, f"{lock}: {name}"
+
+
+def test_readme_has_the_versions_of_the_locks():
+    names, _, row = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\|.*\|$", (REPO / "README.md").read_text().split("are tested")[1], re.MULTILINE)[:3]
+    )
+    locked = versions("requirements.lock") | versions("requirements-torch.lock")
+    packages = {"Beam": "apache-beam", "PyTorch": "torch"}
+    pythons, *others = zip(names, row, strict=True)
+    assert dict(others) == {name: "".join(locked[packages.get(name, name.lower())]) for name, _ in others}
+    classifiers = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert pythons == ("Python", ", ".join(re.findall(r"Python :: (\d\.\d+)", "\n".join(classifiers))))
+
+
 def test_a_wheel_is_built_without_tensorflow():
     """Neither does the environment need it that holds what a worker has."""
-    for target in ("build/wheel/.ready", ".venv-light/.ready"):
+    for target in ("build/wheel/.ready", f".venv-light/{sys.version_info[0]}.{sys.version_info[1]}/.ready"):
         plan = subprocess.run(
-            ["make", "--always-make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True
+            ["make", "--always-make", "--dry-run", target, f"PYTHON={sys.executable}"],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         assert "-r requirements-build.lock" in plan
         assert "-r requirements.lock" not in plan
 
 
-def test_make_refuses_another_python(tmp_path):
-    fake = tmp_path / "python3.9"
-    fake.write_text("#!/bin/sh\nexit 1\n")
-    fake.chmod(0o755)
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the Makefile, and what `make install` looks at first."""
     (tmp_path / "Makefile").write_text((REPO / "Makefile").read_text())
-    for name in ("requirements.lock", "pyproject.toml", "setup.py"):
+    for name in ("requirements.lock", "requirements-build.lock", "pyproject.toml", "setup.py"):
         (tmp_path / name).write_text("")
-    result = subprocess.run(
-        ["make", "-s", "install", f"PYTHON={fake}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    return tmp_path
+
+
+def program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def make(checkout, *arguments, **environment):
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON", "PYENV"))
+    }
+    return subprocess.run(
+        ["make", "-s", *arguments],
+        cwd=checkout,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+@pytest.mark.parametrize("fake", ["exit 1", "echo 3.14"])
+def test_make_refuses_another_python(checkout, fake):
+    result = make(checkout, "install", f"PYTHON={program(checkout / 'python3.9', fake)}")
     assert result.returncode != 0
-    assert "vidpress needs Python 3.11 here (tensorflow-compression has no release for a later one)" in result.stderr
-    assert not (tmp_path / ".venv").exists()
+    message, *_ = result.stderr.splitlines()
+    assert message == (
+        "vidpress needs Python 3.11, 3.12 or 3.13: install one, or name it with 'make PYTHON=/path/to/python3.13'."
+    )
+    assert not (checkout / ".venv").exists()
+
+
+def test_make_takes_the_newest_python_that_runs(checkout):
+    """What pyenv puts into the path for a version that is not chosen fails, but the version itself may be there."""
+    folder = checkout / "bin"
+    path = f"{folder}:{os.environ['PATH']}"
+    home = {"HOME": str(checkout), "PYENV_ROOT": str(checkout / "pyenv")}
+    for version in ("3.11", "3.12", "3.13"):
+        program(folder / f"python{version}", "exit 127")
+    assert make(checkout, "pythons", PATH=path, **home).stdout.split() == []
+    runs = 'case "$2" in *print*) echo {0};; *\\"{0}\\"*) ;; *) exit 1;; esac'
+    program(checkout / "pyenv/versions/3.12.1/bin/python", runs.format("3.12"))
+    program(folder / "python3.11", runs.format("3.11"))
+    assert make(checkout, "pythons", PATH=path, **home).stdout.split() == ["3.12", "3.11"]
+    assert "versions/3.12.1/bin/python" in make(checkout, "--dry-run", "install", PATH=path, **home).stdout

@@ -11,6 +11,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.synthetic import write_shards
 from vidpress.pipeline import evaluate, train
 from vidpress.pipeline.evaluation import plan as evaluation_plan
+from vidpress.pipeline.training import jobs
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("faiss", reason="needs the extra vidpress[report]")
@@ -19,9 +20,11 @@ pytest.importorskip("jinja2", reason="needs the extra vidpress[report]")
 from conftest import SPEC
 
 from vidpress.model import metrics
+from vidpress.model.tables.bits import bits_by_dim, bits_by_row
 from vidpress.model.training import freezing, training_data
 from vidpress.pipeline.evaluation import codecs
-from vidpress.pipeline.evaluation import videos as evaluation_videos
+from vidpress.pipeline.evaluation.points import Context
+from vidpress.pipeline.evaluation.videos import VideoKind
 
 NUM_CLASSES = 6
 NETWORK = [
@@ -109,8 +112,8 @@ def test_a_models_record_is_what_its_codes_give(evaluated, data):
     expected = metrics.evaluate(model.logits(z_hat), videos.multi_hot(np.arange(len(videos)), NUM_CLASSES))
     assert record["validation"]["gap"] == pytest.approx(expected.gap, abs=1e-6)
     assert record["validation"]["mean_ap"] == pytest.approx(expected.mean_ap, abs=1e-6)
-    by_dim = np.sort(model.tables.bits_by_dim(z_hat, bank))[::-1]
-    assert record["bits_per_video"] == pytest.approx(model.tables.bits(z_hat, bank).mean())
+    by_dim = np.sort(bits_by_dim(model.tables, z_hat, bank))[::-1]
+    assert record["bits_per_video"] == pytest.approx(bits_by_row(model.tables, z_hat, bank).mean())
     np.testing.assert_allclose(record["bits_by_rank"], list(enumerate(by_dim, 1)), rtol=1e-3)
     assert record["validation"] == pytest.approx(
         {k: v for k, v in freezing.measure(model, videos).items() if k in record["validation"]}, abs=1e-6
@@ -157,7 +160,7 @@ def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys
     lost = sorted(points)[len(points) // 2]
     before = json.loads((evaluated / "points" / lost).read_text())
     (evaluated / "points" / lost).unlink()
-    monkeypatch.setattr(train, "train_model", None)  # every network is trained
+    monkeypatch.setattr(jobs, "train_model", None)  # every network is trained
     evaluate.main([*data, "--output", str(evaluated), *NETWORK, *SWEEP])
     progress = [line for line in capsys.readouterr().out.splitlines() if "bytes a video (" in line and ":" in line[:3]]
     assert len(progress) == 1
@@ -199,7 +202,7 @@ def test_points_that_share_a_training_are_one_task():
 def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_path, monkeypatch, capsys):
     argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
     argv += ["--method", "one:", "--method", "two: --banks 2"]
-    real, calls = train.train_model, []
+    real, calls = jobs.train_model, []
 
     def train_once(*args):
         if calls:
@@ -207,7 +210,7 @@ def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(train, "train_model", train_once)
+    monkeypatch.setattr(jobs, "train_model", train_once)
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(argv)
     assert "1 of 3 points are finished" in capsys.readouterr().out
@@ -234,7 +237,8 @@ def test_a_given_baseline_is_taken_and_processes_share_the_work(data, baseline, 
 
 
 def parse(*argv):
-    return evaluation_plan.make_plan(evaluate.parser().parse_args(["--output", "out", *argv]))
+    kind = VideoKind()
+    return evaluation_plan.make_plan(kind, evaluate.parser(kind).parse_args(["--output", "out", *argv]))
 
 
 def test_a_method_has_options_and_a_sweep_of_its_own():
@@ -263,12 +267,12 @@ def test_every_option_of_training_is_passed_through():
     names = vars(train.parser().parse_args(["--input", "x", "--output", "y.safetensors"])).keys()
     passed = {name for name, _ in parse().models[0].options}
     records = {"features", "id_key", "labels_key"}
-    assert names - passed - records == {"input", "validation", "output", "work_dir", "no_head"}
+    assert names - passed - records == {"input", "validation", "output", "work_dir", "no_head", "paper"}
 
 
 def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, tmp_path):
     def names(*argv, sha256="1"):
-        context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
+        context = Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), sha256, "2")
         return [model.name(context) for model in parse("--lmbda", "0.1", "--method", "a:", *argv).models]
 
     assert names() == names("--validate_every", "7", "--checkpoint_every", "9", "--seeds", "1")
@@ -278,7 +282,7 @@ def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, 
 
 
 def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
-    context = evaluation_videos.Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
+    context = Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
     common = ["--hidden", "20", "--hidden", "30", "--lmbda", "0.1", "--seeds", "2"]
     plan = parse(*common, "--method", "a: --teacher {baseline}")
     for model, expected in zip(plan.models, plan.baselines, strict=True):
@@ -320,7 +324,7 @@ def refusal(argv, capsys):
         (["--baseline_options", "--lmbda 1"], "--baseline_options cannot have lmbda"),
         (["--baseline", "none.safetensors"], "none.safetensors does not exist"),
         (["--labels_key", ""], "A key needs a name"),
-        (["--tables", "prior", "--baseline_options", "--tables prior"], "--tables prior needs --lmbda above 0"),
+        (["--tables", "prior", "--baseline_options", "--tables prior"], "tables=prior needs lmbda above 0"),
     ],
 )
 def test_unusable_options_are_refused(argv, message, tmp_path, capsys):

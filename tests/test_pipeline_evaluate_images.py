@@ -1,6 +1,5 @@
 """Evaluations of image experiments, through the same command."""
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -11,7 +10,7 @@ from test_image_files import write_mnist
 
 from vidpress.pipeline import evaluate
 from vidpress.pipeline.evaluation import plan as evaluation_plan
-from vidpress.pipeline.evaluation import results as evaluation_results
+from vidpress.pipeline.evaluation.report import results as evaluation_results
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
@@ -19,8 +18,9 @@ pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 from vidpress.model import metrics
 from vidpress.model.images import experiments
 from vidpress.model.images.files import load_mnist
-from vidpress.model.training import plug_in
+from vidpress.model.networks import plug_in
 from vidpress.pipeline.evaluation import images
+from vidpress.pipeline.evaluation.points import Context
 
 NAME = "fashion-mnist-resnetv2-20"
 OPTIONS = [
@@ -87,7 +87,7 @@ def test_a_models_record_is_what_its_codes_give(evaluated, folder):
     training, test = load_mnist(folder)
     plan = parse("--lmbda", "0.003", "--epochs", "12", "--batch_size", "50", "--learning_rate", "0.01", "--banks", "4")
     point = next(model for model in plan.models if model.method == "vidpress")
-    options = images.training_options(argparse.Namespace(**{**dict(point.options), "mixed_precision": True}))
+    options = images.ImageModelOptions.of({**dict(point.options), "mixed_precision": True}).training
     from vidpress.model.images.training import train_on_images
 
     (work,) = {
@@ -115,7 +115,7 @@ def test_the_papers_method_has_one_bank_and_the_trained_tables(evaluated):
 
 
 def test_what_is_finished_is_not_done_again(evaluated, folder, monkeypatch, capsys):
-    monkeypatch.setattr(images, "measure_model", None)
+    monkeypatch.setattr(images.ImageKind, "measure_model", None)
     monkeypatch.setattr(images, "_train", None)
     evaluate.main([*OPTIONS, "--input", str(folder), "--output", str(evaluated)])
     printed = capsys.readouterr().out
@@ -127,9 +127,8 @@ def test_what_is_finished_is_not_done_again(evaluated, folder, monkeypatch, caps
 
 def parse(*argv):
     argv = ["--experiment", NAME, "--output", "out", *argv]
-    parser, experiment = evaluate._parser_for(argv)
-    args = parser.parse_args(argv)
-    return evaluation_plan.make_plan(args, evaluate._networks(experiment, args))
+    kind = evaluate.chosen_kind(argv)
+    return evaluation_plan.make_plan(kind, evaluate.parser(kind).parse_args(argv))
 
 
 def test_options_are_the_experiments():
@@ -148,8 +147,8 @@ def test_options_are_the_experiments():
 
 
 def test_held_out_images_are_not_trained_on(folder):
-    context = evaluate.Context((str(folder),), (), "", 10, "", "", experiment=NAME, held_out=60)
-    training, held_out = images.load_data(context)
+    context = Context((str(folder),), (), "", 10, "", "", held_out=60)
+    training, held_out = images.ImageKind(experiments.EXPERIMENTS[NAME]).load_data(context)
     whole, _ = load_mnist(folder)
     np.testing.assert_array_equal(np.concatenate([training.labels, held_out.labels]), whole.labels)
     assert len(held_out) == 60

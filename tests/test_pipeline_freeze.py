@@ -2,14 +2,14 @@
 
 import pytest
 
-tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC  # noqa: E402
+from conftest import SPEC
 
-from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
-from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import freezing, training_data  # noqa: E402
-from vidpress.pipeline import cli, freeze, train  # noqa: E402
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.records.synthetic import write_shards
+from vidpress.model.training import freezing, training_data
+from vidpress.pipeline import cli, freeze, train
 
 NETWORK = [
     *("--features", str(SPEC), "--classes", "6", "--hidden", "60", "--lmbda", "0.001", "--steps", "150"),
@@ -113,7 +113,7 @@ def refusal(argv, capsys):
     [
         ([], "was trained for lmbda from 0.0005 to 0.01: give --lmbda or --bytes"),
         (["--lmbda", "0.03"], "lmbda=0.03 must lie in lmbda_range=0.0005 0.01"),
-        (["--lmbda", "0.003", "--tables", "prior"], "--tables prior cannot be had with --lmbda_range"),
+        (["--lmbda", "0.003", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
         (["--lmbda", "0.003", "--banks", "3"], "3 banks"),
         (["--lmbda", "0.003", "--bytes", "9"], "not allowed with argument"),
         (["--bytes", "1000"], "--bytes: 1000 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),

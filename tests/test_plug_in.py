@@ -6,25 +6,26 @@ from test_image_files import write_mnist
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
+import keras
 import tensorflow as tf
 
 from vidpress.model.images import files
-from vidpress.model.training import plug_in
-from vidpress.model.training.bottleneck import Bottleneck
+from vidpress.model.networks import plug_in
+from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small network with a spatial bottleneck, trained for a moment; its training and test pixels and labels."""
     training, test = files.load_mnist(write_mnist(tmp_path_factory.mktemp("mnist"), 600, 200))
-    tf.keras.utils.set_random_seed(0)
-    image = tf.keras.Input((28, 28, 1))
-    y = tf.keras.layers.Conv2D(12, 5, strides=4, activation="relu")(image)
+    keras.utils.set_random_seed(0)
+    image = keras.Input((28, 28, 1))
+    y = keras.layers.Conv2D(12, 5, strides=4, activation="relu")(image)
     y = Bottleneck(lmbda=0.001)(y * 3)
-    logits = tf.keras.layers.Dense(10)(tf.keras.layers.Flatten()(y))
-    model = tf.keras.Model(image, logits)
-    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(tf.keras.optimizers.legacy.Adam(0.01), loss, metrics=["accuracy"])
+    logits = keras.layers.Dense(10)(keras.layers.Flatten()(y))
+    model = keras.Model(image, logits)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     x, x_test = (part.images / np.float32(255) for part in (training, test))
     model.fit(x, training.labels, batch_size=60, epochs=8, verbose=0)
     return model, x, x_test, test.labels
@@ -49,7 +50,7 @@ def test_a_spatial_bottleneck_is_trained_frozen_encoded_and_decoded(trained, tab
     assert codec.num_bytes(codes) / len(codes) < raw / 10
     # The rate that was paid for is about what the range coder needs with the prior's tables.
     if tables == "prior":
-        bits = tf.reduce_mean(plug_in.bottleneck_of(model).information(tf.constant(z_hat, tf.float32)))
+        bits = tf.reduce_mean(bottleneck_of(model).information(tf.constant(z_hat, tf.float32)))
         assert 8 * codec.num_bytes(codes) / len(codes) == pytest.approx(float(bits), rel=0.05, abs=12)
 
 
@@ -67,13 +68,16 @@ def test_unusable_models_are_refused(trained):
     model, x, *_ = trained
     with pytest.raises(ValueError, match="tables='trained' must be"):
         plug_in.freeze(model, x, tables="trained")
-    inputs = tf.keras.Input((3,))
-    for layers, count in (([], 0), ([Bottleneck(1.0), Bottleneck(1.0)], 2)):
+    inputs = keras.Input((3,))
+    for layers, found in (
+        ([], "no Bottleneck layer among its own: it must have one"),
+        ([Bottleneck(1.0), Bottleneck(1.0)], "2 Bottleneck layers among its own: it may have one"),
+    ):
         y = inputs
         for layer in layers:
             y = layer(y)
-        with pytest.raises(ValueError, match=f"has {count} Bottleneck layers among its own"):
-            plug_in.encoder_of(tf.keras.Model(inputs, tf.keras.layers.Dense(2)(y)))
-    one = tf.keras.Model(inputs, Bottleneck(1.0)(inputs))
+        with pytest.raises(ValueError, match=f"has {found}"):
+            plug_in.encoder_of(keras.Model(inputs, keras.layers.Dense(2)(y)))
+    one = keras.Model(inputs, Bottleneck(1.0)(inputs))
     with pytest.raises(ValueError, match="NaN or beyond int32"):
         plug_in.quantize(one, np.full((2, 3), np.nan, np.float32))

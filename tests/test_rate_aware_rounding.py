@@ -7,10 +7,10 @@ import pytest
 from conftest import SPEC, random_model
 from emulated_products import KINDS, TooFarOff, Undecided
 
-from vidpress.model.coding.table_banks import choose_banks
-from vidpress.model.coding.table_widths import UNITS_PER_BIT
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
+from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.widths import UNITS_PER_BIT
 
 COST = 0.04
 
@@ -33,11 +33,11 @@ def exact_z(model, x):
 
 def bits_of(model, z_hat, bank):
     """The bits of each value in each row's bank, by its definition; infinite where it escapes."""
-    cdf, start, _, escape, cdf_offset = model.tables.coder_arrays
-    interval = z_hat - cdf_offset
-    inside = (interval >= 0) & (interval < escape)
-    first = start[bank] + np.where(inside, interval, 0)
-    widths = cdf[first + 1].astype(np.int64) - cdf[first]
+    arrays = model.tables.coder_arrays
+    interval = z_hat - arrays.cdf_offset
+    inside = (interval >= 0) & (interval < arrays.escape)
+    first = arrays.start[bank] + np.where(inside, interval, 0)
+    widths = arrays.cdf[first + 1].astype(np.int64) - arrays.cdf[first]
     return np.where(inside, model.tables.precision - np.log2(widths), np.inf)
 
 

@@ -10,7 +10,7 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError
 
 from vidpress.model.data_set.manifest import ManifestError
-from vidpress.model.shards.shard import ShardError
+from vidpress.model.shards.shard_header import ShardError
 from vidpress.pipeline.launching.reporting import count, explanation, printable
 
 

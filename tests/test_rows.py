@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vidpress.model.data_set import rows
 from vidpress.model.data_set.rows import DeadLetter, encode_videos, merge_rows, shard_of, split_by_shard
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards.shard import SCHEMA, decode_codes
+from vidpress.model.shards.shard_rows import SCHEMA, decode_codes
 
 
 def pooled(index, file="f", offset=0):

@@ -7,17 +7,12 @@ import pytest
 from conftest import REPO, SPEC
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
-from vidpress.model.shards import shard, shard_layout
-from vidpress.model.shards.shard import (
-    ROW_GROUP_SIZE,
-    SCHEMA,
-    Shard,
-    ShardError,
-    ShardHeader,
-    decode_rows,
-    write_shard,
-)
+from vidpress.model.shards import shard, shard_layout, shard_rows, shard_writer
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError, ShardHeader
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, decode_rows
+from vidpress.model.shards.shard_writer import write_shard
+from vidpress.model.tables.banks import choose_banks
 
 
 def make_rows(model, num_videos, seed=0):
@@ -31,7 +26,7 @@ def make_rows(model, num_videos, seed=0):
         "labels": pa.array([rng.integers(0, 3862, rng.integers(0, 5)).tolist() for _ in range(num_videos)]),
         "num_frames": pa.array([None if index % 5 == 0 else index % 300 for index in range(num_videos)], pa.int32()),
         "bank": pa.array(bank),
-        "code": shard.code_array(data, offsets),
+        "code": shard_rows.code_array(data, offsets),
     }
     return pa.table(columns).cast(SCHEMA), z_hat
 
@@ -57,7 +52,7 @@ def test_round_trip(model, num_videos):
     batches = read_all(shard_bytes(model, rows))
     assert pa.Table.from_batches([batch.replace_schema_metadata() for batch in batches]).equals(rows)
     decoded = pa.Table.from_batches([decode_rows(batch) for batch in batches])
-    assert decoded.schema.equals(shard.decoded_schema(model.num_dims))
+    assert decoded.schema.equals(shard_rows.decoded_schema(model.num_dims))
     np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
     assert decoded.drop_columns("z_hat").equals(rows.drop_columns(["bank", "code"]))
 
@@ -204,7 +199,7 @@ def test_opening_is_one_read_and_each_row_group_another(model):
 
 def test_a_footer_beyond_the_tail_is_another_read(model, monkeypatch):
     rows, _ = make_rows(model, 900)
-    monkeypatch.setattr(shard, "ROW_GROUP_SIZE", 1)
+    monkeypatch.setattr(shard_writer, "ROW_GROUP_SIZE", 1)
     file = Counted(shard_bytes(model, rows))
     assert Shard(file, "s").num_rows == 900
     assert len(file.reads) == 2

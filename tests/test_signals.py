@@ -192,6 +192,7 @@ def test_an_evaluation_by_processes_is_stopped(tmp_path, early):
     os.killpg(evaluation.process.pid, signal.SIGINT)
     code, lines = evaluation.end()
     assert code == 130
+    assert len(lines) == 3, "\n".join(lines)
     finished, page, last = lines
     assert finished == "0 of 3 points are finished."
     assert page.startswith("Page: ")

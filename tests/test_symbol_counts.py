@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1).map(np.random.default_rng), st.sampled_from([(12, 3), (4, 5, 3), (0, 3)]))

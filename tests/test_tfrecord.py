@@ -1,6 +1,5 @@
 import gzip
 import io
-import struct
 import tracemalloc
 
 import numpy as np
@@ -8,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidpress.model.files.gzip_stream import GzipStream
+from vidpress.model.files.record_framing import header_of
 from vidpress.model.records import tfrecord
-from vidpress.model.records.tfrecord import Damage, masked_crc32c, open_gzip, read_tfrecords, write_tfrecords
+from vidpress.model.records.tfrecord import Damage, read_tfrecords, write_tfrecords
 
 
 def tfrecord_bytes(payloads: list[bytes]) -> bytes:
@@ -68,9 +69,7 @@ def test_damaged_length_ends_the_file(position):
 
 
 def test_absurd_length_with_a_right_checksum_ends_the_file():
-    length = struct.pack("<Q", 2**60)
-    data = length + struct.pack("<I", masked_crc32c(length))
-    assert [item.ends_file for _, item in read_all(data)] == [True]
+    assert [item.ends_file for _, item in read_all(header_of(2**60))] == [True]
 
 
 @given(st.integers(1, 53))
@@ -86,7 +85,7 @@ def test_every_cut_is_reported(cut):
 @pytest.mark.parametrize("cut", [5, 15, 40])
 def test_cut_gzip_is_reported(cut):
     compressed = gzip.compress(tfrecord_bytes([b"first" * 100, b"second" * 100]), mtime=0)
-    file = open_gzip(io.BytesIO(compressed[:cut]))
+    file = GzipStream(io.BytesIO(compressed[:cut]))
     items = [item for _, item in read_tfrecords(file)]
     assert isinstance(items[-1], Damage)
     assert "gzip stream is damaged or cut" in items[-1].reason or "ends within" in items[-1].reason
@@ -95,7 +94,7 @@ def test_cut_gzip_is_reported(cut):
 def test_gzip_cut_between_records_is_reported():
     """All records can be read, but the stream's end is missing: more may have been lost."""
     compressed = gzip.compress(tfrecord_bytes([b"first"]), mtime=0)
-    items = [item for _, item in read_tfrecords(open_gzip(io.BytesIO(compressed[:-8])))]
+    items = [item for _, item in read_tfrecords(GzipStream(io.BytesIO(compressed[:-8])))]
     assert items[0] == b"first"
     assert isinstance(items[1], Damage)
 
@@ -108,7 +107,7 @@ def test_damaged_gzip_gives_no_wrong_record(data):
     """Whatever bit is flipped: each record is one that was written, in order, or a damage is reported."""
     compressed = bytearray(gzip.compress(tfrecord_bytes(PAYLOADS), mtime=0))
     compressed[data.draw(st.integers(0, len(compressed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    items = [item for _, item in read_tfrecords(open_gzip(io.BytesIO(bytes(compressed))))]
+    items = [item for _, item in read_tfrecords(GzipStream(io.BytesIO(bytes(compressed))))]
     records = [item for item in items if isinstance(item, bytes)]
     assert records == PAYLOADS[: len(records)]
     assert records == PAYLOADS or isinstance(items[-1], Damage)
@@ -117,7 +116,7 @@ def test_damaged_gzip_gives_no_wrong_record(data):
 @given(st.lists(st.binary(max_size=400), min_size=1, max_size=4))
 def test_gzip_of_several_members_is_read_as_gzip_reads_it(parts):
     packed = b"".join(map(gzip.compress, parts))
-    assert open_gzip(io.BytesIO(packed)).read() == gzip.decompress(packed) == b"".join(parts)
+    assert GzipStream(io.BytesIO(packed)).read() == gzip.decompress(packed) == b"".join(parts)
 
 
 FIRST, SECOND = (gzip.compress(tfrecord_bytes(PAYLOADS[part]), mtime=0) for part in (slice(0, 2), slice(2, 5)))
@@ -199,15 +198,10 @@ def test_a_file_is_read_up_to_its_size_and_must_reach_it():
     assert damage.lost_bytes == 100
 
 
-def header(length: int) -> bytes:
-    packed = struct.pack("<Q", length)
-    return packed + struct.pack("<I", masked_crc32c(packed))
-
-
 def test_a_length_beyond_the_file_is_not_allocated():
     tracemalloc.start()
     try:
-        for data in (header(2**31 - 1), header(2**31 - 1) + bytes(1000)):
+        for data in (header_of(2**31 - 1), header_of(2**31 - 1) + bytes(1000)):
             for wrapped, num_bytes in ((data, len(data)), (data, None), (gzip.compress(data, mtime=0), None)):
                 ((_, damage),) = read_tfrecords(io.BytesIO(wrapped), num_bytes)
                 assert "ends within a record of 2147483647 bytes" in damage.reason
@@ -231,6 +225,6 @@ def test_what_little_unpacks_to_too_much_is_refused(monkeypatch):
 
 
 def test_what_is_no_gzip_is_reported():
-    ((_, item),) = read_tfrecords(open_gzip(io.BytesIO(b"rubbish" * 10)))
+    ((_, item),) = read_tfrecords(GzipStream(io.BytesIO(b"rubbish" * 10)))
     assert isinstance(item, Damage)
     assert "gzip stream is damaged" in item.reason

@@ -1,20 +1,21 @@
-"""Reading and pooling with tf.data, against the reader without TensorFlow; the order of batches."""
+"""Reading and pooling of training data, and the order of batches."""
 
 import dataclasses
 import gzip
+import itertools
 import pathlib
 
 import numpy as np
 import pytest
 
-tf = pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
+pytest.importorskip("keras", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC, frame_level, video_level, write_records  # noqa: E402
+from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.features import FeatureSpec  # noqa: E402
-from vidpress.model.records.examples import serialize_record  # noqa: E402
-from vidpress.model.records.videos import parse_video, pool_frames  # noqa: E402
-from vidpress.model.training.training_data import TrainingDataError, load_videos, match_files, training_batches  # noqa: E402
+from vidpress.model.features import FeatureSpec
+from vidpress.model.records.examples import serialize_record
+from vidpress.model.records.videos import parse_video, pool_frames
+from vidpress.model.training.training_data import TrainingDataError, load_videos, match_files, training_batches
 
 NUM_CLASSES = 7
 
@@ -29,7 +30,7 @@ def videos(tmp_path):
 
 
 @pytest.mark.parametrize("make", [frame_level, video_level])
-def test_videos_are_those_of_the_reader_without_tensorflow(tmp_path, make):
+def test_videos_are_those_of_the_reader_of_records(tmp_path, make):
     payloads = list(map(make, range(600)))
     files = [write_records(tmp_path / f"{index}.tfrecord", payloads[index::3]) for index in range(3)]
     pooled = [pool_frames(parse_video(p, SPEC), SPEC) for index in range(3) for p in payloads[index::3]]
@@ -75,13 +76,18 @@ def test_other_ids_features_and_compression(tmp_path):
     np.testing.assert_array_equal(videos.x, [spec.dequantize(frames.mean(axis=0)).astype(np.float32)] * 2)
 
 
+def in_numpy(batches):
+    """Of what Keras' backend takes."""
+    return (tuple(map(np.asarray, batch)) for batch in batches)
+
+
 @pytest.mark.parametrize("batch_size", [7, 59, 150])
 def test_every_epoch_has_every_video_once_in_an_order_of_its_own(videos, batch_size):
     num_videos = len(videos)
     batches = training_batches(
         videos, num_classes=NUM_CLASSES, batch_size=batch_size, seed=3, first_step=0, num_steps=3 * num_videos
     )
-    x, labels = zip(*batches.take(-(-2 * num_videos // batch_size)).as_numpy_iterator(), strict=True)
+    x, labels = zip(*itertools.islice(in_numpy(batches), -(-2 * num_videos // batch_size)), strict=True)
     assert all(len(batch) == batch_size for batch in x)
     x, labels = np.concatenate(x), np.concatenate(labels)
     rows = [int(np.flatnonzero((videos.x == video).all(axis=1))[0]) for video in x[: 2 * num_videos]]
@@ -103,7 +109,7 @@ def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout, mix):
             input_dropout=input_dropout,
             mix=mix,
         )
-        return [x.tobytes() + labels.tobytes() for x, labels in dataset.as_numpy_iterator()]
+        return [x.tobytes() + labels.tobytes() for x, labels in in_numpy(dataset)]
 
     through = batches(0, 0, 30)
     assert batches(0, 13, 17) == through[13:]
@@ -113,8 +119,8 @@ def test_a_batch_depends_on_seed_and_step_alone(videos, input_dropout, mix):
 
 def test_dropout_sets_a_share_of_the_input_to_zero_and_keeps_the_mean(videos):
     options = {"num_classes": NUM_CLASSES, "batch_size": 60, "seed": 0, "first_step": 0, "num_steps": 200}
-    full = np.stack([x for x, _ in training_batches(videos, **options).as_numpy_iterator()])
-    part = np.stack([x for x, _ in training_batches(videos, **options, input_dropout=0.25).as_numpy_iterator()])
+    full = np.stack([x for x, _ in in_numpy(training_batches(videos, **options))])
+    part = np.stack([x for x, _ in in_numpy(training_batches(videos, **options, input_dropout=0.25))])
     kept = part != 0
     np.testing.assert_allclose(part[kept], full[kept] / 0.75, rtol=1e-6)
     assert kept.mean() == pytest.approx(0.75, abs=0.01)
@@ -124,8 +130,8 @@ def test_dropout_sets_a_share_of_the_input_to_zero_and_keeps_the_mean(videos):
 
 def test_mixtures_are_of_two_videos_and_mostly_of_the_first(videos):
     options = {"num_classes": NUM_CLASSES, "batch_size": 9, "seed": 0, "first_step": 0, "num_steps": 200}
-    alone = training_batches(videos, **options).as_numpy_iterator()
-    mixed = training_batches(videos, **options, mix=True).as_numpy_iterator()
+    alone = in_numpy(training_batches(videos, **options))
+    mixed = in_numpy(training_batches(videos, **options, mix=True))
     shares = []
     for (x, labels), (mixture, same_labels) in zip(alone, mixed, strict=True):
         np.testing.assert_array_equal(labels, same_labels)

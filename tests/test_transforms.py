@@ -12,7 +12,7 @@ from conftest import SPEC, frame_level, video_level, write_records
 from vidpress.model.data_set.manifest import InputFile, Manifest
 from vidpress.model.data_set.rows import DeadLetter, encode_videos
 from vidpress.model.records.videos import Video, parse_video, pool_frames
-from vidpress.model.shards.shard import ShardHeader
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.transforms.decode_videos import DecodeVideos
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.pool_frames import PoolFrames

@@ -19,7 +19,9 @@ from vidpress.model.data_set.verification import verify
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import manifest_name
-from vidpress.model.shards.shard import SCHEMA, Shard, footer_crc32, write_shard
+from vidpress.model.shards.shard import Shard, footer_crc32
+from vidpress.model.shards.shard_rows import SCHEMA
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.pipeline import cli, encode
 
 
@@ -174,14 +176,14 @@ def test_rows_of_another_shard(data_set, capsys):
     path = rewrite(data_set, 0, lambda rows: other.slice(0, rows.num_rows))
     found = findings(capsys, data_set)
     assert f"{path}, row group 0: its ids belong to other shards." in found
-    assert any("ids stand in" in line for line in found)
+    assert any("ids are in" in line for line in found)
 
 
 def test_an_id_in_two_generations(data_set, capsys):
     first = pa.Table.from_batches([Shard.open(shard(data_set, 0)).read(0)]).cast(SCHEMA)
     path = rewrite(data_set, 2, lambda rows: pa.concat_tables([rows.slice(1), first.slice(3, 1)]).sort_by("id"))
     repeated = first["id"][3].as_py()
-    line = f"1 ids stand in {shard(data_set, 0)} and in {path}: {repeated!r} ..."
+    line = f"1 ids are in {shard(data_set, 0)} and in {path}: {repeated!r} ..."
     assert line in findings(capsys, data_set)
 
 
@@ -233,14 +235,14 @@ def test_what_is_not_of_the_data_set_is_said_but_no_finding(data_set, capsys):
     (data_set / "shard-00003-00000-of-00001-0123456789ab.parquet").write_text("")
     (data_set / "notes.txt").write_text("")
     cli.main(["verify", str(data_set)])
-    assert "Note: 1 file in" in capsys.readouterr().out
+    assert "has 1 file of a run that is at work or died: " in capsys.readouterr().out
 
 
 def test_what_is_no_data_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["verify", str(tmp_path)])
     assert stop.value.code == 1
-    assert "it is no vidpress data set, or its job did not finish" in capsys.readouterr().err
+    assert "it is not a vidpress data set, or its job did not finish" in capsys.readouterr().err
 
 
 def test_real_videos(data_dir, tmp_path):

@@ -11,7 +11,10 @@ from test_shard import header_of, make_rows
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
 from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import file_name
-from vidpress.model.shards.shard import ROW_GROUP_SIZE, ShardError, footer_crc32, write_shard
+from vidpress.model.shards.shard import footer_crc32
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE
+from vidpress.model.shards.shard_writer import write_shard
 
 SIZES = (ROW_GROUP_SIZE + 300, 500, 40)
 TOTAL = sum(SIZES)
@@ -116,7 +119,7 @@ def test_options_are_checked(data_set):
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match="is no vidpress data set, or its job did not finish"):
+    with pytest.raises(ManifestError, match="is not a vidpress data set, or its job did not finish"):
         VideoDataset(tmp_path)
 
 

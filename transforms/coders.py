@@ -1,4 +1,4 @@
-"""How videos cross from step to step where Beam does not fuse them."""
+"""How videos go from step to step where Beam does not fuse the steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vidpress.model.records.videos import PooledVideo, Video
 
 
 class VideoCoder(beam.coders.Coder):
-    """Pickles videos, and tells their size without pickling them.
+    """Pickles videos, and finds their size without pickling them.
 
-    Beam measures the size of many elements even between fused steps, and its own coder would copy each video's frames
-    for that.
+    Beam measures the size of many elements even between fused steps. Its own coder would copy each video's frames to do
+    so.
     """
 
     def encode(self, value: Video | PooledVideo) -> bytes:

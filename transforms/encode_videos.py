@@ -31,13 +31,13 @@ SMALL_BATCH_SIZE = 512
 
 @dataclasses.dataclass
 class EncodeVideos(beam.PTransform):
-    """Encode `PooledVideo`s to a pair of Arrow batches of rows and `DeadLetter`s.
+    """Encode `PooledVideo`s. Gives a pair: Arrow batches of rows, and `DeadLetter`s.
 
     Attributes:
       model: Path or URI of the frozen model.
-      model_id: The identity that it must have, if given.
-      threads: How many batches a worker encodes while it goes on reading. With 0 it does one thing at a time, which
-        is right where the runner has a worker for every core.
+      model_id: The id that the model must have, if given.
+      threads: How many batches a worker encodes while it goes on reading. With 0 it does one thing at a time, which is
+        right if the runner has a worker for every core.
     """
 
     model: str
@@ -53,7 +53,7 @@ class EncodeVideos(beam.PTransform):
     def expand(
         self, videos: beam.PCollection[PooledVideo]
     ) -> tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[DeadLetter]]:
-        """Batch and encode; the batches are of `vidpress.model.data_set.rows.SCHEMA`."""
+        """Batch and encode. The batches have the schema `vidpress.model.data_set.rows.SCHEMA`."""
         outputs = (
             videos
             | "Encode" >> beam.ParDo(_EncodeFn(self.model, self.model_id, self.threads))

@@ -20,7 +20,7 @@ beam.coders.registry.register_coder(PooledVideo, VideoCoder)
 
 @dataclasses.dataclass
 class PoolFrames(beam.PTransform):
-    """Mean-pool and dequantize: `Video`s to a pair of `PooledVideo`s and `DeadLetter`s.
+    """Average the frames of `Video`s and dequantize them. Gives a pair: `PooledVideo`s and `DeadLetter`s.
 
     Attributes:
       spec: The features, in the order of the input vector.
@@ -35,7 +35,7 @@ class PoolFrames(beam.PTransform):
     def expand(
         self, videos: beam.PCollection[Video]
     ) -> tuple[beam.PCollection[PooledVideo], beam.PCollection[DeadLetter]]:
-        """Pool each video; one that cannot be is a dead letter, without its frames."""
+        """Pool each video. One that cannot be pooled becomes a dead letter, without its frames."""
         pool = beam.ParDo(_PoolFn(self.spec)).with_output_types(PooledVideo)
         outputs = videos | "Pool" >> pool.with_outputs("dead_letters", main="pooled")
         return outputs.pooled, outputs.dead_letters

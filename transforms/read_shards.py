@@ -16,7 +16,7 @@ def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.Re
     """Read a shard that a manifest lists.
 
     Yields:
-      The rows of each row group, checked; the schema's metadata hold what decoding needs.
+      The rows of each row group, after checking them. The schema's metadata have all that decoding needs.
 
     Raises:
       ShardError: If the shard is damaged, or is not the one that the manifest lists.
@@ -28,11 +28,11 @@ def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.Re
 
 @dataclasses.dataclass
 class ReadShards(beam.PTransform):
-    """Read a data set, from a pipeline's beginning to Arrow batches of rows, one a row group.
+    """Read a data set. Takes a pipeline and gives Arrow batches of rows, one for each row group.
 
     Attributes:
       data_set: The folder that `vidpress encode` wrote.
-      generation: The newest generation to read; the data set's newest one unless it is given.
+      generation: The newest generation to read; by default the newest one of the data set.
     """
 
     data_set: str

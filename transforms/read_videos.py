@@ -1,4 +1,4 @@
-"""Read videos from TFRecord files of YouTube-8M's kinds."""
+"""Read videos from TFRecord files of the two layouts of YouTube-8M."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class VideosRead(NamedTuple):
 
     Attributes:
       videos: The `Video`s.
-      dead_letters: A `DeadLetter` for each record that is none.
+      dead_letters: A `DeadLetter` for each record that is not a usable video.
       inputs: The `InputFile`s that were read.
     """
 
@@ -80,7 +80,7 @@ def read_videos(
       keys: Gets the names of the first record's context features.
 
     Yields:
-      The payload's length in bytes with the video, or with the reason why there is none, for every record.
+      For every record, the length of its payload in bytes, and the video or the reason why there is none.
 
     Raises:
       InputError: If the file cannot be read, which a retry may mend.
@@ -100,14 +100,14 @@ def read_videos(
 
 @dataclasses.dataclass
 class ReadVideos(beam.PTransform):
-    """Read frame-level and video-level records, from a pipeline's beginning to `VideosRead`.
+    """Read frame-level and video-level records. Takes a pipeline and gives `VideosRead`.
 
     Attributes:
       file_patterns: Paths or globs; each must match something.
-      spec: The features to take.
-      known_files: Paths of files that are not to be read again, with their `InputFile.bytes` and `damaged_crc32`,
-        unless `vidpress.model.data_set.manifest.is_new` says so; one that has shrunk is an error.
-      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
+      spec: The features to read.
+      known_files: Paths of files that were read before, with their `InputFile.bytes` and `damaged_crc32`. They are read
+        again only if `vidpress.model.data_set.manifest.is_new` says so; one that has shrunk is an error.
+      min_age: Files that were written to less than this number of seconds ago are left out.
     """
 
     file_patterns: Sequence[str]

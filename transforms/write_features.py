@@ -1,4 +1,4 @@
-"""Write decoded features: a file for each shard, and last of all a marker."""
+"""Write decoded features: a file for each shard, and a marker at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.records import examples
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.shards.shard import decode_rows, decoded_schema, labels_list
+from vidpress.model.shards.shard_rows import decode_rows, decoded_schema, labels_list
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
 
@@ -52,7 +52,7 @@ class FeatureFile:
 
 
 def feature_file_name(shard: FileEntry, output_format: str) -> str:
-    """Return the name of the file with a shard's features: like the shard's, it goes with one content."""
+    """Return the name of the file with a shard's features. Like the shard's name, it belongs to one content."""
     name = shard.name.removeprefix("shard").removesuffix(".parquet")
     checksum = f"-{shard.sha256[:12]}"  # version 1 left it out
     return f"features{name.removesuffix(checksum)}{checksum}.{output_format}"
@@ -65,16 +65,16 @@ def is_feature_file_name(name: str) -> bool:
 
 @dataclasses.dataclass
 class WriteFeatures(beam.PTransform):
-    """Decode a data set to files of features in a folder, from a pipeline's beginning to the list of `FeatureFile`s.
+    """Decode a data set to files of features in a folder. Takes a pipeline and gives the list of `FeatureFile`s.
 
-    Each shard becomes a file, which appears under its name when it is complete. What is there already, and whole, is
-    not written again, so that a job that died is completed by the same job. The marker `_SUCCESS`, which lists the
-    files, is written last: without one, a folder does not hold all features.
+    Each shard becomes one file, which gets its name when it is complete. Files that are there already and complete are
+    not written again, so a job that died is completed by the same job. The marker `_SUCCESS`, which lists the files, is
+    written last. A folder without it does not have all features.
 
     Attributes:
       data_set: The data set's folder.
-      manifest: What to decode: its manifest.
-      output: Folder for the features.
+      manifest: The manifest of the data set, which says what to decode.
+      output: The folder for the features.
       output_format: 'tfrecord' or 'parquet'.
     """
 
@@ -163,7 +163,7 @@ def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.Reco
 
 
 def write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
-    """Write decoded batches as Parquet, of `vidpress.model.shards.shard.decoded_schema`, a row group each."""
+    """Write decoded batches as Parquet, of `vidpress.model.shards.shard_rows.decoded_schema`, a row group each."""
     with pq.ParquetWriter(file, decoded_schema(num_dims), write_page_checksum=True) as writer:
         for batch in batches:
             writer.write_batch(batch)

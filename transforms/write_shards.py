@@ -14,7 +14,9 @@ from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Inpu
 from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files.file_names import join
-from vidpress.model.shards.shard import ShardHeader, footer_crc32, write_shard
+from vidpress.model.shards.shard import footer_crc32
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.transforms import metrics
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
 from vidpress.transforms.generations.known_videos import FindKnownVideos
@@ -36,22 +38,23 @@ class _WrittenShard:
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Write Arrow batches of rows as a generation of a data set and give the data set's `Manifest`.
+    """Write Arrow batches of rows as a generation of a data set. Gives the data set's `Manifest`.
 
-    A GroupByKey brings a shard's rows together, because a shard is sorted and its ids are unique. Files appear under
-    their names only when complete, and attempts that run twice write the same bytes. What is there already is not
-    touched: of two jobs that write the same generation, the second one fails. Without input, nothing is added.
+    A generation is what one job adds. A GroupByKey brings the rows of a shard together, because a shard is sorted and
+    its ids are unique. Files get their names only when they are complete, and work that is done twice writes the same
+    bytes. Existing files are not changed. If two jobs write the same generation, the second one fails. If there is no
+    input, nothing is added.
 
     Attributes:
       output: The data set's folder.
-      header: What every shard's metadata says.
-      num_shards: Over how many shards the ids are dealt.
-      dead_letters: Records that were set aside on the way here.
+      header: What every shard's metadata say.
+      num_shards: Over how many shards the ids are divided.
+      dead_letters: Records that earlier steps set aside.
       inputs: The files that were read.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
-      max_bad_fraction: The job fails if a greater share of the records are dead letters, or of the input's bytes could
-        not be read.
-      num_files: How many files there are to read, if that is known: the job fails if it read fewer.
+      max_bad_fraction: The job fails if a larger share of the records are dead letters, or if a larger share of the
+        input's bytes could not be read.
+      num_files: How many files there are to read, if that is known. The job fails if it read fewer.
     """
 
     output: str
@@ -72,7 +75,7 @@ class WriteShards(beam.PTransform):
             raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must lie in [0, 1].")
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Manifest]:
-        """Deal, sort and write the rows, then the dead letters, then the manifest."""
+        """Divide, sort and write the rows, then the dead letters, then the manifest."""
         generation = self.previous + 1
         if self.previous:
             known = rows | "Find known videos" >> FindKnownVideos(self.output, generation=self.previous)
@@ -267,5 +270,5 @@ def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float
     if bad:
         raise TooManyDeadLettersError(
             f"{' and '.join(bad)}, more than --max_bad_fraction={max_bad_fraction:g} allows. No manifest was written. "
-            f"The reasons stand in {join(output, f'dead-letters-{generation:05d}-*.jsonl')}"
+            f"The reasons are in {join(output, f'dead-letters-{generation:05d}-*.jsonl')}"
         )

@@ -1,6 +1,8 @@
 """What the launcher of the Flex Template runs."""
 
-from vidpress.pipeline.decode import main
+import sys
+
+from vidpress.pipeline.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["decode", *sys.argv[1:]])

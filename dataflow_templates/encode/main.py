@@ -1,6 +1,8 @@
 """What the launcher of the Flex Template runs."""
 
-from vidpress.pipeline.encode import main
+import sys
+
+from vidpress.pipeline.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["encode", *sys.argv[1:]])

@@ -1,1 +1,1 @@
-"""Range coding: integer tables, banks of them, and the codes, which are tensorflow-compression's bitstream."""
+"""Range coding: integers to codes and back, in tensorflow-compression's bitstream."""

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from vidpress.model.compiled import call_llvm
+from vidpress.model.numba_internals import array_struct, call_llvm
 
 NUM_LANES = 8
 
@@ -114,7 +114,7 @@ def _either(_context, builder, _signature, arguments):
 
 def _item(context, builder, array_type, array, index_type, index):
     """Return the address of an item of a one-dimensional array, or of a two-dimensional one's first row."""
-    data = context.make_array(array_type)(context, builder, array).data
+    data = array_struct(context, builder, array_type, array).data
     return builder.gep(data, [context.cast(builder, index, index_type, types.intp)])
 
 
@@ -223,7 +223,7 @@ def load_column(_context, array, index):
     def generate(context, builder, signature, arguments):
         item = _item(context, builder, signature.args[0], arguments[0], signature.args[1], arguments[1])
         row = builder.bitcast(item, _BYTE.as_pointer())
-        stride = builder.extract_value(context.make_array(signature.args[0])(context, builder, arguments[0]).strides, 0)
+        stride = builder.extract_value(array_struct(context, builder, signature.args[0], arguments[0]).strides, 0)
         column = ir.Constant(ir.VectorType(_INT32, NUM_LANES), ir.Undefined)
         for lane in range(NUM_LANES):
             value = builder.load(builder.bitcast(row, _INT32.as_pointer()))
@@ -239,7 +239,7 @@ def gather(_context, array, index):
     """Return the 64 bits, of little-endian machines, that begin with the items of an array at the lanes' indices."""
 
     def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        data = array_struct(context, builder, signature.args[0], arguments[0]).data
         item_type = context.get_data_type(signature.args[0].dtype)
         places = builder.bitcast(builder.gep(_splat(builder, data), [arguments[1]], source_etype=item_type), _POINTERS)
         nothing = ir.Constant(_VECTOR, ir.Undefined)

@@ -11,19 +11,22 @@ size)`, at first [0, 2^32), to the part that the next symbol's interval in its d
 tables in turn, beginning anew after the last. A value outside its table is coded as the escape symbol, followed by
 the Elias gamma code of its distance and by its sign, bit by bit.
 
-The loops are in `range_coder_kernels`.
+The loops are those that `coder_loops` chooses.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from vidpress.model.coding import range_coder_kernels
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
+from vidpress.model.coding import coder_loops
 from vidpress.model.errors import VidpressError
+from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 _ROWS_IN_MESSAGE = 10
 
@@ -65,9 +68,39 @@ def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | No
     Raises:
       ValueError: As `encode` does.
     """
-    data, offsets = encode(tables, z_hat, bank)
-    joined = data.tobytes()
-    return [joined[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    return _strings(*encode(tables, z_hat, bank))
+
+
+class EncodedRows(NamedTuple):
+    """What `encode_cheapest` gives.
+
+    Attributes:
+      data: uint8[total], the strings one after the other.
+      offsets: int64[n + 1]; row i's string is `data[offsets[i]:offsets[i + 1]]`.
+      bank: uint8[n], each row's bank.
+    """
+
+    data: np.ndarray
+    offsets: np.ndarray
+    bank: np.ndarray
+
+    def strings(self) -> list[bytes]:
+        """Return the strings, one a row."""
+        return _strings(self.data, self.offsets)
+
+
+def encode_cheapest(tables: RangeCodingTables, z_hat: np.ndarray) -> EncodedRows:
+    """Choose the bank with the shortest code for each row, and encode.
+
+    Args:
+      tables: The range coding tables.
+      z_hat: As for `encode`.
+
+    Raises:
+      ValueError: As `encode` does.
+    """
+    bank = choose_banks(tables, z_hat)
+    return EncodedRows(*encode(tables, z_hat, bank), bank)
 
 
 def decompress(
@@ -114,9 +147,9 @@ def encode(
         number or is more than about 2^30 away from its table. The message names row, dimension and value.
     """
     symbols = _symbols(tables, z_hat)
-    data, offsets, bad_row, bad_symbol = range_coder_kernels.encode_rows(
-        *map(_read_only, (symbols, tables.check_bank(bank, len(symbols)), *tables.coder_arrays)),
-        tables.precision,
+    bank = tables.check_bank(bank, len(symbols))
+    data, offsets, bad_row, bad_symbol = coder_loops.chosen().encode_rows(
+        _read_only(symbols), _read_only(bank), tables.coder_arrays, tables.precision
     )
     if bad_row >= 0:
         raise _value_error(tables, z_hat, bad_row, bad_symbol, "is too far from its table: training diverged?")
@@ -160,15 +193,16 @@ def decode(
     num_rows = len(offsets) - 1
     z_hat = np.empty((num_rows, math.prod(broadcast_shape) * tables.num_dims), np.int32)
     damaged = np.zeros(num_rows, np.bool_)
-    range_coder_kernels.decode_rows(
-        *map(_read_only, (data, offsets, tables.check_bank(bank, num_rows), *tables.coder_arrays)),
-        tables.precision,
-        z_hat,
-        damaged,
-    )
+    strings = _read_only(data), _read_only(offsets), _read_only(tables.check_bank(bank, num_rows))
+    coder_loops.chosen().decode_rows(*strings, tables.coder_arrays, tables.precision, z_hat, damaged)
     if damaged.any():
         raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)
     return z_hat.reshape(num_rows, *broadcast_shape, tables.num_dims)
+
+
+def _strings(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    joined = data.tobytes()
+    return [joined[start:end] for start, end in itertools.pairwise(offsets.tolist())]
 
 
 def _symbols(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:

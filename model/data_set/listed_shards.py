@@ -1,4 +1,4 @@
-"""The shards of a data set, each held against what the manifest says of it."""
+"""Open the shards of a data set, and compare each with what the manifest says about it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import os
 from vidpress.model.data_set.manifest import FileEntry
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
-from vidpress.model.shards.shard import Shard, ShardError
+from vidpress.model.files.uris import PathError
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
 
 
 def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str) -> Shard:
-    """Open a shard that a manifest lists, and see that it is that one.
+    """Open a shard that a manifest lists, and check that it is the right one.
 
-    A file of the same name may hold another shard, after a copy that went wrong. Its footer lists the checksums of its
-    row groups, and the manifest the footer's: so what is read later is known to be what was written. Manifests before
-    version 3 do not say the footer's; the whole file is then held against its SHA-256, once a process.
+    After a copy that went wrong, a file of that name may hold another shard. The footer lists the checksums of the row
+    groups, and the manifest has the checksum of the footer. So what is read later is what was written. Manifests before
+    version 3 have no checksum of the footer; then the SHA-256 of the whole file is compared, once in a process.
 
     Args:
       data_set: The data set's folder.
@@ -25,7 +27,7 @@ def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str
 
     Raises:
       FileNotFoundError: If it is missing; the message names it.
-      ShardError: If it is no shard, damaged, or not the one that is listed.
+      ShardError: If it is not a shard, is damaged, or is not the one that is listed.
     """
     uri = join(data_set, entry.name)
     try:
@@ -34,7 +36,7 @@ def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str
         file = storage.open_input(uri, links=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{uri} is missing: fetch or encode it again.") from error
-    except storage.PathError as error:
+    except PathError as error:
         raise ShardError(str(error)) from error
     shard = Shard(file, uri)
     shard.check_model(model_id)

@@ -1,4 +1,4 @@
-"""The manifest: what a data set consists of. Each generation's is written last; without one there is no data set."""
+"""The manifest lists what a data set consists of. It is written last; a folder without one is not a data set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import file_kinds, input_files, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
+from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost.
@@ -36,11 +37,11 @@ _log = logging.getLogger(__name__)
 
 
 class ManifestError(VidpressError, ValueError):
-    """A place that holds no usable data set: the message names it and what to do."""
+    """A folder that does not hold a usable data set. The message names it and says what to do."""
 
 
 class InputChangedError(VidpressError, ValueError):
-    """An input file that is not what it was when it was encoded."""
+    """An input file that has changed since it was encoded."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -50,12 +51,12 @@ class InputFile:
     Attributes:
       file: Its path or URI.
       bytes: Its size.
-      records: Records in it, damaged ones included.
-      record_bytes: Bytes of their payloads.
-      lost_bytes: How much of the file could not be read, because what came before is damaged. Nobody knows how many
-        records that was.
-      damaged_crc32: The CRC-32 (as in zlib) of the file if something of it was damaged: by it, a file that was mended
-        is told from the one that was read.
+      records: How many records it has, including damaged ones.
+      record_bytes: The bytes of their payloads.
+      lost_bytes: How many bytes of the file could not be read, because what comes before them is damaged. It is not
+        known how many records they hold.
+      damaged_crc32: The CRC-32 (as in zlib) of the file if a part of it was damaged. It shows later whether the file
+        has been repaired.
     """
 
     file: str
@@ -93,7 +94,7 @@ class FileEntry:
       sha256: Its checksum, hexadecimal.
       row_groups: Rows of each of a shard's row groups.
       footer_crc32: The checksum of a shard's footer (`vidpress.model.shards.shard.footer_crc32`), by which a reader
-        knows the shard without reading all of it. None for other files, and before version 3.
+        recognises the shard without reading all of it. None for other files, and in manifests before version 3.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Counts:
     Attributes:
       records: Records read.
       videos: Videos written.
-      duplicates: Records that said the same as one before them.
+      duplicates: Records that were equal to one before them.
       dead_letters: Records set aside.
       input_bytes: Payload bytes of the records read.
       code_bytes: Bytes of the written videos' codes.
@@ -128,7 +129,7 @@ class Counts:
 
     @property
     def unaccounted(self) -> int:
-        """Records that are neither written nor duplicates nor dead letters; anything but 0 is an error of ours."""
+        """Records that are neither videos nor duplicates nor dead letters. Anything but 0 is a bug in vidpress."""
         return self.records - self.videos - self.duplicates - self.dead_letters
 
     @classmethod
@@ -142,7 +143,7 @@ class Generation:
     """What one encode job added to a data set.
 
     Attributes:
-      num_shards: Over how many shards the ids were dealt; one that got none has no file.
+      num_shards: Over how many shards the ids were divided. A shard without videos has no file.
       shards: The shards, by name.
       dead_letters: The files of dead letters, by name.
       inputs: The file that lists the input files, one `InputFile` a line; None before version 2.
@@ -163,7 +164,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A complete data set. A generation that is added gives a new manifest, and changes nothing of the ones before.
+    """What a complete data set consists of. Adding a generation writes a new manifest and changes no earlier one.
 
     Attributes:
       model_id: The frozen model that encoded it.
@@ -204,7 +205,7 @@ class Manifest:
         """Read back what `to_json` gave.
 
         Raises:
-          ManifestError: If it is no manifest, or of another format version.
+          ManifestError: If it is not a manifest, or has a format version that this vidpress cannot read.
         """
         try:
             version = strict_json.decode(text, _Version, max_bytes=MAX_BYTES).format_version
@@ -238,22 +239,22 @@ class Manifest:
 
         Args:
           data_set: The folder.
-          generation: Which; the newest unless it is given.
+          generation: The generation whose manifest to load; by default the newest one.
 
         Raises:
-          ManifestError: If there is none, which means that the job did not finish, or it is unusable.
+          ManifestError: If there is none, because the job did not finish, or if it is unusable.
         """
         numbers = manifest_numbers(data_set)
         if not numbers:
             raise ManifestError(
-                f"{os.fspath(data_set)} holds no {MANIFEST}: it is no vidpress data set, or its job did not finish. "
-                "A data set is named by its folder."
+                f"{os.fspath(data_set)} holds no {MANIFEST}: it is not a vidpress data set, or its job did not finish. "
+                "Give the folder of a data set."
             )
         if generation is None:
             _warn_of_lost_generation(data_set, max(numbers))
         number = max(numbers) if generation is None else generation
         if number not in numbers:
-            fate = "is lost" if number < max(numbers) else "is none: it has no such generation"
+            fate = "is lost" if number < max(numbers) else "never existed"
             raise ManifestError(
                 f"{os.fspath(data_set)} holds no {manifest_name(number)}, which {fate}. Its newest generation, "
                 f"{max(numbers)}, holds all that is older."
@@ -261,13 +262,13 @@ class Manifest:
         uri = join(data_set, manifest_name(number))
         try:
             data = storage.read_bytes(uri, max_bytes=MAX_BYTES, links=False)
-        except (FileNotFoundError, storage.PathError) as error:
+        except (FileNotFoundError, PathError) as error:
             raise ManifestError(f"{uri} cannot be read: {error}") from error
         manifest = cls.from_json(data, name=uri)
         if manifest.generation != number:
             raise ManifestError(
-                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed; give it its "
-                "name back."
+                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed: "
+                "rename it back."
             )
         return manifest
 
@@ -288,7 +289,7 @@ class _Version1(msgspec.Struct):
 
 
 def _problems(number: int, generation: Generation) -> Iterator[str]:
-    """Yield what cannot be so in a generation that vidpress wrote."""
+    """Yield everything that contradicts itself, and that vidpress cannot have written."""
     names = [entry.name for entry in generation.files]
     if len(set(names)) != len(names):
         yield f"generation {number} lists a file twice"
@@ -317,9 +318,9 @@ def _problems(number: int, generation: Generation) -> Iterator[str]:
 
 
 def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
-    """Return the generations of which a folder holds the manifest.
+    """Return the numbers of the generations whose manifests are in a folder.
 
-    They are seen by a listing: a manifest that is lost must not hide the ones that came after it.
+    The folder is listed, so that a manifest that is lost does not hide the ones after it.
 
     Raises:
       PermissionError: If the folder cannot be listed.
@@ -329,10 +330,10 @@ def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
 
 
 def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> None:
-    """Say so if a manifest after the newest one seems to be lost.
+    """Log a warning if a manifest after the newest one seems to be lost.
 
-    A run writes its list of input files when all its shards are there, and its manifest right after it. A later list
-    without a manifest is of a run that died in between, or its manifest was lost: readers do not see its videos.
+    A run writes its list of input files when all its shards are there, and its manifest right after that. If there is a
+    later list without a manifest, the run died in between or the manifest was lost. Readers do not see its videos.
     """
     lists = (parse_part_name(file.name) for file in storage.list_files(data_set, "inputs-"))
     found = {int(parts["generation"]) for parts in lists if parts is not None and parts["generation"] is not None}
@@ -348,15 +349,15 @@ def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> N
 
 
 def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
-    """Return whether an input file is still to be encoded.
+    """Return whether an input file has to be encoded.
 
-    One that has grown, or was damaged and is not what it was, is read again, and of its videos those are added that the
-    data set does not hold.
+    A file that has grown is read again, and so is one that was damaged and has changed since. Of its videos, those are
+    added that the data set does not have.
 
     Args:
       file: Its path.
       num_bytes: Its size.
-      recorded: The `bytes` and `damaged_crc32` that the data set's lists give it, if they list it.
+      recorded: Its `bytes` and `damaged_crc32` in the data set's lists of input files, if they list it.
 
     Raises:
       InputChangedError: If it is smaller than it was.
@@ -365,8 +366,8 @@ def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]
     largest = max((size for size, _ in recorded), default=-1)
     if num_bytes < largest:
         raise InputChangedError(
-            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a name of its "
-            "own (videos that the data set holds are not added twice), or encode everything to another folder."
+            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a new name "
+            "(videos that the data set has already are not added twice), or encode everything to another folder."
         )
     damaged = [crc32 for size, crc32 in recorded if size == largest]
     if num_bytes > largest or None in damaged:

@@ -1,4 +1,4 @@
-"""Rows on their way into shards: encode videos, choose a shard, sort, and set duplicates aside."""
+"""Rows on their way into shards: encode videos, choose their shards, sort them, and set duplicates aside."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.records.videos import PooledVideo
-from vidpress.model.shards import shard
+from vidpress.model.shards import shard, shard_rows
 
 # A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
 # offset stands in the data set already, in the shard `file`.
-SCHEMA = shard.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
+SCHEMA = shard_rows.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
     pa.field("offset", pa.int64())
 )
 
@@ -34,11 +33,11 @@ class DeadLetter:
     """A record that could not be encoded.
 
     Attributes:
-      file: Where it stands.
+      file: The file that it is in.
       offset: Byte offset of the record in that (uncompressed) file.
-      reason: Why, cut to `MAX_REASON_LENGTH` characters.
-      id: The video's id, or None where it could not be read.
-      lost_bytes: If what is wrong ends the file: how many bytes of it could not be read, which may have held more.
+      reason: Why it could not be encoded, cut to `MAX_REASON_LENGTH` characters.
+      id: The video's id, or None if it could not be read.
+      lost_bytes: If nothing after the record could be read: how many bytes that was. They may have held more records.
     """
 
     file: str
@@ -73,7 +72,7 @@ class EncodedVideos(NamedTuple):
 
 
 def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedVideos:
-    """Encode videos; a video's code does not depend on its companions.
+    """Encode videos. A video's code does not depend on the other videos.
 
     Args:
       model: The frozen model.
@@ -94,8 +93,7 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         videos = [video for video, usable in zip(videos, error.usable, strict=True) if usable]
         x = np.array([video.x for video in videos], np.float32).reshape(len(videos), model.spec.input_size)
         z_hat = model.quantize(x)
-    bank = choose_banks(model.tables, z_hat)
-    data, offsets = range_coder.encode(model.tables, z_hat, bank)
+    encoded = range_coder.encode_cheapest(model.tables, z_hat)
     label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
     label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
     labels_type = SCHEMA.field("labels").type
@@ -103,8 +101,8 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         pa.array([video.id for video in videos], pa.binary()),
         pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
         pa.array([video.num_frames for video in videos], pa.int32()),
-        pa.array(bank),
-        shard.code_array(data, offsets),
+        pa.array(encoded.bank),
+        shard_rows.code_array(encoded.data, encoded.offsets),
         pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
         pa.array([video.offset for video in videos], pa.int64()),
     ]
@@ -122,31 +120,31 @@ def shard_of(key: bytes, num_shards: int) -> int:
 
 
 def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
-    """Deal rows to their shards by their ids.
+    """Divide rows among their shards by their ids.
 
     Args:
       rows: A table of `SCHEMA`.
       num_shards: How many shards the data set has.
 
     Returns:
-      The rows of each shard that gets some.
+      The rows of each shard that gets any.
     """
     shards = np.array([shard_of(key, num_shards) for key in rows["id"].to_pylist()], np.int64)
     return {int(index): rows.take(np.flatnonzero(shards == index)) for index in np.unique(shards)}
 
 
 def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
-    """Sort a shard's rows by id and keep one row an id.
+    """Sort a shard's rows by id and keep one row for each id.
 
-    Of rows with one id, the one that stands in the data set already stays, or else the first by file and offset. A
-    later one that says the same is a duplicate; one that says something else is a dead letter.
+    If several rows have the same id, the one that is already in the data set is kept, or else the first by file and
+    offset. A later row with the same content is a duplicate; one with other content is a dead letter.
 
     Args:
       rows: All rows of one shard, in any order, of `SCHEMA`.
 
     Returns:
-      The rows to write, with the columns of `shard.SCHEMA` in types without its limit of 2 GiB a column; the number of
-      duplicates; the dead letters.
+      The rows to write, with the columns of `shard_rows.SCHEMA`, but in types without a limit of 2 GiB for each column;
+      the number of duplicates; the dead letters.
     """
     rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
@@ -160,7 +158,7 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     num_duplicates = 0
     letters = []
     kept = None
-    content = shard.SCHEMA.names
+    content = shard_rows.SCHEMA.names
     for index in np.flatnonzero(repeated):
         if not repeated[index - 1]:
             kept = rows.slice(index - 1, 1).to_pylist()[0]
@@ -185,9 +183,9 @@ def _without_limit(schema: pa.Schema) -> pa.Schema:
 
 
 def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:
-    """Find the rows of a shard that have some ids.
+    """Find the rows of a shard that have one of some ids.
 
-    All its ids are read, but of the rest only the row groups that hold one of these.
+    All ids of the shard are read. The other columns are read only in row groups that hold one of these ids.
 
     Args:
       opened: The shard.
@@ -197,7 +195,7 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
       The rows, of `SCHEMA`, without offset.
 
     Raises:
-      vidpress.model.shards.shard.ShardError: If the shard is damaged where it is read.
+      vidpress.model.shards.shard_header.ShardError: If the shard is damaged where it is read.
     """
     known = [opened.read_ids(row_group) for row_group in range(len(opened.row_group_sizes))]
     shard_ids = pa.concat_arrays(known)

@@ -1,4 +1,4 @@
-"""A data set as PyTorch's DataLoader takes it. The only module that imports PyTorch."""
+"""A data set for PyTorch's DataLoader. The only module that imports PyTorch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class TorchVideoDataset(IterableDataset):
     """The batches of a `VideoDataset`, for `DataLoader(..., batch_size=None)`.
 
-    The loader's workers share the row groups among themselves. With workers, the order of an epoch follows from the
-    data set's seed and the loader's own, as PyTorch users expect of `torch.manual_seed`.
+    The workers of the loader divide the row groups among themselves. With workers, the order of an epoch depends on the
+    data set's seed and the loader's seed, so `torch.manual_seed` works as PyTorch users expect.
     """
 
     def __init__(self, dataset: VideoDataset):

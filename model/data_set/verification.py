@@ -1,4 +1,4 @@
-"""Check a data set against its manifest: every file, every row group, and codes by sample."""
+"""Check a data set against its manifest: every file, every row group, and a sample of the codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from vidpress.model.data_set.rows import hash_of
 from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
-from vidpress.model.shards.shard import Shard, ShardError, decode_codes
+from vidpress.model.files.uris import PathError
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import decode_codes
 from vidpress.model.strict_json import JsonError, decode
 
 _IDS_IN_MESSAGE = 3
@@ -33,10 +36,10 @@ class Report:
     """What a check found.
 
     Attributes:
-      findings: Everything that is wrong, a line each; none if the data set is whole.
-      manifest: The newest manifest, which everything was held against.
+      findings: Everything that is wrong, one line each; none if the data set is whole.
+      manifest: The newest manifest, with which everything was compared.
       num_sampled: How many codes were decoded.
-      unlisted: Names of files that encode jobs wrote and no manifest lists: of an unfinished run, or one at work.
+      unlisted: Names of files that an encode job wrote but no manifest lists: of a run that died, or that is at work.
     """
 
     findings: list[str]
@@ -70,13 +73,14 @@ class _Checked:
 def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
     """Check a data set.
 
-    Sizes, checksums and rows of all files are held against the manifest, and the values of every row group against
-    their own checksum; ids must be sorted, in their hash's shard, and once in the data set; codes are decoded and must
-    encode to themselves; counts must add up; and earlier generations must still be what they were.
+    Sizes, checksums and rows of all files must be those in the manifest, and the values of every row group must fit
+    their checksum. Ids must be sorted, in the shard of their hash, and occur once in the data set. A sample of the
+    codes is decoded and encoded again, which must give the same codes. Counts must add up, and earlier generations must
+    be unchanged.
 
     Args:
       data_set: Its folder, a local path or URI.
-      sample: How many codes of each shard to decode, at least; spread evenly.
+      sample: At least how many codes of each shard to decode, spread evenly.
 
     Raises:
       ManifestError: If there is no usable manifest to check against.
@@ -141,7 +145,7 @@ def _check_file(
         data = storage.read_bytes(uri, links=False)
     except FileNotFoundError:
         return _Checked([f"{uri} is missing: fetch or encode it again."])
-    except storage.PathError as error:
+    except PathError as error:
         return _Checked([f"{uri} cannot be read: {error}"])
     except OSError as error:
         fix = fix_of(error)
@@ -244,7 +248,7 @@ def _repeated_ids(shards: dict[str, np.ndarray]) -> Iterator[str]:
         shared = sorted(set(_ids(uris[first])) & set(_ids(uris[second])))
         if first != second and shared:
             shown = ", ".join(map(repr, shared[:_IDS_IN_MESSAGE]))
-            yield f"{len(shared):,} ids stand in {uris[first]} and in {uris[second]}: {shown} ..."
+            yield f"{len(shared):,} ids are in {uris[first]} and in {uris[second]}: {shown} ..."
 
 
 def _ids(uri: str) -> Iterator[bytes]:

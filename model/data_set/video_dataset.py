@@ -1,4 +1,4 @@
-"""Reading a data set for training, without Beam and without TensorFlow."""
+"""Read a data set for training, without Beam and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pyarrow as pa
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.files import storage
+from vidpress.model.files.uris import normalized
 from vidpress.model.metrics import multi_hot
-from vidpress.model.shards.shard import SCHEMA, Shard, ShardError, decode_codes, labels_list
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import SCHEMA, decode_codes, labels_list
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -41,16 +44,16 @@ class VideoBatch(NamedTuple):
 class VideoDataset:
     """The videos of a data set, or of a single shard, in batches.
 
-    Each iteration is one epoch of `VideoBatch`es; shuffled epochs differ from each other. Data sets with equal options
-    give equal batches in the same order.
+    Each iteration is one epoch of `VideoBatch`es. If epochs are shuffled, they differ from each other. With the same
+    options, two data sets give the same batches in the same order.
 
-    What is read is fixed when the data set is opened: videos that are added later are not seen.
+    Which videos are read is fixed when the data set is opened. Videos that are added later are not read.
 
     Attributes:
       generation: The newest generation that is read; None for a single shard.
-      num_videos: How many videos there are, for all workers together.
-      num_dims: Numbers of a video's features.
-      model_id: The frozen model that encoded them.
+      num_videos: The number of videos, for all workers together.
+      num_dims: How many numbers a video's features have.
+      model_id: The frozen model that encoded the videos.
     """
 
     def __init__(
@@ -66,32 +69,32 @@ class VideoDataset:
         drop_remainder: bool = False,
         generation: int | None = None,
     ):
-        """Open a data set; rows are read when it is iterated.
+        """Open a data set. Its rows are read when it is iterated.
 
         Args:
           path: The folder that `vidpress encode` wrote, or one of its shards; a local path or URI.
-          batch_size: Videos a batch; the last one of an epoch may be smaller.
-          shuffle: Whether to take the row groups in random order and mix the videos of 16 at a time.
-          seed: Of the shuffling; workers that share a data set need the same one.
-          num_classes: If given, labels come as a dense matrix.
-          worker: Index of this worker, in [0, num_workers).
-          num_workers: How many workers share the data set; each row group goes to one of them.
-          drop_remainder: Whether to leave out a last batch that is smaller.
-          generation: The newest generation to read, for the same videos again after some were added; by default the
-            newest there is. Workers that share a data set of several generations have to name it, all the same one:
-            what was added between one's opening and another's would be read by some and not by others.
+          batch_size: The number of videos in a batch. The last batch of an epoch may be smaller.
+          shuffle: Whether to read the row groups in random order and mix the videos of 16 of them at a time.
+          seed: The seed of the shuffling. Workers that share a data set need the same one.
+          num_classes: If given, labels are a dense matrix.
+          worker: The index of this worker, in [0, num_workers).
+          num_workers: How many workers share the data set. Each row group goes to one of them.
+          drop_remainder: Whether to leave out the last batch if it is smaller.
+          generation: The newest generation to read; by default the newest one there is. Name it to get the same videos
+            again after others were added. Workers that share a data set of several generations must all name the same
+            one. Otherwise, if videos are added while the workers start, some workers would read them and others not.
 
         Raises:
           FileNotFoundError: If there is no such file.
-          ManifestError: If the folder is no data set.
-          ShardError: If the file is no shard.
-          ValueError: If an option is out of its range, or several workers share several generations and name none.
+          ManifestError: If the folder is not a data set.
+          ShardError: If the file is not a shard.
+          ValueError: If an option is out of its range, or if several workers share several generations and name none.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
-        self.path = storage.normalized(path)
+        self.path = normalized(path)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -137,10 +140,10 @@ class VideoDataset:
         return self.iterate(epoch, self.worker, self.num_workers)
 
     def iterate(self, epoch: int, worker: int, num_workers: int) -> Iterator[VideoBatch]:
-        """Iterate a given epoch as a given worker of several, whatever this data set's own.
+        """Iterate over one epoch as one of several workers, instead of this data set's own epoch and worker.
 
         Raises:
-          ShardError: If a shard is damaged, or is not of this data set.
+          ShardError: If a shard is damaged, or does not belong to this data set.
         """
         rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
         row_groups = self._row_groups
@@ -184,7 +187,7 @@ class VideoDataset:
     def to_tf(self) -> tf.data.Dataset:
         """Return the batches as a `tf.data.Dataset` of `(ids, labels, features)`.
 
-        Labels are a `tf.RaggedTensor`, or dense where `num_classes` was given.
+        Labels are a `tf.RaggedTensor`, or dense if `num_classes` was given.
         """
         import tensorflow as tf
 
@@ -211,7 +214,7 @@ class VideoDataset:
     def to_torch(self) -> Any:
         """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
 
-        The loader's workers share this worker's row groups among themselves.
+        The workers of the loader divide this worker's row groups among themselves.
         """
         from vidpress.model.data_set.torch_dataset import TorchVideoDataset
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from vidpress.model.files.checksums import begins_with_a_record
+from vidpress.model.files.record_framing import begins_with_a_record
 
 # How much of a file's start `describe` wants to see: up to the mark of a tar archive.
 START_BYTES = 512

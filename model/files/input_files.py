@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple, cast
 
 from vidpress.model.errors import VidpressError
-from vidpress.model.files import path_patterns, storage
+from vidpress.model.files import google_storage, path_patterns
+from vidpress.model.files.uris import normalized
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +55,11 @@ def match(patterns: Sequence[str]) -> list[MatchedFile]:
     Raises:
       InputError: If a pattern names no file, or something that cannot be read: a folder, a broken link, a pipe, a file
         without permission, a name that is not UTF-8.
-      vidpress.model.files.storage.PathError: If a pattern is a URI of another kind.
+      vidpress.model.files.uris.PathError: If a pattern is a URI of another kind.
     """
     files: dict[str, MatchedFile] = {}
     for pattern in patterns:
-        path = storage.normalized(pattern)
+        path = normalized(pattern)
         found = _match_gcs(path) if path.startswith("gs://") else _match_local(path)
         files.update((file.path, file) for file in found)
     return sorted(files.values())
@@ -78,7 +79,7 @@ def open_input(path: str) -> tuple[BinaryIO, int]:
     if not path.startswith("gs://"):
         return open_local(path)
     with _explained(path):
-        blob = storage._existing_blob(path)
+        blob = google_storage.existing_blob(path)
         return cast(BinaryIO, blob.open("rb", chunk_size=_GCS_CHUNK_SIZE)), cast(int, blob.size)
 
 
@@ -273,9 +274,9 @@ def _kind(mode: int) -> str:
 def _match_gcs(pattern: str) -> list[MatchedFile]:
     bucket_name, _, name = pattern.removeprefix("gs://").partition("/")
     if not bucket_name or not name:
-        raise InputError(f"{pattern} is no object of Cloud Storage: gs://BUCKET/NAME is, or a pattern of names.")
+        raise InputError(f"{pattern} names no object of Cloud Storage: write gs://BUCKET/NAME, or a pattern of names.")
     with _explained(pattern):
-        bucket = storage._client(os.getpid()).bucket(bucket_name)
+        bucket = google_storage.client().bucket(bucket_name)
         exact = None if name.endswith("/") else bucket.get_blob(name)
         if exact is not None:
             blobs = [exact]
@@ -303,7 +304,7 @@ def _explained(pattern: str) -> Iterator[None]:
     except ImportError as error:
         raise InputError(f"{pattern}: reading from gs:// needs vidpress[gcp]: pip install 'vidpress[gcp]'.") from error
     try:
-        with storage._explained(pattern):
+        with google_storage.explained(pattern):
             yield
     except OSError as error:  # its message names what it is about
         raise InputError(" ".join(str(error).split())) from error

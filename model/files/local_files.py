@@ -45,6 +45,25 @@ def temporary_beside(path: str) -> Iterator[tuple[str, BinaryIO]]:
             os.remove(temporary)
 
 
+@contextlib.contextmanager
+def complete(path: str, name: Callable[[str, str], None]) -> Iterator[BinaryIO]:
+    """Open a file that is written piece by piece; it appears complete, and is on the disk, when the block ends.
+
+    If the block is left by an error, there is no file.
+
+    Args:
+      path: The file.
+      name: Gives a file, the first argument, the name of the second: `os.replace`, or `name_where_none_is`.
+    """
+    path = os.path.abspath(path)
+    with temporary_beside(path) as (temporary, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        name(temporary, path)
+    sync_folder(os.path.dirname(path))
+
+
 def _opened(temporary: str, path: str) -> BinaryIO:
     try:
         return open(temporary, "xb")
@@ -59,16 +78,12 @@ def write(path: str, data: bytes, name: Callable[[str, str], None]) -> None:
     Args:
       path: The file.
       data: Its content.
-      name: Gives a file, the first argument, the name of the second: `os.replace`, or `name_where_none_is`.
+      name: As `complete` takes it.
     """
-    path = os.path.abspath(path)
     for attempts_left in (2, 1, 0):
         try:
-            with temporary_beside(path) as (temporary, file):
+            with complete(path, name) as file:
                 file.write(data)
-                sync(file)
-                name(temporary, path)
-            sync_folder(os.path.dirname(path))
             return
         except FileNotFoundError:
             # Another run took the temporary file for a leftover and removed it.
@@ -86,12 +101,6 @@ def make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
     sync_folder(parent)
-
-
-def sync(file: BinaryIO) -> None:
-    """Wait until a file's content is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def sync_folder(path: str) -> None:

@@ -7,81 +7,22 @@ manifest was written finds its shards there.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
-import re
 import stat
 import tempfile
-import urllib.parse
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from pyarrow import NativeFile, fs
 
-from vidpress.model.errors import VidpressError
-from vidpress.model.files import local_files
-
-if TYPE_CHECKING:
-    from google.cloud.storage import Blob, Client
-
-# What one request to Cloud Storage fetches at least: two row groups of 4096 codes or so. By the client's own 40 MiB, a
-# shuffled epoch would fetch each shard many times over.
-_GCS_CHUNK_SIZE = 2**20
-
-# The key of an object's metadata that tells one upload of it from another.
-_UPLOAD_KEY = "vidpress-upload"
-_CONTENT_TYPE = "application/octet-stream"
+from vidpress.model.files import google_storage, local_files
+from vidpress.model.files.uris import PathError, normalized
 
 # What names of files begin with that are made to see whether files can be made.
 PROBE = ".write-test-"
 _PROBES = 3
-
-# RFC 3986, section 3.1; `a:b` alone is a name.
-_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*|):/")
-
-
-class PathError(VidpressError, ValueError):
-    """A path or URI of a kind that is not supported: the message says which are."""
-
-
-class UnreachableError(VidpressError, OSError):
-    """Cloud Storage that fails, or does not answer, for longer than it is worth trying."""
-
-
-def normalized(uri: str | os.PathLike[str]) -> str:
-    """Return a path or URI in the one form that everything else here takes: a local path, or `gs://BUCKET/NAME`.
-
-    `file:///folder/name` is a local path, as `file:/folder/name` is, `~/name` one in the home folder. Everything else
-    is left as it is, relative paths and names with `*` or `[` included.
-
-    Raises:
-      PathError: If it is empty, a URI of another kind, or in the home folder of a user that there is none of.
-    """
-    text = os.fspath(uri)
-    if not text:
-        raise PathError("An empty path was given: name a file or folder.")
-    found = _URI.match(text)
-    if found is None or ("://" not in text and os.path.lexists(text)):
-        path = os.path.expanduser(text)
-        if path.startswith("~") and not os.path.lexists(path):
-            raise PathError(f"{text}: there is no user {path[1:].partition('/')[0]}; a file of that name is ./{text}.")
-        return path
-    scheme = found["scheme"].lower()
-    if scheme == "file":
-        parts = urllib.parse.urlsplit(text, allow_fragments=False)
-        if parts.netloc not in ("", "localhost"):
-            raise PathError(f"{text} names a file on {parts.netloc}: for one of this machine write file:///path.")
-        return urllib.parse.unquote(text.partition(":")[2].removeprefix(f"//{parts.netloc}"))
-    if scheme != "gs":
-        raise PathError(
-            f"{text}: {scheme}:// is not supported, only local paths and gs:// are. Copy the files there, or mount "
-            f"that store as a folder. A file or folder of that name is ./{text}."
-        )
-    if not text.startswith("gs://"):
-        raise PathError(f"{text} is no URI: write gs://BUCKET/NAME.")
-    return text
 
 
 def open_input(uri: str | os.PathLike[str], *, links: bool = True) -> BinaryIO | NativeFile:
@@ -99,9 +40,8 @@ def open_input(uri: str | os.PathLike[str], *, links: bool = True) -> BinaryIO |
       PathError: If it is no regular file: a folder, a pipe, a device.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            return _existing_blob(text).open("rb", chunk_size=_GCS_CHUNK_SIZE)
+    if google_storage.is_object(text):
+        return google_storage.open_input(text)
     _check_regular(text, links)
     return fs.LocalFileSystem().open_input_file(os.path.abspath(text))
 
@@ -120,9 +60,9 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int | None = None, lin
       PathError: If it is no regular file, or larger.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            blob = _existing_blob(text)
+    if google_storage.is_object(text):
+        with google_storage.explained(text):
+            blob = google_storage.existing_blob(text)
             _check_size(text, blob.size, max_bytes)
             return blob.download_as_bytes()
     with open_input(text, links=links) as stream:
@@ -168,9 +108,8 @@ def exists(uri: str | os.PathLike[str]) -> bool:
       PermissionError: If Cloud Storage refuses, or there are no credentials.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            return _blob(text).exists()
+    if google_storage.is_object(text):
+        return google_storage.exists(text)
     return os.path.lexists(text)
 
 
@@ -181,11 +120,8 @@ def is_folder(uri: str | os.PathLike[str]) -> bool:
       PermissionError: If Cloud Storage refuses, or there are no credentials.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            parent = _blob(f"{text.rstrip('/')}/")
-            found = parent.bucket.list_blobs(prefix=parent.name, max_results=1, retry=_retry())
-            return next(iter(found), None) is not None
+    if google_storage.is_object(text):
+        return google_storage.is_folder(text)
     return os.path.isdir(text)
 
 
@@ -210,11 +146,8 @@ def list_files(folder: str | os.PathLike[str], prefix: str = "") -> list[StoredF
       PermissionError: If the folder may not be read, Cloud Storage refuses, or there are no credentials.
     """
     text = normalized(folder)
-    if text.startswith("gs://"):
-        with _explained(text):
-            parent = _blob(f"{text.rstrip('/')}/")
-            blobs = list(parent.bucket.list_blobs(prefix=parent.name + prefix, delimiter="/", retry=_retry()))
-        return [StoredFile(blob.name.removeprefix(parent.name), blob.size, blob.updated.timestamp()) for blob in blobs]
+    if google_storage.is_object(text):
+        return [StoredFile(*fields) for fields in google_storage.list_objects(text, prefix)]
     found = []
     for entry in _entries(text):
         if entry.name.startswith(prefix) and not entry.is_dir(follow_symlinks=False):
@@ -233,7 +166,7 @@ def list_folders(folder: str | os.PathLike[str]) -> list[str]:
       PermissionError: If the folder may not be read.
     """
     text = normalized(folder)
-    if text.startswith("gs://"):
+    if google_storage.is_object(text):
         return []
     return sorted(entry.name for entry in _entries(text) if entry.is_dir(follow_symlinks=False))
 
@@ -268,14 +201,13 @@ def write_new(uri: str | os.PathLike[str], data: bytes) -> None:
       PathError: If the file system cannot make a file only where there is none.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            _write_new_to_gcs(text, data)
-        return
     try:
+        if google_storage.is_object(text):
+            google_storage.write_new(text, data)
+            return
         local_files.write(text, data, local_files.name_where_none_is)
     except FileExistsError as error:
-        raise _exists_already(text) from error
+        raise FileExistsError(f"{text} exists already: choose another name or remove it.") from error
 
 
 def write(uri: str | os.PathLike[str], data: bytes) -> None:
@@ -285,9 +217,8 @@ def write(uri: str | os.PathLike[str], data: bytes) -> None:
       PermissionError: If it may not be written, Cloud Storage refuses, or there are no credentials.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
-        with _explained(text):
-            _blob(text).upload_from_string(data, content_type=_CONTENT_TYPE, retry=_retry())
+    if google_storage.is_object(text):
+        google_storage.write(text, data)
         return
     local_files.write(text, data, os.replace)
 
@@ -302,17 +233,13 @@ def open_output(uri: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       PermissionError: If it may not be written, Cloud Storage refuses, or there are no credentials.
     """
     text = normalized(uri)
-    if text.startswith("gs://"):
+    if google_storage.is_object(text):
         with tempfile.TemporaryFile(prefix="vidpress-") as file:
             yield cast(BinaryIO, file)
-            with _explained(text):
-                _blob(text).upload_from_file(file, rewind=True, content_type=_CONTENT_TYPE, retry=_retry())
+            google_storage.upload(text, cast(BinaryIO, file))
         return
-    with local_files.temporary_beside(text) as (temporary, file):
+    with local_files.complete(text, os.replace) as file:
         yield file
-        local_files.sync(file)
-        os.replace(temporary, text)
-        local_files.sync_folder(os.path.dirname(temporary))
 
 
 def remove(uris: Iterable[str]) -> None:
@@ -323,11 +250,8 @@ def remove(uris: Iterable[str]) -> None:
     """
     for uri in uris:
         text = normalized(uri)
-        if text.startswith("gs://"):
-            from google.api_core import exceptions
-
-            with _explained(text), contextlib.suppress(exceptions.NotFound):
-                _blob(text).delete(retry=_retry())
+        if google_storage.is_object(text):
+            google_storage.remove(text)
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(text)
@@ -357,69 +281,3 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         f"{os.fspath(folder)} is on a store that makes a file where there is one already, even if told not to. Two "
         "runs at once could undo each other there: name a folder on a local disk or on gs://."
     )
-
-
-def _exists_already(uri: str) -> FileExistsError:
-    return FileExistsError(f"{uri} exists already: choose another name or remove it.")
-
-
-def _write_new_to_gcs(uri: str, data: bytes) -> None:
-    from google.api_core import exceptions
-
-    blob = _blob(uri)
-    upload = uuid.uuid4().hex
-    blob.metadata = {_UPLOAD_KEY: upload}
-    try:
-        blob.upload_from_string(data, content_type=_CONTENT_TYPE, if_generation_match=0)
-    except exceptions.PreconditionFailed as error:
-        # The client tries again when an answer is lost, and what it then finds may be its own first attempt's.
-        found = blob.bucket.get_blob(blob.name)
-        if found is None or (found.metadata or {}).get(_UPLOAD_KEY) != upload:
-            raise _exists_already(uri) from error
-
-
-def _existing_blob(uri: str) -> Blob:
-    blob = _blob(uri)
-    found = blob.bucket.get_blob(blob.name)  # with its generation, so that all reads are of one version
-    if found is None:
-        raise FileNotFoundError(f"{uri} does not exist.")
-    return found
-
-
-def _blob(uri: str) -> Blob:
-    parts = urllib.parse.urlsplit(uri, allow_fragments=False)
-    name = uri.removeprefix(f"gs://{parts.netloc}").lstrip("/")
-    if not parts.netloc or not name:
-        raise PathError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
-    return _client(os.getpid()).bucket(parts.netloc).blob(name)
-
-
-@functools.cache
-def _client(_pid: int) -> Client:
-    """Return this process's client: its connections do not survive a fork."""
-    from google.cloud import storage  # type: ignore[attr-defined]
-
-    return storage.Client()
-
-
-def _retry() -> Any:
-    """Return the client's policy of trying again; by itself it only does so where a precondition is given."""
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY
-
-
-@contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn the client's errors into ours, with the URI."""
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        yield
-    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
-        raise PermissionError(f"{uri} cannot be reached: {error}") from error
-    except exceptions.RetryError as error:
-        raise UnreachableError(f"{uri} cannot be reached: {error.cause or error}") from error
-    except exceptions.GoogleAPICallError as error:
-        raise UnreachableError(f"{uri} cannot be reached: {error}") from error

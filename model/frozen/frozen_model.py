@@ -1,4 +1,4 @@
-"""The frozen model: what encodes a video's input vector to bytes, in one immutable file."""
+"""The frozen model, one file that never changes: it encodes a video's input vector to bytes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ import safetensors.numpy
 
 from vidpress.model import strict_json
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import choose_banks
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import file_kinds, storage
@@ -27,6 +25,8 @@ from vidpress.model.frozen import dense_layers, model_file
 from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
 from vidpress.model.frozen.nearest_rounding import MAX_Z, round_to_nearest
 from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
+from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded.
 FORMAT_VERSION = 4
@@ -43,10 +43,10 @@ MAX_METADATA_BYTES = 2**18
 
 
 class UncodableError(ValueError):
-    """Inputs whose activations cannot be rounded to integers: NaN, or beyond `MAX_Z`.
+    """Inputs whose activations cannot be rounded to integers, because they are NaN or beyond `MAX_Z`.
 
     Attributes:
-      usable: bool[num_videos], which inputs are not to blame.
+      usable: bool[num_videos], which inputs can be encoded.
     """
 
     def __init__(self, usable: np.ndarray):
@@ -67,23 +67,23 @@ Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
 class FrozenModel:
     """A trained bottleneck network with its range coding tables.
 
-    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded; a video's code is `z_hat`, range coded. A
-    model that `rounds_every_layer` also rounds the activations of the layers below.
+    `z = relu(... relu(x @ kernel + bias) ...)`, and `z_hat` is `z` rounded. A video's code is its `z_hat`, range coded.
+    The tables may have several banks, which are sets of tables; each video uses the one that makes its code shortest.
 
     Attributes:
-      spec: What `x` is made of.
-      hidden: `(kernel float32[in, out], bias float32[out])` of each hidden layer, batch normalisation folded in;
-        a ReLU follows each. The last one's output is the bottleneck.
+      spec: The features that make up `x`.
+      hidden: `(kernel float32[in, out], bias float32[out])` of each hidden layer, with batch normalisation folded in.
+        A ReLU follows each. The output of the last one is the bottleneck.
       tables: The range coding tables of the bottleneck.
-      head: `(kernel float32[num_dims, num_classes], bias float32[num_classes])` of the task's logits on
-        `z_hat`, or None.
-      metadata: JSON values that tell where the model comes from: lmbda, steps, the training data's fingerprint,
+      head: `(kernel float32[num_dims, num_classes], bias float32[num_classes])`, which gives the logits of the task
+        for `z_hat`; or None.
+      metadata: JSON values that say where the model comes from: lmbda, steps, a fingerprint of the training data,
         metrics at freezing.
-      rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`rate_aware_rounding`). With 0, `z_hat`
-        are the nearest integers.
+      rounding_lmbda: How much a bit costs in rounding, in squared rounding steps (`rate_aware_rounding`). With 0,
+        `z_hat` are the nearest integers.
       rounds_every_layer: Whether the activations of every hidden layer are rounded to the nearest integers, halves to
-        even, before the next one takes them. Those that are not are computed in float64, which takes several times
-        as long.
+        even, before they go to the next layer. If not, they are computed in float64, which takes several times as
+        long.
     """
 
     spec: FeatureSpec
@@ -141,7 +141,7 @@ class FrozenModel:
 
         Returns:
           float32[num_videos, num_dims], `z` before rounding. Its last bits depend on the processor and on a row's
-          place in the batch; what `quantize` gives does not.
+          place in the batch. The result of `quantize` does not.
 
         Raises:
           ValueError: If `x` has another shape.
@@ -156,11 +156,12 @@ class FrozenModel:
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Return `z_hat` of input vectors: the network's `z` as `exact_sums` defines it, rounded.
 
-        To the nearest integer, halves to even; with a `rounding_lmbda`, then to a cheaper neighbour where that is worth
-        it in the bank that codes the nearest integers shortest.
+        Values are rounded to the nearest integers, halves to even. With a `rounding_lmbda`, a value then moves to a
+        neighbour that costs fewer bits, if that is worth the error, in the bank that codes the nearest integers
+        shortest.
 
-        A row's result depends on nothing but the row: not on its companions or its place in the batch, nor on the
-        processor or the number of threads. Matrix products in float32 do depend on these, but only decide where it is
+        The result of a row depends only on that row: not on the other rows, its place in the batch, the processor or
+        the number of threads. Matrix products in float32 do depend on these. They decide a rounding only where it is
         proven that they are near enough (`dense_layers`, `nearest_rounding`).
 
         Args:
@@ -197,11 +198,10 @@ class FrozenModel:
         if self.rounding_lmbda:
             bank = choose_banks(self.tables, z_hat)
             bounds = row_bounds, last_layer.column_bounds
-            row, column, direction, threshold = round_to_cheaper(
-                self.tables, z, z_hat, bank, self.rounding_lmbda, bounds
-            )
-            beyond = direction * (last_layer.exact_at(inputs, row, column) - z_hat[row, column])
-            z_hat[row, column] += np.where(beyond > threshold, direction, 0).astype(np.int32)
+            left = round_to_cheaper(self.tables, z, z_hat, bank, self.rounding_lmbda, bounds)
+            place = left.row, left.column
+            beyond = left.direction * (last_layer.exact_at(inputs, *place) - z_hat[place])
+            z_hat[place] += np.where(beyond > left.threshold, left.direction, 0).astype(np.int32)
         return z_hat
 
     @functools.cached_property
@@ -216,7 +216,7 @@ class FrozenModel:
         return x
 
     def compress(self, x: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-        """Return the codes of input vectors, and the bank of tables of each.
+        """Return the codes of input vectors, and the bank of tables that each code uses.
 
         Args:
           x: float32[num_videos, input_size].
@@ -227,19 +227,18 @@ class FrozenModel:
         Raises:
           ValueError: As `quantize` does.
         """
-        z_hat = self.quantize(x)
-        bank = choose_banks(self.tables, z_hat)
-        return range_coder.compress(self.tables, z_hat, bank), bank
+        encoded = range_coder.encode_cheapest(self.tables, self.quantize(x))
+        return encoded.strings(), encoded.bank
 
     def decompress(self, codes: Sequence[bytes], bank: np.ndarray | None = None) -> np.ndarray:
         """Return `z_hat` of codes, int32[num_videos, num_dims].
 
         Args:
           codes: num_videos strings.
-          bank: uint8[num_videos], the bank of each; None if the model has only one.
+          bank: uint8[num_videos], the bank of each code; None if the model has only one.
 
         Raises:
-          vidpress.model.coding.range_coder.DamagedCodeError: If a code is seen to be damaged.
+          vidpress.model.coding.range_coder.DamagedCodeError: If a code is found to be damaged.
           ValueError: If there is no such bank.
         """
         return range_coder.decompress(self.tables, codes, bank=bank)
@@ -256,7 +255,7 @@ class FrozenModel:
         return np.asarray(z_hat, np.float32) @ kernel + bias
 
     def to_bytes(self) -> bytes:
-        """Return the model's file; equal models give equal bytes."""
+        """Return the bytes of the model's file. Equal models give equal bytes."""
         tensors = {}
         for index, (kernel, bias) in enumerate(self.hidden):
             tensors[f"hidden.{index}.kernel"] = kernel
@@ -286,7 +285,7 @@ class FrozenModel:
         """Read back what `to_bytes` gave.
 
         Raises:
-          ModelError: If it is not such a file, or of a later format; the message says which, and `name`.
+          ModelError: If it is not such a file, or has a later format. The message says which, and names `name`.
         """
         return cls._parse(data, name, _model_id(data), verified=False)
 
@@ -341,7 +340,7 @@ class FrozenModel:
         """Write the model to a new local file or `gs://` object and return its `model_id`.
 
         Raises:
-          FileExistsError: If there is a file already: a published model is never replaced.
+          FileExistsError: If the file exists already. A published model is never replaced.
         """
         data = self.to_bytes()
         storage.write_new(uri, data)
@@ -349,15 +348,15 @@ class FrozenModel:
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, model_id: str | None = None) -> FrozenModel:
-        """Load a model from a local path or `gs://` URI, or take it from whoever in this process has it.
+        """Load a model from a local path or `gs://` URI. A model with this id that is loaded already is shared.
 
         Args:
           uri: The file.
-          model_id: The identity that the file must have, if given.
+          model_id: The id that the model must have, if given.
 
         Raises:
           FileNotFoundError: If there is no such file.
-          ModelError: If it is no vidpress model, or another one than `model_id`.
+          ModelError: If it is not a vidpress model, or is another model than `model_id`.
         """
         # The launcher and all workers of a process share one model, and those that wait need not load it.
         with _LOADING:

@@ -25,10 +25,11 @@ import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba import types
 from numba.extending import intrinsic
 
-from vidpress.model.compiled import call_llvm, jit, reordered
+from vidpress.model.compiled import compiles_for, jit, reordered
+from vidpress.model.numba_internals import array_struct, call_llvm
 
 # Beyond, the nearest bfloat16 might be infinity.
 MAX_INPUT = 2.0**120
@@ -51,6 +52,7 @@ _CONFIG[0] = 1  # palette
 _CONFIG[16:32:2] = 64  # bytes a row of tiles 0 to 7
 _CONFIG[48:56] = 16  # their rows
 
+_FEATURES = "amx-tile", "amx-bf16"
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
@@ -59,11 +61,10 @@ def has_matrix_units() -> bool:
     """Return whether the processor has matrix units that sum as they should, and this process may use them."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    name, compiled_for = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # type: ignore[attr-defined]
-    if (name or compiled_for is not None) and not {"+amx-tile", "+amx-bf16"} <= set((compiled_for or "").split(",")):
-        return False  # Numba compiles for another processor
+    if not compiles_for(*_FEATURES):
+        return False
     features = llvmlite.binding.get_host_cpu_features()
-    if not (features.get("amx-tile") and features.get("amx-bf16")):
+    if not all(features.get(feature) for feature in _FEATURES):
         return False
     # Linux saves the tiles of processes that asked for it.
     if ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) != 0:
@@ -303,7 +304,7 @@ def _tile(number):
 
 
 def _address(context, builder, array_type, array):
-    return builder.bitcast(context.make_array(array_type)(context, builder, array).data, ir.IntType(8).as_pointer())
+    return builder.bitcast(array_struct(context, builder, array_type, array).data, ir.IntType(8).as_pointer())
 
 
 def _tile_instruction(name, *tiles):

@@ -49,7 +49,7 @@ class Header:
 
 
 def header_text(data: bytes) -> str:
-    """Return the JSON of a model's header, after a look at nothing else.
+    """Return the JSON of a model's header, and read nothing else.
 
     Raises:
       NoModelError: If there is none, or it is too large.
@@ -63,19 +63,19 @@ def header_text(data: bytes) -> str:
     except (JsonError, KeyError) as error:
         raise NoModelError(f"it has no header of a model: {error}") from error
     if not isinstance(text, str):
-        raise NoModelError("its header is no text")
+        raise NoModelError("its header is not text")
     return text
 
 
 def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
-    """Return the header and the tensors, which fit each other.
+    """Return the header and the tensors, after checking that they fit each other.
 
     Args:
       data: The file.
-      text: Its header, of a format version that is known.
+      text: Its header, of a known format version.
 
     Raises:
-      ValueError: If they do not; the message says what is wrong.
+      ValueError: If they do not fit; the message says what is wrong.
     """
     header = strict_json.decode(text, Header)
     if len(header.architecture) < 2 or min(header.architecture) < 1 or header.num_classes == 0:

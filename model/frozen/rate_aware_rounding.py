@@ -8,16 +8,33 @@ rate-distortion optimised quantisation. Decoders need not know.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
-from vidpress.model.coding.table_banks import list_switched_on
-from vidpress.model.coding.table_widths import UNITS_PER_BIT, code_lengths
 from vidpress.model.compiled import jit
+from vidpress.model.tables.banks import list_switched_on
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.widths import UNITS_PER_BIT, code_lengths
 
 # The exact `z - z_hat`, below 1, is rounded to float64 before it is compared.
 _ROUNDING = 2.0**-50
+
+
+class Undecided(NamedTuple):
+    """Activations of which one has to know more.
+
+    Attributes:
+      row: int64[k].
+      column: int64[k].
+      direction: int64[k], 1 or -1: where the neighbour lies.
+      threshold: float64[k]. The neighbour is the better one if `direction * (z - z_hat)` is above it.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    direction: np.ndarray
+    threshold: np.ndarray
 
 
 def round_to_cheaper(
@@ -27,7 +44,7 @@ def round_to_cheaper(
     bank: np.ndarray,
     rounding_lmbda: float,
     bounds: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> Undecided:
     """Replace nearest integers by their neighbours where those have less of `(integer - z)^2 + rounding_lmbda * bits`.
 
     Only the neighbour towards a dimension's likeliest value is looked at, and only if both are in the table.
@@ -41,34 +58,34 @@ def round_to_cheaper(
       bounds: float32[n] and float32[num_dims], by whose product float32 `z` is off at most.
 
     Returns:
-      What is too near for float32 `z` to decide, and was left: rows, columns, directions (1 or -1), and thresholds
-      float64: the neighbour in the direction is the better one if `direction * (z - z_hat)` is above the threshold. The
-      thresholds are the same numbers on every machine: integers, and three operations in float64.
+      What is too near for float32 `z` to decide, and was left. The thresholds are the same numbers on every machine:
+      integers, and three operations in float64.
     """
-    _, start, _, escape, cdf_offset = tables.coder_arrays
-    arrays = start, escape, cdf_offset, tables.likeliest_value, _saved_bits(tables)
-    return _round_to_cheaper(z, z_hat, bank, arrays, float(rounding_lmbda) / UNITS_PER_BIT, *bounds)
+    cost = float(rounding_lmbda) / UNITS_PER_BIT
+    lists = _round_to_cheaper(
+        z, z_hat, bank, tables.coder_arrays, tables.likeliest_value, _saved_bits(tables), cost, *bounds
+    )
+    return Undecided(*lists)
 
 
 @functools.lru_cache(maxsize=1)
 def _saved_bits(tables: RangeCodingTables) -> np.ndarray:
     """Return how much shorter the neighbour's code is, int32, for each interval of the banks' distributions."""
-    cdf, start, _, escape, cdf_offset = tables.coder_arrays
-    first, index = np.unique(start, return_index=True)
+    arrays = tables.coder_arrays
+    first, index = np.unique(arrays.start, return_index=True)
     dim = index % tables.num_dims
-    sizes = escape[dim] + 2  # with the escape, and the end
+    sizes = arrays.escape[dim] + 2  # with the escape, and the end
     dim = np.repeat(dim, sizes)
     place = np.arange(len(dim)) - np.repeat(first, sizes)
     # What is no interval has no positive width.
-    widths = np.diff(cdf[: len(dim) + 1].astype(np.int64))
+    widths = np.diff(arrays.cdf[: len(dim) + 1].astype(np.int64))
     bits = code_lengths(np.maximum(widths, 1), tables.precision)
-    direction = np.sign((tables.likeliest_value - cdf_offset)[dim] - place)
+    direction = np.sign((tables.likeliest_value - arrays.cdf_offset)[dim] - place)
     return (bits - bits[np.arange(len(dim)) + direction]).astype(np.int32)
 
 
 @jit
-def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_bounds, column_bounds):
-    start, escape, cdf_offset, likeliest_value, saved_bits = arrays
+def _round_to_cheaper(z, z_hat, bank, tables, likeliest_value, saved_bits, cost, row_bounds, column_bounds):
     rows, columns, directions = [0 for _ in range(0)], [0 for _ in range(0)], [0 for _ in range(0)]
     thresholds = [0.0 for _ in range(0)]
     is_on, on = np.empty(z.shape[1], np.uint8), np.empty(z.shape[1], np.uint32)
@@ -76,10 +93,10 @@ def _round_to_cheaper(z, z_hat, bank, arrays, cost, row_bounds, column_bounds):
         num_on = list_switched_on(z_hat[row], likeliest_value, is_on, on)
         for column in on[:num_on]:
             value = z_hat[row, column]
-            interval = value - cdf_offset[column]
-            if interval < 0 or interval >= escape[column]:
+            interval = value - tables.cdf_offset[column]
+            if interval < 0 or interval >= tables.escape[column]:
                 continue
-            saved = saved_bits[start[bank[row], column] + interval]
+            saved = saved_bits[tables.start[bank[row], column] + interval]
             if saved <= 0:
                 continue
             # (value + direction - z)^2 - (value - z)^2 is 1 - 2 * direction * (z - value).

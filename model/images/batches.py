@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import functools
+import io
+import math
+from collections.abc import Iterable
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
 from vidpress.model.images.experiments import Experiment, Images
 from vidpress.model.images.files import ImageNetRecords
+from vidpress.model.training import prefetching
+from vidpress.model.training.prefetching import Batch
 
 # ImageNet's usual preprocessing: what is measured is the middle of an image whose shorter side is this much longer.
 _MEASURED_SIDE = 256 / 224
 # A training crop's share of the image's area, and its aspect ratio (Szegedy et al., "Going Deeper with Convolutions").
 _AREA, _ASPECT_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+# After so many crops that would reach beyond the image, it is taken whole.
+_CROP_ATTEMPTS = 10
 
 
 def training_batches(
     data: Images, experiment: Experiment, *, batch_size: int, seed: int, first_step: int, num_steps: int
-) -> tf.data.Dataset:
+) -> Iterable[Batch]:
     """Return the batches of some training steps.
 
     In every epoch each image comes once, in an order of its own; a batch may reach from one epoch into the next. Step
@@ -33,49 +40,40 @@ def training_batches(
       num_steps: How many.
 
     Returns:
-      A dataset of `(pixels float32[batch_size, height, width, channels], labels int32[batch_size])`.
+      `(pixels float32[batch_size, height, width, channels], labels int32[batch_size])` of each step
+      (`prefetching.batches`).
     """
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox([seed, epoch])).permutation(len(data))
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(step: int) -> Batch:
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), len(data))
         found, labels = data.read(
             np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
         )
-        if not isinstance(data, ImageNetRecords):
-            # The last number keeps the streams apart: of orders, and of augmentation.
-            rng = np.random.Generator(np.random.Philox([seed, int(step), 1]))
+        # The last number keeps the streams apart: of orders, and of augmentation.
+        rng = np.random.Generator(np.random.Philox([seed, step, 1]))
+        if isinstance(data, ImageNetRecords):
+            found = np.stack([_random_crop(jpeg, rng, experiment.image_shape[0]) for jpeg in found])
+        else:
             found = shifted(found, rng, experiment.max_shift, experiment.flip)
-        return found, labels
+        return _scaled(found), labels
 
-    steps = tf.data.Dataset.range(first_step, first_step + num_steps)
-    batches = _read(steps, read, data)
-    if isinstance(data, ImageNetRecords):
-        random = functools.partial(_random_crop, size=experiment.image_shape[0])
-        seeds = steps.map(lambda step: tf.stack([step * batch_size, tf.cast(seed, tf.int64)]))
-        batches = tf.data.Dataset.zip((batches, seeds)).map(
-            lambda batch, start: (_each(random, batch[0], start), batch[1]), num_parallel_calls=tf.data.AUTOTUNE
-        )
-    return _finish(batches, experiment, batch_size)
+    return prefetching.batches(read, range(first_step, first_step + num_steps))
 
 
-def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int = 256) -> tf.data.Dataset:
+def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int = 256) -> Iterable[Batch]:
     """Return all images in their order, as they are: `(pixels, labels)` as `training_batches`, the last batch short."""
 
-    def read(start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return data.read(np.arange(start, min(start + batch_size, len(data))))
+    def read(start: int) -> Batch:
+        found, labels = data.read(np.arange(start, min(start + batch_size, len(data))))
+        if isinstance(data, ImageNetRecords):
+            found = np.stack([_middle_crop(jpeg, experiment.image_shape[0]) for jpeg in found])
+        return _scaled(found), labels
 
-    batches = _read(tf.data.Dataset.range(0, len(data), batch_size), read, data)
-    if isinstance(data, ImageNetRecords):
-        middle = functools.partial(_middle_crop, size=experiment.image_shape[0])
-        batches = batches.map(
-            lambda jpegs, labels: (_each(middle, jpegs, tf.zeros(2, tf.int64)), labels),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    return _finish(batches, experiment, None)
+    return prefetching.batches(read, range(0, len(data), batch_size))
 
 
 def shifted(images: np.ndarray, rng: np.random.Generator, max_shift: int, flip: bool) -> np.ndarray:
@@ -97,52 +95,38 @@ def shifted(images: np.ndarray, rng: np.random.Generator, max_shift: int, flip: 
     return padded[np.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _read(numbers: tf.data.Dataset, read, data: Images) -> tf.data.Dataset:
-    kind = tf.string if isinstance(data, ImageNetRecords) else tf.uint8
-    return numbers.map(
-        lambda number: tuple(tf.numpy_function(read, [number], (kind, tf.int32), stateful=False)),
-        num_parallel_calls=2,
-        deterministic=True,
-    )
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Return float32 from -1 to 1 of uint8."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _finish(batches: tf.data.Dataset, experiment: Experiment, batch_size: int | None) -> tf.data.Dataset:
-    def scale(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.ensure_shape(tf.cast(pixels, tf.float32) / 127.5 - 1, (batch_size, *experiment.image_shape))
-        return pixels, tf.ensure_shape(labels, (batch_size,))
-
-    return batches.map(scale, num_parallel_calls=2, deterministic=True).prefetch(4)
-
-
-def _each(crop, jpegs: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Apply `crop(jpeg, seed int64[2])` to each JPEG: float32[n, size, size, 3], from 0 to 255."""
-    numbers = tf.range(tf.size(jpegs, tf.int64))
-    seeds = tf.stack([start[0] + numbers, tf.fill(tf.shape(numbers), start[1])], axis=1)
-    return tf.map_fn(lambda pair: crop(*pair), (jpegs, seeds), fn_output_signature=tf.float32)
-
-
-def _random_crop(jpeg: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
-    """Return a part of random area and aspect ratio, mirrored or not."""
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.image.extract_jpeg_shape(jpeg),
-        tf.zeros((1, 0, 4)),
-        seed,
-        aspect_ratio_range=_ASPECT_RATIO,
-        area_range=_AREA,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
-    image = tf.image.resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3), (size, size))
-    return tf.image.stateless_random_flip_left_right(image, seed)
+def _random_crop(jpeg: bytes, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return a part of random area and aspect ratio, mirrored or not: uint8[size, size, 3]."""
+    image = _decode(jpeg)
+    for _ in range(_CROP_ATTEMPTS):
+        area = rng.uniform(*_AREA) * image.width * image.height
+        ratio = math.exp(rng.uniform(math.log(_ASPECT_RATIO[0]), math.log(_ASPECT_RATIO[1])))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            left, top = (int(rng.integers(0, room + 1)) for room in (image.width - width, image.height - height))
+            break
+    else:
+        left, top, width, height = 0, 0, image.width, image.height
+    pixels = _resized(image, (left, top, left + width, top + height), size)
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def _middle_crop(jpeg: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
+def _middle_crop(jpeg: bytes, size: int) -> np.ndarray:
     """Return the middle: the square that a `size` crop is of an image whose shorter side is `_MEASURED_SIDE` of it."""
-    del seed
-    shape = tf.cast(tf.image.extract_jpeg_shape(jpeg)[:2], tf.float32)
-    side = tf.reduce_min(shape) / _MEASURED_SIDE
-    begin = tf.cast((shape - side) / 2, tf.int32)
-    length = tf.maximum(tf.cast(side, tf.int32), 1)
-    window = tf.stack([begin[0], begin[1], length, length])
-    return tf.image.resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3), (size, size))
+    image = _decode(jpeg)
+    side = max(1.0, min(image.size) / _MEASURED_SIDE)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return _resized(image, (left, top, left + side, top + side), size)
+
+
+def _decode(jpeg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+
+
+def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))

@@ -7,12 +7,12 @@ are those of He et al., "Identity Mappings in Deep Residual Networks" (ECCV 2016
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 from vidpress.model.images import files as image_files
 from vidpress.model.images.files import ImageNetRecords, LabelledImages
+from vidpress.model.training.options import check_not_negative, check_positive
 
 Images = LabelledImages | ImageNetRecords
 
@@ -52,14 +52,9 @@ class ImageTrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "prior_learning_rate", "prior_banks"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} must be above 0.")
-        for name in ("lmbda", "weight_decay", "seed"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} must not be negative.")
+        check_positive(self, ("epochs", "batch_size", "learning_rate", "prior_learning_rate", "prior_banks"))
+        check_not_negative(self, ("lmbda", "weight_decay", "seed"))
+        object.__setattr__(self, "decays", tuple(self.decays))  # which an option gives as a list
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}.")
         if not all(0 < share < 1 for share in self.decays):

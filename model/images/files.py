@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vidpress.model.errors import VidpressError
+from vidpress.model.files.record_framing import FOOTER, HEADER, begins_with_a_record, footer_of
 from vidpress.model.records import examples
-from vidpress.model.records.tfrecord import masked_crc32c
 
 IMAGENET_CLASSES = 1000
 
@@ -30,8 +30,6 @@ _CIFAR_SHAPE = (32, 32, 3)
 # (yann.lecun.com/exdb/mnist).
 _IDX_UNSIGNED_BYTES = 8
 
-_RECORD_HEADER = struct.Struct("<QI")  # of a TFRecord: length, and its checksum
-_RECORD_FOOTER = struct.Struct("<I")
 
 _JPEG_KEY, _LABEL_KEY = "image/encoded", "image/class/label"
 
@@ -106,9 +104,9 @@ class ImageNetRecords:
         path, offset = self.files[self.file[row]], int(self.offset[row])
         with open(path, "rb") as file:
             file.seek(offset)
-            length, _ = _RECORD_HEADER.unpack(file.read(_RECORD_HEADER.size))
+            length, _ = HEADER.unpack(file.read(HEADER.size))
             payload = file.read(length)
-            if masked_crc32c(payload) != _RECORD_FOOTER.unpack(file.read(_RECORD_FOOTER.size))[0]:
+            if file.read(FOOTER.size) != footer_of(payload):
                 raise ImageDataError(f"{path}, byte {offset}: the record's {length} bytes fail their checksum.")
         try:
             return _parse_imagenet(payload)
@@ -267,10 +265,10 @@ def _record_offsets(path: str) -> np.ndarray:
     with open(path, "rb") as file:
         while offset < size:
             file.seek(offset)
-            header = file.read(_RECORD_HEADER.size)
-            length, crc = _RECORD_HEADER.unpack(header) if len(header) == _RECORD_HEADER.size else (size, 0)
-            end = offset + _RECORD_HEADER.size + length + _RECORD_FOOTER.size
-            if end > size or masked_crc32c(header[:8]) != crc:
+            header = file.read(HEADER.size)
+            length = HEADER.unpack(header)[0] if begins_with_a_record(header) else size
+            end = offset + HEADER.size + length + FOOTER.size
+            if end > size:
                 raise ImageDataError(f"{path}, byte {offset}: no whole TFRecord begins here; is the file cut short?")
             offsets.append(offset)
             offset = end

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
+from typing import Any
 
-import tensorflow as tf
+import keras
+import numpy as np
 
 from vidpress.model.images.experiments import Experiment
-from vidpress.model.training.bottleneck import Bottleneck
+from vidpress.model.networks.bottleneck import Bottleneck
 
 FEATURES = "features"
 LOGITS = "logits"
-_LAST_BATCH_NORM = "post_bn"  # its name in tf.keras.applications
+_LAST_BATCH_NORM = "post_bn"  # its name in keras.applications
 
 _BLOCKS_A_STAGE = 3  # of two convolutions; with the first one and the logits, 20 layers
 
@@ -30,7 +33,7 @@ def build_image_network(
     spatial: bool = False,
     mixed_precision: bool = False,
     seed: int = 0,
-) -> tf.keras.Model:
+) -> keras.Model:
     """Build an experiment's classifier.
 
     The bottleneck rounds the vector after global average pooling, or the feature map before it, where all positions of
@@ -42,8 +45,7 @@ def build_image_network(
       prior_banks: Banks of the bottleneck's prior.
       spatial: Put the bottleneck before the pooling.
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, pooling, bottleneck and logits stay float32.
-      seed: Of the first weights, and of the bottleneck's noise. Sets the seeds of Python, NumPy and TensorFlow, which
-        is where tf.keras.applications' first weights come from.
+      seed: Of the first weights, and of the bottleneck's noise.
 
     Returns:
       A model from pixels float32[batch, height, width, channels], scaled to [-1, 1], to logits float32[batch,
@@ -54,41 +56,52 @@ def build_image_network(
     """
     if lmbda < 0:
         raise ValueError(f"lmbda={lmbda} must not be negative.")
-    tf.keras.utils.set_random_seed(seed)
-    with _precision("mixed_bfloat16" if mixed_precision else "float32"):
+    with _seed(seed), _precision("mixed_bfloat16" if mixed_precision else "float32"):
         if experiment.network == "ResNetV2-50":
-            backbone = tf.keras.applications.ResNet50V2(
+            backbone = keras.applications.ResNet50V2(
                 include_top=False, weights=None, input_shape=experiment.image_shape
             )
         else:
             backbone = resnet_v2_20(
                 experiment.image_shape, width=experiment.width, stem_strides=experiment.stem_strides
             )
-    pool = tf.keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")
-    features = tf.keras.layers.Activation("linear", dtype="float32", name=FEATURES)
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")
+    features = keras.layers.Activation("linear", dtype="float32", name=FEATURES)
     bottleneck = Bottleneck(lmbda, num_banks=prior_banks, seed=seed) if lmbda else (lambda z: z)
     z = features(backbone.output if spatial else pool(backbone.output))
     z_hat = bottleneck(z)
     vector = pool(z_hat) if spatial else z_hat
-    logits = tf.keras.layers.Dense(experiment.num_classes, dtype="float32", name=LOGITS)(vector)
+    first = keras.initializers.GlorotUniform(seed)
+    logits = keras.layers.Dense(experiment.num_classes, kernel_initializer=first, dtype="float32", name=LOGITS)(vector)
     if lmbda:
         gamma = backbone.get_layer(_LAST_BATCH_NORM).gamma
-        gamma.assign(tf.fill(gamma.shape, _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED))
-    return tf.keras.Model(backbone.input, logits, name=experiment.network.lower())
+        gamma.assign(np.full(gamma.shape, _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED))
+    return keras.Model(backbone.input, logits, name=experiment.network.lower())
+
+
+@contextlib.contextmanager
+def _seed(seed: int) -> Iterator[None]:
+    """Build layers whose first weights follow from a seed: keras.applications takes none, and asks Python's for one."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextlib.contextmanager
 def _precision(policy: str) -> Iterator[None]:
-    """Build layers with a policy: tf.keras.applications takes none."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(policy)
+    """Build layers with a policy: keras.applications takes none."""
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(policy)
     try:
         yield
     finally:
-        tf.keras.mixed_precision.set_global_policy(before)
+        keras.mixed_precision.set_dtype_policy(before)
 
 
-def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_strides: int = 1) -> tf.keras.Model:
+def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_strides: int = 1) -> keras.Model:
     """Build the convolutions of the 20-layer network for small images, with pre-activation.
 
     That is He et al., "Identity Mappings in Deep Residual Networks", for CIFAR: a 3 x 3 convolution, three stages of
@@ -105,17 +118,17 @@ def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_str
       A model to the last feature map, `[batch, height, width, 4 * width]`.
     """
 
-    def convolution(filters: int, size: int = 3, strides: int = 1, name: str | None = None) -> tf.keras.layers.Conv2D:
-        return tf.keras.layers.Conv2D(
+    def convolution(filters: int, size: int = 3, strides: int = 1, name: str | None = None) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
             filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
         )
 
-    def activation(x: tf.Tensor, name: str | None = None) -> tf.Tensor:
+    def activation(x: Any, name: str | None = None) -> Any:
         # The moments of the last hundred steps say more of a network in training than those of the last thousand.
-        x = tf.keras.layers.BatchNormalization(momentum=0.97, epsilon=1e-5, name=name)(x)
-        return tf.keras.layers.ReLU()(x)
+        x = keras.layers.BatchNormalization(momentum=0.97, epsilon=1e-5, name=name)(x)
+        return keras.layers.ReLU()(x)
 
-    image = tf.keras.Input(input_shape, name="image")
+    image = keras.Input(input_shape, name="image")
     x = convolution(width, strides=stem_strides, name="stem")(image)
     for stage in range(3):
         for block in range(_BLOCKS_A_STAGE):
@@ -124,5 +137,5 @@ def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_str
             shortcut = convolution(filters, 1, strides)(active) if strides > 1 else x
             residual = convolution(filters, strides=strides)(active)
             residual = convolution(filters)(activation(residual))
-            x = tf.keras.layers.Add()([shortcut, residual])
-    return tf.keras.Model(image, activation(x, _LAST_BATCH_NORM))
+            x = keras.layers.Add()([shortcut, residual])
+    return keras.Model(image, activation(x, _LAST_BATCH_NORM))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-import pathlib
 import sys
 from typing import Any
 
-import tensorflow as tf
+import keras
+import numpy as np
+from keras import ops
 from tqdm import tqdm
 
 from vidpress.model.images.batches import training_batches
 from vidpress.model.images.experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.images.networks import build_image_network
-from vidpress.model.training.checkpoints import TrainingError, check_work_dir, manager_of, restore_newest, written
-from vidpress.model.training.loop import build_training_step
-from vidpress.model.training.networks import bottleneck_of
+from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
+from vidpress.model.training import checkpoints
+from vidpress.model.training.checkpoints import TrainingError
+from vidpress.model.training.loop import enough_memory, split_prior
+from vidpress.model.training.steps import TrainingStep
 
 _REPORT_EVERY = 50
 _MOMENTUM = 0.9  # He et al.
@@ -24,7 +27,7 @@ _MOMENTUM = 0.9  # He et al.
 
 def train_on_images(
     experiment: Experiment, options: ImageTrainingOptions, data: Images, work_dir: str | os.PathLike[str]
-) -> tf.keras.Model:
+) -> keras.Model:
     """Train an experiment's network, or go on with what `work_dir` holds; after every epoch there is a checkpoint.
 
     A training that is stopped and goes on ends with the same weights as one that never stopped, on the same machine.
@@ -41,9 +44,9 @@ def train_on_images(
     Raises:
       TrainingError: If `work_dir` holds a training with other options or data, or the loss is not finite.
     """
-    folder = pathlib.Path(work_dir)
+    folder = os.fspath(work_dir)
     fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"]}
-    check_work_dir(str(folder), {**fixed, **options.to_json()})
+    checkpoints.check_work_dir(folder, {**fixed, **options.to_json()})
     network = build_image_network(
         experiment,
         lmbda=options.lmbda,
@@ -53,12 +56,9 @@ def train_on_images(
         seed=options.seed,
     )
     last_step = num_steps(options, data)
-    training_step, state = _training_step(network, options, last_step)
-    manager = manager_of(state, str(folder), 1)
-    restored = restore_newest(state, str(folder))
-    first_step = int(state.step)
+    training_step = _training_step(network, options, last_step)
+    first_step = checkpoints.restore_newest(folder, training_step.state) or 0
     if first_step == last_step:
-        restored.expect_partial()  # the optimisers' part is not asked for any more
         return network
     batches = training_batches(
         data,
@@ -70,19 +70,17 @@ def train_on_images(
     )
     epoch_steps = max(1, last_step // options.epochs)
     bottleneck = bottleneck_of(network)
-    task, bits = tf.keras.metrics.Mean(), None if bottleneck is None else bottleneck.bits
+    tasks: list[Any] = []
     numbers: dict[str, str] = {}
-    with tqdm(total=last_step, initial=first_step, unit="step", desc="train", disable=None) as bar:
+    with enough_memory(), tqdm(total=last_step, initial=first_step, unit="step", desc="train", disable=None) as bar:
         for step, (pixels, labels) in enumerate(batches, first_step + 1):
-            task.update_state(training_step(pixels, labels))
-            state.step.assign(step)
+            tasks.append(training_step(pixels, labels))
             bar.update()
             if step % _REPORT_EVERY == 0 or step == last_step:
-                numbers = _report(options, step, task, bits)
+                numbers = _report(options, step, tasks, bottleneck)
                 bar.set_postfix(numbers)
             if step % epoch_steps == 0 or step == last_step:
-                with written(str(folder)):
-                    manager.save(step)
+                checkpoints.save(folder, step, training_step.state, max_to_keep=1)
                 text = ", ".join(f"{name} {value}" for name, value in numbers.items())
                 tqdm.write(f"step {step:,} of {last_step:,}: {text}", file=sys.stderr)
     return network
@@ -93,47 +91,46 @@ def num_steps(options: ImageTrainingOptions, data: Images) -> int:
     return max(1, options.epochs * len(data) // options.batch_size)
 
 
-def _training_step(
-    network: tf.keras.Model, options: ImageTrainingOptions, last_step: int
-) -> tuple[Any, tf.train.Checkpoint]:
-    """Return the function that makes one step and returns the task's loss, and everything that it changes."""
-
-    def schedule(learning_rate: float) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+def _training_step(network: keras.Model, options: ImageTrainingOptions, last_step: int) -> TrainingStep:
+    def schedule(learning_rate: float) -> keras.optimizers.schedules.LearningRateSchedule:
         # Steps are counted from 0, and a boundary is the last step of what is before it.
         boundaries = [int(share * last_step) - 1 for share in options.decays]
         values = [learning_rate / 10**index for index in range(len(boundaries) + 1)]
-        return tf.keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
-    adam = tf.keras.optimizers.legacy.Adam
     if options.optimizer == "sgd":
-        optimizer = tf.keras.optimizers.legacy.SGD(schedule(options.learning_rate), momentum=_MOMENTUM)
+        optimizer = keras.optimizers.SGD(schedule(options.learning_rate), momentum=_MOMENTUM, name="optimizer")
     else:
-        optimizer = adam(schedule(options.learning_rate))
-    prior_optimizer = adam(schedule(options.prior_learning_rate))
+        optimizer = keras.optimizers.Adam(schedule(options.learning_rate), name="optimizer")
     kernels = [variable for variable in network.trainable_variables if "kernel" in variable.name]
 
-    def losses(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def losses(pixels: Any, labels: Any) -> tuple[Any, Any]:
         logits = network(pixels, training=True)
-        task = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        decay = options.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-        return task, tf.add_n([task, decay, *network.losses])
+        task = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        squares = sum(ops.sum(ops.square(kernel)) for kernel in kernels)
+        return task, task + options.weight_decay / 2 * squares + sum(network.losses)
 
-    return build_training_step(network, losses, optimizer, prior_optimizer)
+    weights, prior = split_prior(network)
+    groups = {"optimizer": (optimizer, weights)}
+    if prior:
+        prior_optimizer = keras.optimizers.Adam(schedule(options.prior_learning_rate), name="prior_optimizer")
+        groups["prior_optimizer"] = (prior_optimizer, prior)
+    return TrainingStep(network, losses, groups)
 
 
 def _report(
-    options: ImageTrainingOptions, step: int, task: tf.keras.metrics.Mean, bits: tf.keras.metrics.Mean | None
+    options: ImageTrainingOptions, step: int, tasks: list[Any], bottleneck: Bottleneck | None
 ) -> dict[str, str]:
     """Return the means since the last report, and begin anew."""
-    loss = float(task.result())
+    loss = float(np.mean([float(task) for task in tasks]))
+    tasks.clear()
     if not math.isfinite(loss):
         raise TrainingError(
-            f"The loss is {loss} at step {step}: lower --learning_rate={options.learning_rate} or "
-            f"--prior_learning_rate={options.prior_learning_rate}."
+            f"The loss is {loss} at step {step}: lower learning_rate={options.learning_rate} or "
+            f"prior_learning_rate={options.prior_learning_rate}."
         )
     numbers = {"task": f"{loss:.3f}"}
-    task.reset_state()
-    if bits is not None:
-        numbers["bits"] = f"{float(bits.result()):.1f}"
-        bits.reset_state()
+    if bottleneck is not None:
+        numbers["bits"] = f"{float(bottleneck.bits.result()):.1f}"
+        bottleneck.bits.reset_state()
     return numbers

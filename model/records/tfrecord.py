@@ -1,16 +1,15 @@
-"""The TFRecord framing: length, checksum of the length, payload, checksum of the payload."""
+"""TFRecord files: reading them past damaged records, and writing them."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import struct
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from vidpress.model.files import file_kinds
-from vidpress.model.files.checksums import HEADER, begins_with_a_record, masked_crc32c
 from vidpress.model.files.gzip_stream import GzipError, GzipStream
+from vidpress.model.files.record_framing import FOOTER, HEADER, begins_with_a_record, footer_of, header_of
 
 # Protocol buffers end at 2 GiB; a longer record is no record.
 MAX_PAYLOAD_BYTES = 2**31 - 1
@@ -21,7 +20,6 @@ MAX_UNPACKED_BYTES = 2**28
 MAX_EXPANSION = 16
 
 _PIECE = 1 << 24  # of a large record: no more is allocated than arrives
-_CRC = struct.Struct("<I")
 _GZIP = b"\x1f\x8b"
 _GZIP_SUFFIXES = (".gz", ".gzip", ".tgz")
 
@@ -41,11 +39,6 @@ class Damage:
     reason: str
     ends_file: bool
     lost_bytes: int = 0
-
-
-def open_gzip(file: BinaryIO) -> BinaryIO:
-    """Unpack a gzip file as it is read, checking its checksums and its end."""
-    return GzipStream(file)
 
 
 def read_tfrecords(
@@ -90,7 +83,7 @@ def read_tfrecords(
                 yield lost(_explain(header, file, offset, stream))
                 return
             length = HEADER.unpack(header)[0]
-            size = length + _CRC.size
+            size = length + FOOTER.size
             if length > MAX_PAYLOAD_BYTES:
                 yield lost(
                     f"a record of {length:,} bytes is longer than the {MAX_PAYLOAD_BYTES:,} that a record may have"
@@ -105,11 +98,11 @@ def read_tfrecords(
                 num_read = len(payload)
             else:
                 payload, num_read = _read_large(file, length, stream, offset)
-            footer = file.read(_CRC.size)
+            footer = file.read(FOOTER.size)
         except GzipError as error:
             yield lost(f"the gzip stream is damaged or cut: {error}")
             return
-        if num_read < length or len(footer) < _CRC.size:
+        if num_read < length or len(footer) < FOOTER.size:
             yield lost(f"file ends within a record of {length} bytes")
             return
         if payload is None:
@@ -118,7 +111,7 @@ def read_tfrecords(
                 f"{MAX_UNPACKED_BYTES:,} bytes without compression"
             )
             yield offset, Damage(offset, reason, False)
-        elif masked_crc32c(payload) != _CRC.unpack(footer)[0]:
+        elif footer != footer_of(payload):
             yield offset, Damage(offset, f"the record's {length} bytes fail their checksum", False)
         else:
             yield offset, payload
@@ -162,10 +155,8 @@ def write_tfrecords(file: BinaryIO, payloads: Iterable[bytes]) -> int:
     """Write payloads as TFRecords and return how many there were."""
     count = 0
     for payload in payloads:
-        length = struct.pack("<Q", len(payload))
-        file.write(length)
-        file.write(_CRC.pack(masked_crc32c(length)))
+        file.write(header_of(len(payload)))
         file.write(payload)
-        file.write(_CRC.pack(masked_crc32c(payload)))
+        file.write(footer_of(payload))
         count += 1
     return count

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
-import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coder import DamagedCodeError
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.shards import shard_layout
 from vidpress.model.shards.file_window import FileWindow
@@ -32,97 +25,12 @@ from vidpress.model.shards.shard_header import (
     text,
 )
 from vidpress.model.shards.shard_layout import Chunk, LayoutError
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, row_group_crc32
 
-# Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
-# mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.
-ROW_GROUP_SIZE = 4096
-
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.binary(), nullable=False),
-        pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
-        pa.field("num_frames", pa.int32()),
-        pa.field("bank", pa.uint8(), nullable=False),
-        pa.field("code", pa.binary(), nullable=False),
-    ]
-)
-
-_DECODED_NAMES = ("id", "labels", "num_frames")
 _SCHEMA_OF_VERSION_1 = SCHEMA.remove(SCHEMA.get_field_index("bank"))
 
 # A shard's footer is mostly tables: in one read with the length at the file's end.
 _TAIL_READ = 2**18
-_FLOAT32_ROWS = 64
-
-
-def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[int, ...]:
-    """Write rows as a shard; equal rows give equal bytes.
-
-    Ids are front-coded and codes only length-coded: no dictionaries and no statistics on what is random, and
-    no compression on what is compressed. Every page carries a checksum.
-
-    Args:
-      file: Where to.
-      rows: A table with the columns of `SCHEMA`, at least one row, in the order to keep.
-      header: What goes into the metadata; of the banks of tables only those that the rows use.
-
-    Returns:
-      How many rows each row group got.
-    """
-    if not rows.num_rows:
-        raise ValueError("A shard without rows is not written.")
-    rows = rows.select(SCHEMA.names)
-    metadata = header.with_banks(np.unique(rows["bank"])).metadata
-    with pq.ParquetWriter(
-        file,
-        SCHEMA,
-        version="2.6",
-        use_dictionary=["bank"],
-        compression={
-            **dict.fromkeys(["labels.list.element", "num_frames", "bank"], "zstd"),
-            "id": "none",
-            "code": "none",
-        },
-        column_encoding={
-            "id": "DELTA_BYTE_ARRAY",
-            "labels.list.element": "DELTA_BINARY_PACKED",
-            "num_frames": "DELTA_BINARY_PACKED",
-            "code": "DELTA_LENGTH_BYTE_ARRAY",
-        },
-        write_statistics=["id"],
-        write_page_checksum=True,
-        store_schema=False,
-    ) as writer:
-        sizes, checksums = [], []
-        for start, end in itertools.pairwise(_row_group_bounds(rows)):
-            # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
-            (row_group,) = rows.take(np.arange(start, end)).cast(SCHEMA).combine_chunks().to_batches()
-            writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
-            sizes.append(row_group.num_rows)
-            checksums.append(f"{row_group_crc32(row_group, metadata):08x}")
-        writer.add_key_value_metadata({**metadata, CHECKSUMS_KEY: ",".join(checksums)})
-    return tuple(sizes)
-
-
-def _row_group_bounds(rows: pa.Table) -> Iterator[int]:
-    """Yield where row groups begin, and where the last one ends: they hold what can be read, and no more.
-
-    Raises:
-      ValueError: If a row alone is too large for a row group.
-    """
-    labels = pc.max_element_wise(pc.list_value_length(rows["labels"]), 1).to_numpy()
-    id_bytes = pc.binary_length(rows["id"]).to_numpy()
-    too_large = (labels > shard_layout.MAX_ROW_GROUP_LABELS) | (id_bytes > shard_layout.MAX_ID_BYTES)
-    if too_large.any():
-        raise ValueError(f"Row {np.argmax(too_large)} has more labels, or a longer id, than a shard can hold.")
-    limits = {shard_layout.MAX_ROW_GROUP_LABELS: labels, shard_layout.MAX_ROW_GROUP_ID_BYTES: id_bytes}
-    ends = {limit: np.append(0, np.cumsum(of_row, dtype=np.int64)) for limit, of_row in limits.items()}
-    yield (start := 0)
-    while start < rows.num_rows:
-        end = min(rows.num_rows, start + ROW_GROUP_SIZE)
-        for limit, so_far in ends.items():
-            end = min(end, int(np.searchsorted(so_far, so_far[start] + limit, side="right")) - 1)
-        yield (start := end)
 
 
 def footer_crc32(data: bytes | memoryview) -> int:
@@ -140,77 +48,6 @@ def footer_crc32(data: bytes | memoryview) -> int:
         raise ShardError(f"These {len(data):,} bytes are no shard: {error}.") from error
     end = len(data) - shard_layout.TAIL_SIZE
     return zlib.crc32(data[end - size : end])
-
-
-def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
-    """Return the checksum of a row group's values: the CRC-32 (as in zlib) of these, one after the other.
-
-    The header's metadata as JSON with sorted keys; then of `id`, `labels` and `code` the int32 offsets, counted
-    from zero, and the values; `num_frames` as int32, -1 for null; and since version 2 `bank`. All little endian.
-
-    Args:
-      batch: The row group's rows, of `SCHEMA` or that of version 1.
-      metadata: The header in the shard's metadata.
-    """
-    crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in ("id", "labels", "code"):
-        column = batch[name]
-        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-        crc = zlib.crc32(np.subtract(offsets, offsets[0]).tobytes(), crc)
-        if name == "labels":
-            values = column.values.to_numpy()[offsets[0] : offsets[-1]]
-        else:
-            data = column.buffers()[2]
-            values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
-        crc = zlib.crc32(values.tobytes(), crc)
-    crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
-    return zlib.crc32(batch["bank"].to_numpy().tobytes(), crc) if "bank" in batch.schema.names else crc
-
-
-def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
-    """Return range-coded strings as an Arrow array.
-
-    Args:
-      data: uint8[total], the strings one after the other.
-      offsets: int64[num_videos + 1], where each begins.
-    """
-    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
-
-
-def decode_codes(rows: pa.RecordBatch, tables: RangeCodingTables) -> np.ndarray:
-    """Decode the codes of rows.
-
-    Args:
-      rows: A batch with the columns `bank` and `code` of `SCHEMA`.
-      tables: The tables that the codes were made with.
-
-    Returns:
-      int32[num_videos, num_dims], `z_hat`.
-
-    Raises:
-      vidpress.model.coding.range_coder.DamagedCodeError: If a code is seen to be damaged or missing, or its bank is
-        none of the tables'.
-    """
-    codes, banks = rows["code"], rows["bank"]
-    bank = banks.fill_null(0).to_numpy(zero_copy_only=False)
-    readable = (bank < tables.num_banks) & tables.has_bank[np.minimum(bank, tables.num_banks - 1)]
-    for column in (codes, banks):
-        if column.null_count:
-            readable &= column.is_valid().to_numpy(zero_copy_only=False)
-    if not readable.all():
-        raise DamagedCodeError(np.flatnonzero(~readable).tolist(), len(codes))
-    _, offsets_buffer, data_buffer = codes.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int32)[codes.offset : codes.offset + len(codes) + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
-    return range_coder.decode(tables, data, offsets.astype(np.int64), bank=bank)
-
-
-def labels_list(labels: pa.ListArray) -> list[np.ndarray]:
-    """Return the rows of a labels column as int32 arrays."""
-    values = labels.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    offsets = labels.offsets.to_numpy()
-    return [values[start:end] for start, end in itertools.pairwise(offsets)]
 
 
 class Shard:
@@ -379,41 +216,3 @@ class Shard:
         return ShardError(
             f"{self.name}, row group {row_group}, is damaged ({one_line(why)}): fetch or encode it again."
         )
-
-
-def decoded_schema(num_dims: int) -> pa.Schema:
-    """Return the schema of decoded rows: `z_hat`, float32[num_dims], instead of `bank` and `code`."""
-    field = pa.field("z_hat", pa.list_(pa.float32(), num_dims), nullable=False)
-    return pa.schema([SCHEMA.field(name) for name in _DECODED_NAMES] + [field])
-
-
-def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Decode rows as `Shard.read` gives them.
-
-    Args:
-      batch: Rows of `SCHEMA` with a shard's header in the schema's metadata.
-
-    Returns:
-      The rows, of `decoded_schema`.
-
-    Raises:
-      ShardError: If the metadata or a code are seen to be damaged.
-    """
-    tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
-    z_hat = _as_float32(decode_codes(batch, tables))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
-    columns = [*(batch[name] for name in _DECODED_NAMES), column]
-    return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
-
-
-def _as_float32(z_hat: np.ndarray) -> np.ndarray:
-    """Convert int32 to float32 in its own place: there may be 128 MB of it."""
-    converted = z_hat.view(np.float32)
-    for start in range(0, len(z_hat), _FLOAT32_ROWS):
-        converted[start : start + _FLOAT32_ROWS] = z_hat[start : start + _FLOAT32_ROWS].astype(np.float32)
-    return converted
-
-
-@functools.lru_cache(maxsize=16)
-def _header(metadata: tuple[tuple[bytes, bytes], ...]) -> ShardHeader:
-    return ShardHeader.from_metadata(dict(metadata), name="a batch of rows")

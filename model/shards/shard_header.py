@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vidpress.model import strict_json
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Version 2 has banks of tables, and the column `bank`.
 FORMAT_VERSION = 2

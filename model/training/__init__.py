@@ -1,1 +1,1 @@
-"""Training a network and freezing it. This room and `vidpress.model.images` are all that imports TensorFlow."""
+"""Training a network and freezing it: batches, steps, checkpoints, tables."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
+import keras
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError, fix_of
 from vidpress.model.files import local_files, storage
+from vidpress.model.files.uris import PathError
 
 OPTIONS_FILE = "options.json"
 CHECKPOINTS = "checkpoints"
 
-# How the commands call what they do not call by its name.
-_OPTION_NAMES = {"num_classes": "classes", "teachers": "teacher"}
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+_CHECKSUM = "crc32"
 
 
 class TrainingError(VidpressError, RuntimeError):
@@ -31,21 +34,18 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
     """Write down what is trained in a folder, or compare it with what was begun there.
 
     Args:
-      work_dir: The folder, local or a URI that `tf.io.gfile` takes.
+      work_dir: The folder, local or on `gs://`.
       wanted: JSON values of all that a training must not change when it goes on.
 
     Raises:
       TrainingError: If the folder holds another training, or cannot be written.
     """
-    path = os.path.join(work_dir, OPTIONS_FILE)
-    _check_readable(work_dir)
-    if not tf.io.gfile.exists(path):
-        if tf.io.gfile.glob(os.path.join(work_dir, CHECKPOINTS, "*.index")):
+    path = f"{work_dir}/{OPTIONS_FILE}"
+    paths = checkpoint_paths(work_dir)
+    if not _exists(path):
+        if paths:
             raise TrainingError(f"{work_dir} holds checkpoints, but no {OPTIONS_FILE}: remove it, or name another.")
-        try:
-            storage.write(path, json.dumps(wanted, indent=1).encode())
-        except OSError as error:
-            raise _no_access(path, "written", error) from error
+        _write(path, json.dumps(wanted, indent=1).encode())
         _check_writable(work_dir)
         return
     found = read_options(work_dir)
@@ -54,92 +54,34 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
             continue
         if name == "training_data":
             raise TrainingError(
-                f"{work_dir} holds a training on other data than --input's: give the same to go on, or name another "
-                "folder with --work_dir, or remove this one."
+                f"{work_dir} holds a training on other data than these: give the same to go on, or name another "
+                "folder, or remove this one."
             )
         if name == "decay_steps":
             raise TrainingError(
-                f"{work_dir} holds a training with --decay_steps {found.get(name)}, not {value} (it is a 50th of "
-                f"--steps by default, and 1000 at most): add --decay_steps {found.get(name)} to go on, or name another "
-                "folder with --work_dir."
+                f"{work_dir} holds a training with decay_steps {found.get(name)}, not {value} (it is a 50th of the "
+                f"steps by default, and 1000 at most): give decay_steps {found.get(name)} to go on, or name another "
+                "folder."
             )
-        option = f"--{_OPTION_NAMES.get(name, name)}"
         raise TrainingError(
-            f"{work_dir} holds a training with {option} {_as_given(found.get(name))}, not {_as_given(value)}: give the "
-            "same to go on, or name another folder with --work_dir, or remove this one."
+            f"{work_dir} holds a training with {name} {_shown(found.get(name))}, not {_shown(value)}: give the same "
+            "to go on, or name another folder, or remove this one."
         )
     _check_writable(work_dir)
-
-
-def _check_readable(work_dir: str) -> None:
-    """See that what is in a local folder of a training can be read: TensorFlow takes what cannot for what is not there.
-
-    Raises:
-      TrainingError: If not.
-    """
-    if "://" in work_dir:
-        return
-    folder = os.path.join(work_dir, CHECKPOINTS)
-    paths = [os.path.join(work_dir, OPTIONS_FILE)]
-    try:
-        paths += [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise _no_access(folder, "read", error) from error
-    for path in paths:
-        try:
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # what that means is for those to say who need it
-        except OSError as error:
-            raise _no_access(path, "read", error) from error
-
-
-def _check_writable(work_dir: str) -> None:
-    """See that checkpoints can be written to a local folder of a training, before its first step.
-
-    Raises:
-      TrainingError: If not.
-    """
-    if "://" in work_dir:
-        return
-    folder = os.path.join(work_dir, CHECKPOINTS)
-    try:
-        with local_files.temporary_beside(os.path.join(folder, "checkpoint")):
-            pass
-    except OSError as error:
-        raise _no_access(folder, "written", error) from error
-
-
-def _no_access(path: str, done: str, error: Exception) -> TrainingError:
-    fix = fix_of(error) if isinstance(error, OSError) else None
-    return TrainingError(f"{path} cannot be {done}: {fix or _reason(error)}.")
-
-
-def _as_given(value: Any) -> str:
-    """Return an option's value as it is given in a command line."""
-    if isinstance(value, list):
-        return (" " if any(isinstance(each, float) for each in value) else ",").join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
 
 
 def read_options(work_dir: str) -> dict[str, Any]:
     """Return what `check_work_dir` wrote down.
 
     Raises:
-      TrainingError: If there is nothing, or it is damaged, or it or a checkpoint cannot be read.
+      TrainingError: If there is nothing, or it is damaged, or it cannot be read.
     """
-    path = os.path.join(work_dir, OPTIONS_FILE)
-    _check_readable(work_dir)
-    if not tf.io.gfile.exists(path):
+    path = f"{work_dir}/{OPTIONS_FILE}"
+    if not _exists(path):
         raise TrainingError(f"{work_dir} holds no training: there is no {OPTIONS_FILE}. Give the folder of one.")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return strict_json.decode(file.read(strict_json.MAX_BYTES + 1), dict[str, Any])
-    except tf.errors.PermissionDeniedError as error:
-        raise _no_access(path, "read", error) from error
-    except (strict_json.JsonError, tf.errors.OpError) as error:
+        return strict_json.decode(_read(path, strict_json.MAX_BYTES), dict[str, Any])
+    except (strict_json.JsonError, PathError) as error:
         raise damaged(path, error) from error
 
 
@@ -152,35 +94,55 @@ def damaged(path: str, error: Exception) -> TrainingError:
 
 
 def checkpoint_paths(work_dir: str) -> list[str]:
-    """Return the checkpoints in a folder, the newest first: by their files, since the list beside them may be lost."""
-    found = {}
-    for path in tf.io.gfile.glob(os.path.join(work_dir, CHECKPOINTS, "*.index")):
-        if number := re.search(r"-(\d+)\.index$", path):
-            found[int(number.group(1))] = path.removesuffix(".index")
-    return [found[number] for number in sorted(found, reverse=True)]
+    """Return the checkpoints in a folder, the newest first.
 
-
-def manager_of(state: tf.train.Checkpoint, work_dir: str, max_to_keep: int) -> tf.train.CheckpointManager:
-    """Return what writes checkpoints into a training's folder, and removes those that are older."""
-    folder = os.path.join(work_dir, CHECKPOINTS)
-    paths = checkpoint_paths(work_dir)
+    Raises:
+      TrainingError: If the folder cannot be read.
+    """
+    folder = f"{work_dir}/{CHECKPOINTS}"
     try:
-        known = tf.train.get_checkpoint_state(folder)
-    except ValueError:
-        known = None
-    if paths and (known is None or os.path.basename(known.model_checkpoint_path) != os.path.basename(paths[0])):
-        # The list is lost, or damaged, or lists what is lost.
-        tf.compat.v1.train.update_checkpoint_state(folder, paths[0], paths[::-1])
-    elif known is None and tf.io.gfile.exists(os.path.join(folder, "checkpoint")):
-        tf.io.gfile.remove(os.path.join(folder, "checkpoint"))
-    return tf.train.CheckpointManager(state, folder, max_to_keep)
+        names = [file.name for file in storage.list_files(folder, "step-")]
+    except OSError as error:
+        raise _no_access(folder, "read", error) from error
+    steps = sorted((int(found.group(1)) for name in names if (found := _NAME.fullmatch(name))), reverse=True)
+    return [_path(work_dir, step) for step in steps]
 
 
-def restore_newest(state: tf.train.Checkpoint, work_dir: str) -> Any:
+def save(work_dir: str, step: int, state: Mapping[str, Sequence[keras.Variable]], *, max_to_keep: int) -> None:
+    """Write a checkpoint, and remove older ones.
+
+    Args:
+      work_dir: The folder of the training.
+      step: The last one made.
+      state: All that a step changes, by what it belongs to.
+      max_to_keep: How many checkpoints stay.
+
+    Raises:
+      TrainingError: If it cannot be written.
+    """
+    tensors = {
+        f"{owner}.{index}": keras.ops.convert_to_numpy(variable)
+        for owner, variables in state.items()
+        for index, variable in enumerate(variables)
+    }
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    data = safetensors.numpy.save({**tensors, _CHECKSUM: _checksum(tensors)})
+    _write(_path(work_dir, step), data)
+    try:
+        storage.remove(checkpoint_paths(work_dir)[max_to_keep:])
+    except OSError as error:
+        raise _no_access(f"{work_dir}/{CHECKPOINTS}", "written", error) from error
+
+
+def restore_newest(work_dir: str, state: Mapping[str, Sequence[keras.Variable]]) -> int | None:
     """Restore the newest checkpoint that is whole, and say so where it is not the newest.
 
+    Args:
+      work_dir: The folder of the training.
+      state: As `save` took it; owners may be left out.
+
     Returns:
-      What `tf.train.Checkpoint.restore` does; None if there is no checkpoint.
+      Its step; None if there is no checkpoint.
 
     Raises:
       TrainingError: If there are checkpoints, but none is whole and has the variables' shapes; or one may not be read.
@@ -188,49 +150,109 @@ def restore_newest(state: tf.train.Checkpoint, work_dir: str) -> Any:
     problems: list[TrainingError] = []
     for path in checkpoint_paths(work_dir):
         try:
-            _check_whole(path)
-            restored = state.restore(path)
-        except tf.errors.PermissionDeniedError as error:
-            raise _no_access(path, "read", error) from error
-        except (ValueError, IndexError, tf.errors.OpError) as error:
+            _restore(_read(path, None), state)
+        except ValueError as error:
             problems.append(damaged(path, error))
             problems[-1].__cause__ = error
             continue
         if problems:
             reason = str(problems[0]).partition(" Remove")[0]
             print(f"Taking an older checkpoint, {path}: {reason}", file=sys.stderr)
-        return restored
+        return _step(path)
     if problems:
         raise problems[0]
     return None
 
 
-def _check_whole(path: str) -> None:
-    """Read every value of a checkpoint, which compares it with its checksum; optimizers read theirs much later."""
-    reader = tf.train.load_checkpoint(path)
-    for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
-
-
-@contextlib.contextmanager
-def written(folder: str) -> Iterator[None]:
-    """Explain what TensorFlow says where it cannot write to a folder, or has too little memory.
+def _restore(data: bytes, state: Mapping[str, Sequence[keras.Variable]]) -> None:
+    """Take over what a checkpoint holds.
 
     Raises:
-      TrainingError: If so.
+      ValueError: If it is damaged, or of other variables.
     """
     try:
-        yield
-    except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.UnimplementedError):
-        raise  # a mistake of the program
-    except tf.errors.OpError as error:
-        if "OOM" in str(error):
-            raise TrainingError("Not enough memory: lower --batch_size, or take a larger machine.") from error
-        reason = "the disk is full" if "No space left" in str(error) else _reason(error)
-        again = "mend that, and run the same command again to go on."
-        raise TrainingError(f"{folder} cannot be written: {reason}: {again}") from error
+        tensors = safetensors.numpy.load(data)
+    except (SafetensorError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"it is not in safetensors' format: {error}") from error
+    if _CHECKSUM not in tensors or tensors.pop(_CHECKSUM) != _checksum(tensors):
+        raise ValueError("its checksum is not that of its values")
+    for owner, variables in state.items():
+        shapes = [tuple(variable.shape) for variable in variables]
+        names = [f"{owner}.{index}" for index in range(len(variables))]
+        found = [tensors[name].shape if name in tensors else None for name in names]
+        if found != shapes or f"{owner}.{len(variables)}" in tensors:
+            raise ValueError(f"the values of its {owner} have other shapes")
+    for owner, variables in state.items():
+        for index, variable in enumerate(variables):
+            variable.assign(tensors[f"{owner}.{index}"].astype(keras.ops.convert_to_numpy(variable).dtype))
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the CRC-32 of names and values, uint32[1]."""
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), checksum))
+    return np.array([checksum], np.uint32)
+
+
+def _path(work_dir: str, step: int) -> str:
+    return f"{work_dir}/{CHECKPOINTS}/step-{step:08d}.safetensors"
+
+
+def _step(path: str) -> int:
+    found = _NAME.search(path)
+    assert found is not None
+    return int(found.group(1))
+
+
+def _exists(path: str) -> bool:
+    try:
+        return storage.exists(path)
+    except OSError as error:
+        raise _no_access(path, "read", error) from error
+
+
+def _read(path: str, max_bytes: int | None) -> bytes:
+    try:
+        return storage.read_bytes(path, max_bytes=max_bytes)
+    except OSError as error:
+        raise _no_access(path, "read", error) from error
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        storage.write(path, data)
+    except OSError as error:
+        raise _no_access(path, "written", error) from error
+
+
+def _check_writable(work_dir: str) -> None:
+    """See that checkpoints can be written to a local folder of a training, before the first step.
+
+    Raises:
+      TrainingError: If not.
+    """
+    if "://" in work_dir:
+        return
+    folder = f"{work_dir}/{CHECKPOINTS}"
+    try:
+        with local_files.temporary_beside(f"{folder}/checkpoint"):
+            pass
+    except OSError as error:
+        raise _no_access(folder, "written", error) from error
+
+
+def _no_access(path: str, done: str, error: Exception) -> TrainingError:
+    fix = fix_of(error) if isinstance(error, OSError) else None
+    return TrainingError(f"{path} cannot be {done}: {fix or _reason(error)}.")
+
+
+def _shown(value: Any) -> str:
+    """Return an option's value as it is given in a command line."""
+    if isinstance(value, list):
+        return (" " if any(isinstance(each, float) for each in value) else ",").join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _reason(error: Exception) -> str:
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return (text.splitlines() or [type(error).__name__])[0].rstrip(". ")
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

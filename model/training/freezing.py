@@ -7,30 +7,28 @@ import dataclasses
 import functools
 import math
 import operator
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
-import tensorflow_compression as tfc
 import threadpoolctl
 
 from vidpress.model.coding import range_coder
-from vidpress.model.coding.range_coding_tables import DEFAULT_PRECISION, RangeCodingTables
-from vidpress.model.coding.symbol_counts import SymbolCounts, count_symbols
-from vidpress.model.coding.table_banks import choose_banks, fit_banks
 from vidpress.model.cpus import num_cpus
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.model.training import networks
-from vidpress.model.training.many_rates import ManyRatesBottleneck
+from vidpress.model.networks import classifiers
+from vidpress.model.networks.bottleneck import bottleneck_of
+from vidpress.model.tables.banks import fit_banks
+from vidpress.model.tables.bits import bits_by_row
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
+from vidpress.model.training.options import FreezingOptions
 from vidpress.model.training.training_data import LabelledVideos
-
-# Of a trained prior's probability, what its tables leave to the escape symbol (the default of tensorflow-compression).
-_TAIL_MASS = 2**-8
 
 # Videos taken through the network at a time.
 _CHUNK = 2048
@@ -44,9 +42,9 @@ _MAX_TRIALS = 12
 
 
 def fold_batch_norm(
-    network: tf.keras.Model,
+    network: keras.Model,
 ) -> tuple[tuple[tuple[np.ndarray, np.ndarray], ...], tuple[np.ndarray, np.ndarray]]:
-    """Return the weights of a network of `networks.build_network`, batch normalisation folded into the kernels.
+    """Return the weights of a network of `classifiers.build_network`, batch normalisation folded into the kernels.
 
     `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
     with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, scales and shifts by lmbda are folded
@@ -56,66 +54,48 @@ def fold_batch_norm(
       `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
     """
     hidden = []
-    for index, (dense, batch_norm) in enumerate(networks.hidden_layers(network)):
-        gamma, beta, mean, variance = (weight.numpy().astype(np.float64) for weight in batch_norm.weights)
-        outer_scale, shift = networks.rate_affine(network, index)
+    for index, (dense, batch_norm) in enumerate(classifiers.hidden_layers(network)):
+        gamma, beta, mean, variance = (_float64(weight) for weight in batch_norm.weights)
+        outer_scale, shift = classifiers.rate_affine(network, index)
         scale = outer_scale * gamma / np.sqrt(variance + batch_norm.epsilon)
-        kernel, bias = dense.kernel.numpy() * scale, outer_scale * beta - mean * scale + shift
+        kernel, bias = _float64(dense.kernel) * scale, outer_scale * beta - mean * scale + shift
         hidden.append((kernel.astype(np.float32), bias.astype(np.float32)))
-    logits = network.get_layer(networks.LOGITS)
-    kernel, bias = (weight.numpy().astype(np.float64) for weight in (logits.kernel, logits.bias))
-    input_scale, input_shift = networks.rate_affine(network, networks.BOTTLENECK)
-    output_scale, output_shift = networks.rate_affine(network, networks.LOGITS)
+    logits = network.get_layer(classifiers.LOGITS)
+    kernel, bias = _float64(logits.kernel), _float64(logits.bias)
+    input_scale, input_shift = classifiers.rate_affine(network, classifiers.BOTTLENECK)
+    output_scale, output_shift = classifiers.rate_affine(network, classifiers.LOGITS)
     bias = (bias + np.sum(kernel.T * input_shift, axis=1)) * output_scale + output_shift
     kernel = (kernel.T * input_scale).T * output_scale
     return tuple(hidden), (kernel.astype(np.float32), bias.astype(np.float32))
 
 
-def prior_tables(network: tf.keras.Model, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
-    """Return range coding tables of the trained prior, as tensorflow-compression builds them.
-
-    Raises:
-      ValueError: If the network was trained without a rate, so that it has no prior, or for many.
-    """
-    bottleneck = networks.bottleneck_of(network)
+def _prior_tables(network: keras.Model) -> RangeCodingTables:
+    bottleneck = bottleneck_of(network)
     if bottleneck is None:
         raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
-    if isinstance(bottleneck, ManyRatesBottleneck):
-        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
-    entropy_model = tfc.ContinuousBatchedEntropyModel(
-        bottleneck.prior,
-        coding_rank=1,
-        compression=True,
-        tail_mass=_TAIL_MASS,
-        range_coder_precision=precision,
-        bottleneck_dtype=tf.float32,
-        offset_heuristic=False,  # z_hat are plain integers
-    )
-    return RangeCodingTables.from_lookup(entropy_model.cdf.numpy(), entropy_model.cdf_offset.numpy())
+    return bottleneck.tables()
+
+
+def _float64(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
 def freeze(
-    network: tf.keras.Model,
+    network: keras.Model,
     spec: FeatureSpec,
     videos: LabelledVideos,
+    options: FreezingOptions,
     *,
-    tables: Literal["empirical", "prior"] = "empirical",
-    num_banks: int = 1,
-    rounding_lmbda: float = 0.0,
     metadata: dict[str, Any] | None = None,
 ) -> FrozenModel:
     """Freeze a trained network.
 
     Args:
-      network: A network of `networks.build_network`.
+      network: A network of `classifiers.build_network`.
       spec: What `x` is made of.
       videos: The training data, for the tables.
-      tables: "empirical" fits them to the counts of `z_hat` on `videos`, which the frozen model itself computes;
-        "prior" takes the trained prior's.
-      num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, codes are those of
-        tensorflow-compression for the tables.
-      rounding_lmbda: What a bit costs when rounding (`FrozenModel`). Tables are fitted to what is rounded with tables
-        that were fitted to the nearest integers.
+      options: How to. Where rounding looks at the bits, tables are fitted to what is rounded with tables that were
+        fitted to the nearest integers.
       metadata: JSON values that tell where the model comes from.
 
     Returns:
@@ -129,14 +109,12 @@ def freeze(
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
     model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
-    if tables not in ("empirical", "prior"):
-        raise ValueError(f"tables={tables!r} must be 'empirical' or 'prior'.")
-    of_prior = prior_tables(network) if tables == "prior" else None
-    for cost in (0.0, rounding_lmbda) if rounding_lmbda else (0.0,):
+    of_prior = _prior_tables(network) if options.tables == "prior" else None
+    for cost in (0.0, options.rounding_lmbda) if options.rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)
         fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))
-        if num_banks != 1:
-            fitted = fit_banks(fitted, _sample_z_hat(model, videos), num_banks)
+        if options.banks != 1:
+            fitted = fit_banks(fitted, _sample_z_hat(model, videos), options.banks)
         model = dataclasses.replace(model, tables=fitted)
     return model
 
@@ -221,9 +199,9 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
     for rows in _chunks(videos):
         z_hat = model.quantize(videos.x[rows])
         accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
-        bank = choose_banks(model.tables, z_hat)
-        bits += float(model.tables.bits(z_hat, bank).sum())
-        num_bytes += sum(map(len, range_coder.compress(model.tables, z_hat, bank)))
+        encoded = range_coder.encode_cheapest(model.tables, z_hat)
+        bits += float(bits_by_row(model.tables, z_hat, encoded.bank).sum())
+        num_bytes += len(encoded.data)
     return {
         **dataclasses.asdict(accumulator.result()),
         "bits_per_video": bits / len(videos) + bank_bits,
@@ -254,11 +232,6 @@ def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, f
         accumulator.update(model.logits(z), videos.multi_hot(rows, num_classes))
         num_bytes += deflated_bytes(z)
     return {**dataclasses.asdict(accumulator.result()), "bytes_per_video": num_bytes / len(videos)}
-
-
-def deflated_bytes(rows: np.ndarray) -> int:
-    """Return the size of all rows, each deflated by itself at zlib's level 9."""
-    return sum(len(zlib.compress(row.tobytes(), 9)) for row in rows)
 
 
 def _num_classes(model: FrozenModel) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.model.training import networks
+from vidpress.model.networks import classifiers
+from vidpress.model.training.steps import TrainingStep
 from vidpress.model.training.training_data import LabelledVideos
 
 # The share of the training videos that says when to stop.
@@ -78,31 +79,33 @@ def train_head(
         )
     else:
         start = (initial[0] * scale[:, None], initial[1] + mean @ initial[0])
-    kernel, bias = (tf.Variable(value.astype(np.float32)) for value in start)
+    layer = keras.layers.Dense(num_classes, dtype="float32")
+    head = keras.Sequential([keras.Input((features.shape[1],)), layer])
+    head.set_weights(start)
     passes = -(-_MIN_ROUND_STEPS * _BATCH // len(training))
     learning_rate = _LEARNING_RATE if initial is None else _LEARNING_RATE_FROM_INITIAL
-    step = _step(kernel, bias, learning_rate, -(-passes * len(training) // _BATCH))
-    best, best_gap, best_round = _weights(kernel, bias), -1.0, 0
+    step = _step(head, learning_rate, -(-passes * len(training) // _BATCH))
+    best, best_gap, best_round = start, -1.0, 0
     for number in range(_MAX_ROUNDS + 1):
         if number:
             order = np.concatenate([rng.permutation(training) for _ in range(passes)])
             for first in range(0, len(order), _BATCH):
                 rows = order[first : first + _BATCH]
                 x = (features[rows] - mean) / scale
-                step(tf.constant(x), tf.constant(videos.multi_hot(rows, num_classes).astype(np.float32)))
+                step(x, videos.multi_hot(rows, num_classes).astype(np.float32))
+        kernel, bias = head.get_weights()
         accumulator = MetricsAccumulator(num_classes)
         for first in range(0, len(stopping), _EVALUATION_BATCH):
             rows = stopping[first : first + _EVALUATION_BATCH]
-            logits = ((features[rows] - mean) / scale) @ kernel.numpy() + bias.numpy()
+            logits = ((features[rows] - mean) / scale) @ kernel + bias
             accumulator.update(logits, videos.multi_hot(rows, num_classes))
         gap = accumulator.result().gap
         if gap > best_gap:
-            best, best_gap, best_round = _weights(kernel, bias), gap, number
+            best, best_gap, best_round = (kernel, bias), gap, number
         elif number - best_round >= _PATIENCE:
             break
-    kernel_, bias_ = best
-    kernel_ = kernel_ / scale[:, None]
-    return TaskHead(kernel_, bias_ - mean @ kernel_, best_round)
+    kernel = best[0] / scale[:, None]
+    return TaskHead(kernel, best[1] - mean @ kernel, best_round)
 
 
 def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,23 +115,11 @@ def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     return mean.astype(np.float32), np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
 
-def _weights(kernel: tf.Variable, bias: tf.Variable) -> tuple[np.ndarray, np.ndarray]:
-    return kernel.numpy().copy(), bias.numpy().copy()
+def _step(head: keras.Model, learning_rate: float, round_steps: int) -> TrainingStep:
+    schedule = keras.optimizers.schedules.ExponentialDecay(learning_rate, round_steps, _DECAY_A_ROUND, staircase=True)
 
+    def losses(x: Any, labels: Any) -> tuple[Any, Any]:
+        loss = classifiers.task_loss(labels, head(x, training=True))
+        return loss, loss
 
-def _step(
-    kernel: tf.Variable, bias: tf.Variable, learning_rate: float, round_steps: int
-) -> tf.types.experimental.GenericFunction:
-    schedule = tf.keras.optimizers.schedules.ExponentialDecay(
-        learning_rate, round_steps, _DECAY_A_ROUND, staircase=True
-    )
-    optimizer = tf.keras.optimizers.legacy.Adam(schedule)
-
-    @tf.function(reduce_retracing=True)
-    def step(x: tf.Tensor, labels: tf.Tensor) -> None:
-        with tf.GradientTape() as tape:
-            loss = networks.task_loss(labels, x @ kernel + bias)
-        gradients = tape.gradient(loss, [kernel, bias])
-        optimizer.apply_gradients(zip(gradients, [kernel, bias], strict=True))
-
-    return step
+    return TrainingStep(head, losses, {"optimizer": (keras.optimizers.Adam(schedule), head.trainable_variables)})

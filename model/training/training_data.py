@@ -1,4 +1,4 @@
-"""Training data: TFRecords are read and pooled once, then batches are drawn from them with tf.data.
+"""Training data: TFRecords are read and pooled once, then batches are drawn from them.
 
 Pooled videos go to a temporary file on local disk that is mapped to memory: as fast as memory while it fits, and no
 frame is read or pooled a second time. Since any video can be reached at once, the order of the data is a function
@@ -7,15 +7,15 @@ of the seed and the step alone, and a training that resumes need not read its wa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, BinaryIO
 
 import numpy as np
-import tensorflow as tf
 
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
@@ -24,6 +24,7 @@ from vidpress.model.metrics import multi_hot
 from vidpress.model.records.examples import RecordError, parse_record
 from vidpress.model.records.tfrecord import Damage, read_tfrecords
 from vidpress.model.records.videos import PooledVideo, listed, parse_video, pool_frames
+from vidpress.model.training import prefetching
 
 # How many videos go into a fingerprint together: their values, then their labels, then how many labels each has.
 _VIDEO_LEVEL_CHUNK = 256
@@ -138,7 +139,7 @@ def load_videos(
         counts = np.array([len(video.labels) for video in labelled], np.int64)
         for part in (x, labels, counts):
             digest.update(part.data)
-        store.write(x.data)
+        _append(store, x)
         labels_parts.append(labels)
         counts_parts.append(counts)
         num_videos += len(x)
@@ -151,7 +152,6 @@ def load_videos(
             f"None of the {num_records} videos in {where} has labels (feature {spec.labels_key!r}): there is nothing "
             f"to learn from. If they have some, name their key with --labels_key; keys are {_first_keys(files)}."
         )
-    store.flush()
     return LabelledVideos(
         x=np.memmap(store, np.float32, "r", shape=(num_videos, spec.input_size)),
         labels=np.concatenate(labels_parts),
@@ -179,7 +179,7 @@ def training_batches(
     num_steps: int,
     input_dropout: float = 0.0,
     mix: bool = False,
-) -> tf.data.Dataset:
+) -> Iterable[prefetching.Batch]:
     """Return the batches of some training steps.
 
     In every epoch each video comes once, in an order of its own; a batch may reach from one epoch into the next. Step
@@ -199,7 +199,8 @@ def training_batches(
         so say little of the mixture: this is for a teacher, who is asked about it.
 
     Returns:
-      A dataset of `(x float32[batch_size, input_size], labels float32[batch_size, num_classes])`, labels multi-hot.
+      `(x float32[batch_size, input_size], labels float32[batch_size, num_classes])` of each step, labels multi-hot
+      (`prefetching.batches`).
     """
     num_videos = len(videos)
 
@@ -207,26 +208,31 @@ def training_batches(
     def order(epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_videos)
 
-    def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(step: int) -> prefetching.Batch:
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), num_videos)
         rows = np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
         x = videos.x[rows]
         if mix:
             # The last number keeps the streams apart: of orders, of what is dropped, of shares.
-            rng = np.random.Generator(np.random.Philox([seed, int(step), 2]))
+            rng = np.random.Generator(np.random.Philox([seed, step, 2]))
             share = 1 - rng.random((batch_size, 1), np.float32) / 2
             x = share * x + (1 - share) * x[::-1]
         if input_dropout:
-            rng = np.random.Generator(np.random.Philox([seed, int(step), 1]))
+            rng = np.random.Generator(np.random.Philox([seed, step, 1]))
             x = x * ((rng.random(x.shape, np.float32) >= input_dropout) * np.float32(1 / (1 - input_dropout)))
         return x, videos.multi_hot(rows, num_classes).astype(np.float32)
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, labels = tf.numpy_function(gather, [step], (tf.float32, tf.float32), stateful=False)
-        return tf.ensure_shape(x, (batch_size, videos.x.shape[1])), tf.ensure_shape(labels, (batch_size, num_classes))
+    return prefetching.batches(gather, range(first_step, first_step + num_steps))
 
-    steps = tf.data.Dataset.range(first_step, first_step + num_steps)
-    return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+def _append(store: IO[bytes], x: np.ndarray) -> None:
+    try:
+        store.write(x.data)
+        store.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            store.close()  # which else complains once more, when it is forgotten
+        raise
 
 
 def _size(file: str) -> int:

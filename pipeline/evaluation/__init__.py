@@ -1,1 +1,1 @@
-"""What `vidpress evaluate` measures, and how results and page tell of it."""
+"""What `vidpress evaluate` measures."""

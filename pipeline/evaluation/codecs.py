@@ -9,11 +9,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import io
-import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from vidpress.model.deflate import deflated_bytes
 
 # Rows whose covariance is added up at a time.
 _CHUNK = 4096
@@ -205,7 +206,7 @@ def fit_principal_components(z: np.ndarray) -> PrincipalComponents:
     Args:
       z: float32[num_videos, num_dims], all of the training data.
     """
-    mean = np.mean(z, axis=0, dtype=np.float64)
+    mean = np.asarray(np.mean(z, axis=0, dtype=np.float64))
     covariance = np.zeros((z.shape[1], z.shape[1]))
     for start in range(0, len(z), _CHUNK):
         centred = z[start : start + _CHUNK] - mean
@@ -283,11 +284,6 @@ def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:
         parts[part].append(dim)
         products[part] += log_variance
     return np.concatenate(parts).astype(np.int64)
-
-
-def deflated_bytes(rows: np.ndarray) -> int:
-    """Return the size of all rows, each deflated by itself at zlib's level 9."""
-    return sum(len(zlib.compress(row.tobytes(), 9)) for row in rows)
 
 
 def parquet_bytes(rows: np.ndarray) -> int:

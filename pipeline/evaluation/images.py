@@ -1,4 +1,4 @@
-"""Evaluations of image experiments: their options, their rivals, and how their points are measured."""
+"""Evaluations of images: an experiment's options, its rivals, and how its points are measured."""
 
 from __future__ import annotations
 
@@ -8,111 +8,249 @@ import functools
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidpress.model import metrics
-from vidpress.model.coding import table_banks
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.images import files
-from vidpress.model.images.experiments import EXPERIMENTS, OPTIMIZERS, Experiment, Images, ImageTrainingOptions
-from vidpress.pipeline.evaluation import codecs as rival_codecs
-from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint
-from vidpress.pipeline.evaluation.videos import by_rank, codec_records, training_seconds
+from vidpress.model.images.experiments import OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.model.tables.bits import bits_by_dim
+from vidpress.model.training.options import TABLES, FreezingOptions
+from vidpress.pipeline.evaluation.kinds import Kind, Vectors
+from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint, by_rank, training_seconds
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, fitted_to
+from vidpress.pipeline.launching import launch
+from vidpress.pipeline.training.options import fields_of
 
 if TYPE_CHECKING:
-    import tensorflow as tf
+    import keras
 
 # The training error is that of so many of the training images at most; tables and rivals are fitted to so many.
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 100_000
 
-# Of the last activations, a few dozen to 2048 numbers.
-_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
-_PQ_BYTES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_BINS = (2**16, 2**8, 2**4, 2**2)
 
+@dataclasses.dataclass(frozen=True)
+class ImageKind(Kind):
+    """Labelled images, and a network of convolutions for them.
 
-# As for videos: the paper codes with the trained prior's tables, one for all images.
-METHODS = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1")
-
-
-def add_model_options(parser: argparse._ActionsContainer, experiment: Experiment) -> None:
-    """Add the options that say how an experiment's network is trained; the defaults are the experiment's."""
-    options = experiment.options
-    network = parser.add_argument_group("network")
-    network.add_argument("--tables", choices=["empirical", "prior"], default="empirical", help="range coding tables")
-    network.add_argument("--banks", type=int, default=16, help="banks of tables, a power of two up to 256")
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--prior_banks",
-        type=int,
-        default=options.prior_banks,
-        help="banks of the prior in training, as many as --banks at best; 1 is the paper's",
-    )
-    training.add_argument("--epochs", type=int, default=options.epochs, help="passes over the training images")
-    training.add_argument("--batch_size", type=int, default=options.batch_size, help="images a step")
-    training.add_argument("--optimizer", choices=OPTIMIZERS, default=options.optimizer, help="of all but the prior")
-    training.add_argument("--learning_rate", type=float, default=options.learning_rate, help="at first")
-    training.add_argument(
-        "--prior_learning_rate", type=float, default=options.prior_learning_rate, help="Adam's for the prior, at first"
-    )
-    training.add_argument(
-        "--decays",
-        type=float,
-        nargs="*",
-        default=list(options.decays),
-        help="the shares of the training after which the learning rates fall to a tenth",
-    )
-    training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
-    training.add_argument(
-        "--mixed_precision", action="store_true", help="multiply in bfloat16, where the processor does so faster"
-    )
-    training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """See that a network can be trained with the options of `add_model_options` and its `lmbda`.
-
-    Raises:
-      ValueError: If not; the message names the option.
+    Attributes:
+      experiment: Which images, and which network.
     """
-    if args.tables == "prior" and not args.lmbda:
-        raise ValueError("--tables prior needs --lmbda above 0: without a rate no prior is trained.")
-    training_options(args)
-    table_banks.check_num_banks(args.banks)
+
+    experiment: Experiment
+
+    # As for videos: the paper codes with the trained prior's tables, one for all images.
+    methods = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1")
+    needed_options = ("input",)
+
+    def about(self) -> dict[str, Any]:
+        """Return what the experiment is, and its task."""
+        return {
+            "task": "images of many classes" if self.experiment.num_classes >= 1000 else "images",
+            "experiment": self.experiment.name,
+            "network": self.experiment.network,
+            "data_set": self.experiment.data_set,
+        }
+
+    def add_network_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options that say how the network is trained; the defaults are the experiment's."""
+        options, freezing = self.experiment.options, FreezingOptions()
+        network = parser.add_argument_group("network")
+        network.add_argument("--tables", choices=TABLES, default=freezing.tables, help="range coding tables")
+        network.add_argument(
+            "--banks", type=int, default=freezing.banks, help="banks of tables, a power of two up to 256"
+        )
+        training = parser.add_argument_group("training")
+        training.add_argument(
+            "--prior_banks",
+            type=int,
+            default=options.prior_banks,
+            help="banks of the prior in training, as many as --banks at best; 1 is the paper's",
+        )
+        training.add_argument("--epochs", type=int, default=options.epochs, help="passes over the training images")
+        training.add_argument("--batch_size", type=int, default=options.batch_size, help="images a step")
+        training.add_argument("--optimizer", choices=OPTIMIZERS, default=options.optimizer, help="of all but the prior")
+        training.add_argument("--learning_rate", type=float, default=options.learning_rate, help="at first")
+        training.add_argument(
+            "--prior_learning_rate",
+            type=float,
+            default=options.prior_learning_rate,
+            help="Adam's for the prior, at first",
+        )
+        training.add_argument(
+            "--decays",
+            type=float,
+            nargs="*",
+            default=list(options.decays),
+            help="the shares of the training after which the learning rates fall to a tenth",
+        )
+        training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
+        training.add_argument(
+            "--mixed_precision",
+            action="store_true",
+            help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
+        )
+        training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
+
+    def add_options(
+        self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
+    ) -> None:
+        """Add the data, and what is coded of them."""
+        files.add_argument(
+            "--input",
+            metavar="FOLDER",
+            type=launch.local_folder,
+            help=f"holds {self.experiment.data_set} as published: {self.experiment.files}",
+        )
+        files.add_argument(
+            "--hold_out",
+            type=launch.positive_int,
+            default=0,
+            metavar="IMAGES",
+            help="measure on so many of the training images, which are not trained on, instead of the test images: to "
+            "choose options by",
+        )
+        sweep.add_argument("--spatial", action="store_true", help="code the feature map before global pooling")
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """See that a network can be trained with the options of `add_network_options`."""
+        ImageModelOptions.of(options)
+
+    @property
+    def baseline_options(self) -> dict[str, Any]:
+        """One bank, and the experiment's values of what says nothing without a rate."""
+        prior_learning_rate = self.experiment.options.prior_learning_rate
+        return {"tables": "empirical", "banks": 1, "prior_banks": 1, "prior_learning_rate": prior_learning_rate}
+
+    def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return what is coded of which experiment's network."""
+        return {"experiment": self.experiment.name, "spatial": args.spatial}
+
+    def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
+        """Return the shape of what is coded: there is one network."""
+        return [self.experiment.feature_shape(args.spatial)]
+
+    def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
+        """Return none: networks for images are not frozen to files."""
+        return {}
+
+    def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
+        """Yield the rivals of each baseline, all of which the baseline's own head reads."""
+        for baseline in baselines:
+            num_dims = int(np.prod(dict(baseline.options)["hidden"]))
+            yield tuple(
+                CodecPoint(rival.name, size, baseline, "baseline")
+                for rival in fitted_to(ACTIVATIONS)
+                for size in rival.settings(num_dims, small=True)
+            )
+
+    def context(self, args: argparse.Namespace, work_dir: str) -> Context:
+        """Return what all points share, but for the data's fingerprints."""
+        return Context(
+            input=(args.input,),
+            validation=(args.input,),
+            features=f"images:{'x'.join(map(str, self.experiment.image_shape))}",
+            classes=self.experiment.num_classes,
+            output=args.output,
+            work_dir=work_dir,
+            held_out=args.hold_out,
+        )
+
+    def load_data(self, context: Context) -> tuple[Images, Images]:
+        """Return the training images and those that are measured, read once in a process."""
+        return _load_data(self.experiment, context)
+
+    def measure_model(self, point: ModelPoint, context: Context) -> dict[str, Any]:
+        """Train, freeze and measure a network, and return its record."""
+        from vidpress.model.networks import plug_in
+
+        freezing = ImageModelOptions.of(dict(point.options)).freezing
+        network, seconds, steps = _train(point, self.experiment, context)
+        start = time.monotonic()
+        data, test = self.load_data(context)
+        record = {**point.record(steps), "vidpress": importlib.metadata.version("vidpress")}
+        sample = data.subset(files.even_rows(len(data), _TRAINING_SAMPLE))
+        fitting = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+        if record["lmbda"]:
+            codec = plug_in.freeze(
+                network, _pixels(fitting, self.experiment), tables=freezing.tables, num_banks=freezing.banks
+            )
+            z_hat = plug_in.quantize(network, _pixels(test, self.experiment))
+            codes = codec.compress(z_hat)
+            decoded = codec.decompress(codes)
+            head = plug_in.head_of(network)
+            bank = codec.banks(codes)
+            bits = bits_by_dim(codec.tables, decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
+            record |= {
+                "validation": task_metrics(head, decoded, test),
+                "training": task_metrics(head, plug_in.quantize(network, _pixels(sample, self.experiment)), sample),
+                "bytes_per_image": codec.num_bytes(codes) / len(test),
+                "tables_bytes": len(codec.tables.to_bytes()),
+                "bits_per_image": float(bits.sum()),
+                "bits_by_rank": by_rank(np.sort(bits)[::-1]),
+            }
+        else:
+            encoder, head = _parts(network)
+            z = encoder.predict(_pixels(test, self.experiment), verbose=0)
+            z_sample = encoder.predict(_pixels(sample, self.experiment), verbose=0)
+            record |= {
+                "validation": task_metrics(head, z, test),
+                "training": task_metrics(head, z_sample, sample),
+                "bytes_per_image": deflated_bytes(z) / len(test),
+            }
+        record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
+        return record
+
+    def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
+        """Return a baseline's activations, and how its head's work on them is measured."""
+        if source is None:
+            raise ValueError("Images have no rivals on the input.")
+        data, test = self.load_data(context)
+        data = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+        sample = files.even_rows(len(data), _TRAINING_SAMPLE)
+        encoder, head = _parts(_train(source, self.experiment, context)[0])
+        z, z_test = (encoder.predict(_pixels(part, self.experiment), verbose=0) for part in (data, test))
+        shape = z.shape[1:]
+
+        def measure_head(point: CodecPoint, restored: np.ndarray, restored_test: np.ndarray) -> dict[str, Any]:
+            return {
+                "validation": task_metrics(head, restored_test.reshape(-1, *shape), test),
+                "training": task_metrics(head, restored[sample].reshape(-1, *shape), data.subset(sample)),
+            }
+
+        return Vectors(z.reshape(len(z), -1), z_test.reshape(len(z_test), -1), measure_head)
 
 
-def training_options(args: argparse.Namespace) -> ImageTrainingOptions:
-    """Return what `args` says of the training.
+@dataclasses.dataclass(frozen=True)
+class ImageModelOptions:
+    """How a network on images is trained, and how its features are frozen."""
 
-    Raises:
-      ValueError: If a value is out of range; the message names it.
-    """
-    names = [field.name for field in dataclasses.fields(ImageTrainingOptions)]
-    return ImageTrainingOptions(**{**{name: getattr(args, name) for name in names}, "decays": tuple(args.decays)})
+    training: ImageTrainingOptions
+    freezing: FreezingOptions
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ImageModelOptions:
+        """Return the options that `values` have, by the names of `ImageKind.add_network_options`.
 
-def codecs(args: argparse.Namespace, sources: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-    """Yield the rivals of each baseline, all of which the baseline's own head reads."""
-    for source in sources:
-        num_dims = int(np.prod(dict(source.options)["hidden"]))
-        sizes: list[tuple[str, int | None]] = [("float16", None), *(("quantized", bins) for bins in _BINS)]
-        sizes += [("pca", size) for size in _COMPONENTS if size <= num_dims]
-        sizes += [("float16 parquet", None), ("int8", None)]
-        sizes += [(method, size) for method in ("pq", "pca+pq") for size in _PQ_BYTES if size <= num_dims]
-        yield tuple(CodecPoint(method, size, source, "baseline") for method, size in sizes)
+        Raises:
+          ValueError: If one is out of range, or two do not go together; the message names them.
+        """
+        training, freezing = fields_of(ImageTrainingOptions, values), fields_of(FreezingOptions, values)
+        freezing.check_rate(training.lmbda)
+        return cls(training, freezing)
 
 
-def load_data(context: Context) -> tuple[Images, Images]:
-    """Return the training images and those that are measured, read once in a process."""
-    return _load_once(context.experiment, context.input[0], context.held_out)
+def _load_data(experiment: Experiment, context: Context) -> tuple[Images, Images]:
+    return _load_once(experiment, context.input[0], context.held_out)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_once(name: str, folder: str, held_out: int) -> tuple[Images, Images]:
-    training, test = EXPERIMENTS[name].load(folder)
+def _load_once(experiment: Experiment, folder: str, held_out: int) -> tuple[Images, Images]:
+    training, test = experiment.load(folder)
     if not held_out:
         return training, test
     if not 0 < held_out < len(training):
@@ -126,107 +264,38 @@ def _load_once(name: str, folder: str, held_out: int) -> tuple[Images, Images]:
     return parts[0], parts[1]
 
 
-def _train(point: ModelPoint, context: Context) -> tuple[tf.keras.Model, float, int]:
+def _train(point: ModelPoint, experiment: Experiment, context: Context) -> tuple[keras.Model, float, int]:
     """Return a point's trained network, the seconds of its training, and its steps."""
     from vidpress.model.images import training as image_training
 
-    experiment, (data, _) = EXPERIMENTS[context.experiment], load_data(context)
+    data, _ = _load_data(experiment, context)
     folder = os.path.join(context.work_dir, "trainings", point.network_name(context))
-    options = training_options(argparse.Namespace(**dict(point.options)))
+    options = ImageModelOptions.of(dict(point.options)).training
     start = time.monotonic()
     network = image_training.train_on_images(experiment, options, data, folder)
     seconds = training_seconds(folder, time.monotonic() - start)
     return network, seconds, image_training.num_steps(options, data)
 
 
-def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
-    """Train, freeze and measure a network, and return its record."""
-    from vidpress.model.training import plug_in
-
-    options = dict(point.options)
-    network, seconds, steps = _train(point, context)
-    start = time.monotonic()
-    data, test = load_data(context)
-    record: dict[str, Any] = {
-        "method": point.method,
-        "hidden": list(options["hidden"]),
-        "source": None,
-        "head": "own",
-        "lmbda": options["lmbda"],
-        "seed": options["seed"],
-        "steps": steps,
-        "options": {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()},
-        "vidpress": importlib.metadata.version("vidpress"),
-    }
-    sample = data.subset(files.even_rows(len(data), _TRAINING_SAMPLE))
-    fitting = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
-    if options["lmbda"]:
-        codec = plug_in.freeze(network, _pixels(fitting, context), tables=options["tables"], num_banks=options["banks"])
-        z_hat = plug_in.quantize(network, _pixels(test, context))
-        codes = codec.compress(z_hat)
-        decoded = codec.decompress(codes)
-        head = plug_in.head_of(network)
-        bank = codec.banks(codes)
-        bits = codec.tables.bits_by_dim(decoded, bank) * (z_hat[0].size // z_hat.shape[-1])
-        record |= {
-            "validation": task_metrics(head, decoded, test),
-            "training": task_metrics(head, plug_in.quantize(network, _pixels(sample, context)), sample),
-            "bytes_per_image": codec.num_bytes(codes) / len(test),
-            "tables_bytes": len(codec.tables.to_bytes()),
-            "bits_per_image": float(bits.sum()),
-            "bits_by_rank": by_rank(np.sort(bits)[::-1]),
-        }
-    else:
-        encoder, head = _parts(network)
-        z = encoder.predict(_pixels(test, context), verbose=0)
-        z_sample = encoder.predict(_pixels(sample, context), verbose=0)
-        record |= {
-            "validation": task_metrics(head, z, test),
-            "training": task_metrics(head, z_sample, sample),
-            "bytes_per_image": rival_codecs.deflated_bytes(z) / len(test),
-        }
-    record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
-    return record
-
-
-def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
-    """Fit and measure codecs of a baseline's activations: yield the record of each point."""
-    if not points or points[0].source is None:
-        return
-    data, test = load_data(context)
-    data = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
-    sample = files.even_rows(len(data), _TRAINING_SAMPLE)
-    encoder, head = _parts(_train(points[0].source, context)[0])
-    z, z_test = (encoder.predict(_pixels(part, context), verbose=0) for part in (data, test))
-    shape = z.shape[1:]
-
-    def measure_head(point: CodecPoint, restored: np.ndarray, restored_test: np.ndarray) -> dict[str, Any]:
-        return {
-            "validation": task_metrics(head, restored_test.reshape(-1, *shape), test),
-            "training": task_metrics(head, restored[sample].reshape(-1, *shape), data.subset(sample)),
-        }
-
-    rows, test_rows = (part.reshape(len(part), -1) for part in (z, z_test))
-    yield from codec_records(points, rows, test_rows, measure_head, bytes_key="bytes_per_image")
-
-
-def _parts(network: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Return a network up to its features, and from there on."""
-    import tensorflow as tf
+    import keras
 
     from vidpress.model.images.networks import FEATURES
 
     features = network.get_layer(FEATURES).output
-    return tf.keras.Model(network.input, features), tf.keras.Model(features, network.output)
+    return keras.Model(network.input, features), keras.Model(features, network.output)
 
 
-def _pixels(data: Images, context: Context) -> tf.data.Dataset:
+def _pixels(data: Images, experiment: Experiment) -> Iterator[tuple[np.ndarray]]:
+    """Yield what a network takes, batch by batch."""
     from vidpress.model.images.batches import measuring_batches
 
-    return measuring_batches(data, EXPERIMENTS[context.experiment]).map(lambda pixels, _: pixels)
+    for pixels, _ in measuring_batches(data, experiment):
+        yield (np.asarray(pixels),)
 
 
-def task_metrics(head: tf.keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
+def task_metrics(head: keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
     """Return the metrics of a head's logits of features, as decoded: accuracy, top_5_accuracy and num_images."""
     logits = head.predict(features.astype(np.float32), batch_size=1024, verbose=0)
     return dataclasses.asdict(metrics.measure_accuracy(logits, labels_of(data)))

@@ -5,33 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.pipeline import train
+from vidpress.pipeline.evaluation.kinds import Kind
 from vidpress.pipeline.evaluation.points import (
     BASELINE,
     BASELINE_PLACEHOLDER,
     BASELINES_PLACEHOLDER,
-    PAPER,
     CodecPoint,
     ModelPoint,
     Point,
-    default_options,
 )
 
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
-# The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
-METHODS = ("vidpress:", f"{PAPER}: --prior_banks 1 --tables prior --banks 1 --rounding_lmbda 0")
-
-# Sizes of the rivals: principal components, bins (the paper's), bytes.
-COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
-BINS = (2**16, 2**8, 2**4, 2**2)
-PQ_BYTES = (8, 16, 32, 64, 128, 256)
-
-# Options of `vidpress train` that the sweep sets.
+# Options of a network that the sweep sets.
 _SWEPT = ("hidden", "lmbda", "seed")
 
 
@@ -42,12 +31,12 @@ class Plan:
     Attributes:
       baselines: Networks without a rate, which the others need.
       models: The methods' networks.
-      codecs: The rivals, those that share a process's work together.
+      rivals: Those that share a process's work together.
     """
 
     baselines: list[ModelPoint]
     models: list[ModelPoint]
-    codecs: list[tuple[CodecPoint, ...]]
+    rivals: list[tuple[CodecPoint, ...]]
 
     def all_tasks(self) -> Iterator[tuple[Point, ...]]:
         """Yield everything, the baselines first."""
@@ -63,62 +52,41 @@ class Plan:
         for point in self.models:
             by_training.setdefault(repr((point.network_options(), point.teachers)), []).append(point)
         yield from map(tuple, by_training.values())
-        yield from self.codecs
+        yield from self.rivals
 
 
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """What kind of networks a plan is of.
+def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
+    """Return the points that options ask for.
 
-    Attributes:
-      add_options: Adds the options that say how one is trained.
-      check_options: Raises ValueError where they are out of range.
-      baseline_options: What baselines have otherwise than the options of all.
-      methods: The methods if `--method` names none.
-      codecs: Gives the rivals of the first baseline of each architecture.
-      fixed: Options of every point that no method can choose.
-      architectures: What is coded of each architecture: the hidden layers' units. Empty where --hidden says so.
-    """
-
-    add_options: Callable[[argparse.ArgumentParser], None]
-    check_options: Callable[[argparse.Namespace], None]
-    baseline_options: dict[str, Any]
-    methods: tuple[str, ...]
-    codecs: Callable[[argparse.Namespace, Sequence[ModelPoint]], Iterator[tuple[CodecPoint, ...]]]
-    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
-    architectures: tuple[tuple[int, ...], ...] = ()
-
-
-def make_plan(args: argparse.Namespace, networks: Networks | None = None) -> Plan:
-    """Return the points that options ask for, of networks on videos if no others are given.
+    Args:
+      kind: Of the data.
+      args: As `add_sweep_options`, `kind` and the evaluation's parser have them.
 
     Raises:
       ValueError: If an option of a network is out of range, or a method or baseline is not to be used.
     """
-    networks = networks or VIDEOS
-    architectures = networks.architectures or args.hidden or [(2000,)]
     seeds = range(args.seed, args.seed + args.seeds)
-    names = vars(_model_parser(networks).parse_args([]))
-    common = {name: getattr(args, name) for name in names if name not in _SWEPT} | networks.fixed
+    names = vars(_model_parser(kind).parse_args([]))
+    common = {name: getattr(args, name) for name in names if name not in _SWEPT} | kind.fixed_options(args)
 
     def point(method: str, own: dict[str, Any], hidden: tuple[int, ...], lmbda: float, seed: int) -> ModelPoint:
         options = {**common, **own, "hidden": hidden, "lmbda": lmbda, "seed": seed}
-        networks.check_options(argparse.Namespace(**options))
+        kind.check_options(options)
         return ModelPoint(method, tuple(sorted(options.items())))
 
-    given = _given_baselines(args.baseline or [])
-    own = {**networks.baseline_options, **_parse_own("--baseline_options", args.baseline_options, networks)}
+    given = kind.given_baselines(args)
+    own = {**kind.baseline_options, **_parse_own("--baseline_options", args.baseline_options, kind)}
     if not own.keys() <= common.keys():
         raise ValueError(f"--baseline_options cannot have {' '.join(own.keys() - common.keys())}.")
     baselines: dict[tuple[tuple[int, ...], int], ModelPoint] = {}
     models = []
-    for text in args.method or networks.methods:
+    for text in args.method or kind.methods:
         name, colon, options = text.partition(":")
         if not colon or not name.strip() or name.strip() == BASELINE:
             raise ValueError(f"--method {text!r} must be a name, not {BASELINE!r}, a colon, and options.")
-        method = _parse_own(f"--method {name}", options, networks)
+        method = _parse_own(f"--method {name}", options, kind)
         sweep = {key: method.pop(key, getattr(args, key)) for key in ("lmbda", "headline_lmbda")}
-        for hidden in method.pop("hidden", architectures):
+        for hidden in method.pop("hidden", kind.architectures(args)):
             for lmbda in sweep["lmbda"]:
                 if not lmbda > 0:
                     raise ValueError(f"--lmbda {lmbda} must be above 0: the baseline, without a rate, is always there.")
@@ -138,8 +106,8 @@ def make_plan(args: argparse.Namespace, networks: Networks | None = None) -> Pla
         raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name.")
     models = [_with_teachers(model, baselines) for model in models]
     first = [point for (_, seed), point in baselines.items() if seed == args.seed]
-    codecs = [] if args.no_rivals else list(networks.codecs(args, first))
-    return Plan(list(baselines.values()), models, codecs)
+    rivals = [] if args.no_rivals else list(kind.rivals(args, first))
+    return Plan(list(baselines.values()), models, rivals)
 
 
 def _placeholder(model: ModelPoint) -> str | None:
@@ -164,62 +132,25 @@ def _with_teachers(model: ModelPoint, baselines: dict[tuple[tuple[int, ...], int
     return dataclasses.replace(model, teachers=(own, *(point for point in teachers.values() if point != own)))
 
 
-def _codecs(args: argparse.Namespace, first: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-    """Yield the rivals: on the first baseline of each architecture, and on the input features."""
-    sources: list[tuple[ModelPoint | None, int]] = [(point, dict(point.options)["hidden"][-1]) for point in first]
-    for source, num_dims in [*sources, (None, args.features.input_size)]:
-        plain = ["float16 parquet", "int8"]
-        if source is None:
-            plain.insert(0, "float32")
-        heads = ["logistic"] if source is None else ["baseline", "logistic"]
-        if source is not None:
-            paper: list[tuple[str, int | None]] = [("float16", None), *(("quantized", bins) for bins in BINS)]
-            paper += [("pca", size) for size in COMPONENTS if size <= num_dims]
-            yield tuple(CodecPoint(method, size, source, "baseline") for method, size in paper)
-        yield tuple(CodecPoint(method, None, source, head) for method in plain for head in heads)
-        quantizers = [(method, size) for method in ("pq", "pca+pq") for size in PQ_BYTES if size <= num_dims]
-        for method in ("pq", "pca+pq"):
-            yield tuple(CodecPoint(m, size, source, head) for m, size in quantizers if m == method for head in heads)
-        if source is None and not args.no_network_heads:
-            options = first[0].options
-            yield from ((CodecPoint(method, size, None, "network", options),) for method, size in quantizers)
-
-
-VIDEOS = Networks(
-    add_options=train.add_model_options,
-    check_options=train.check_options,
-    baseline_options={
-        "teacher": [],
-        "lmbda_range": None,
-        "tables": "empirical",
-        "banks": 1,
-        # What says nothing without a rate.
-        **{name: default_options()[name] for name in ("prior_banks", "prior_learning_rate", "rounding_lmbda")},
-    },
-    methods=METHODS,
-    codecs=_codecs,
-)
-
-
-def _model_parser(networks: Networks) -> argparse.ArgumentParser:
+def _model_parser(kind: Kind) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         conflict_handler="resolve", allow_abbrev=False, add_help=False, exit_on_error=False
     )
-    networks.add_options(parser)
+    kind.add_network_options(parser)
     return parser
 
 
-def _parse_own(option: str, text: str, networks: Networks) -> dict[str, Any]:
+def _parse_own(option: str, text: str, kind: Kind) -> dict[str, Any]:
     """Return the options in a method's text, and no defaults.
 
     Raises:
       ValueError: If there are others.
     """
-    parser = _model_parser(networks)
-    add_sweep_options(parser, hidden=not networks.architectures)
-    nothing = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
+    parser = _model_parser(kind)
+    add_sweep_options(parser)
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([]))))
     try:
-        namespace, unknown = parser.parse_known_args(shlex.split(text), nothing)
+        namespace, unknown = parser.parse_known_args(shlex.split(text))
     except argparse.ArgumentError as error:
         raise ValueError(f"{option}: {error}") from error
     own = {name: value for name, value in vars(namespace).items() if value is not None}
@@ -229,30 +160,8 @@ def _parse_own(option: str, text: str, networks: Networks) -> dict[str, Any]:
     return own
 
 
-def _given_baselines(paths: Sequence[str]) -> dict[tuple[int, ...], str]:
-    """Return the given models by their architecture.
-
-    Raises:
-      ValueError: If one cannot be a baseline.
-    """
-    given = {}
-    for path in paths:
-        model = FrozenModel.load(path)
-        if model.metadata.get("lmbda") != 0 or model.head is None:
-            raise ValueError(f"--baseline {path} must be a model with its task head that was trained with --lmbda 0.")
-        given[tuple(kernel.shape[1] for kernel, _ in model.hidden)] = path
-    return given
-
-
-def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser, *, hidden: bool = True) -> None:
-    """Add the options of a curve, which a method can have of its own; with or without `--hidden`."""
-    if hidden:
-        group.add_argument(
-            "--hidden",
-            type=train.sizes,
-            action="append",
-            help="units of the hidden layers; once for each architecture (default: 2000)",
-        )
+def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add the options of a curve, which a method can have of its own."""
     group.add_argument("--lmbda", type=float, nargs="+", default=list(LMBDAS), help="what a bit costs, point by point")
     group.add_argument(
         "--headline_lmbda",

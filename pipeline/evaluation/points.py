@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -12,13 +11,16 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.strict_json import JsonError
-from vidpress.pipeline import train
+from vidpress.pipeline.evaluation.task import Task
+from vidpress.pipeline.training.options import default_values
 
 # A record that was made by another version of this module is made anew.
 _VERSION = 1
@@ -35,18 +37,12 @@ BASELINES_PLACEHOLDER = "{baselines}"
 BASELINE = "baseline"
 PAPER = "paper"
 
+# Of how many dimensions, at most, a record keeps the bits.
+_RANKS = 200
+
 # Options that say how a training is watched, and those that come after it.
 _WATCHING = ("checkpoint_every", "validate_every")
 _FREEZING = ("tables", "banks", "rounding_lmbda")
-
-
-@functools.cache
-def default_options() -> dict[str, Any]:
-    """Return the options of a network that is told nothing."""
-    # Not hashed: an option that a later version brings leaves the records of before what they are.
-    parser = argparse.ArgumentParser(add_help=False)
-    train.add_model_options(parser)
-    return vars(parser.parse_args([]))
 
 
 class DamagedRecordError(VidpressError, ValueError):
@@ -84,8 +80,7 @@ class Context:
       work_dir: Folder of the trainings and models.
       training_sha256: Of the training data's fingerprint.
       validation_sha256: Of the validation data's.
-      experiment: The name of the experiment on images whose data these are, or "" for videos.
-      held_out: How many of the experiment's training images are measured instead of its test images.
+      held_out: Of images, how many of the training images are measured instead of the test images.
     """
 
     input: tuple[str, ...]
@@ -96,8 +91,14 @@ class Context:
     work_dir: str
     training_sha256: str = ""
     validation_sha256: str = ""
-    experiment: str = ""
     held_out: int = 0
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What `x` is made of, if the examples are videos."""
+        if not isinstance(self.features, FeatureSpec):
+            raise TypeError(f"{self.features} are images, which have no features.")
+        return self.features
 
     def key(self, values: dict[str, Any]) -> str:
         """Return a hash of all that determines a record."""
@@ -122,11 +123,8 @@ class Context:
 
     def save_record(self, name: str, record: dict[str, Any]) -> None:
         """Write a finished record; nobody ever sees a part of it."""
-        path = self.record_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"name": name, **record}) + "\n")
-        temporary.replace(path)
+        text = json.dumps({"name": name, **record}) + "\n"
+        storage.write(self.record_path(name), text.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +133,7 @@ class ModelPoint:
 
     Attributes:
       method: Its name in the report.
-      options: Names and values of the options of `train.add_model_options`, sorted by name.
+      options: Names and values of the options of its kind's networks, sorted by name.
       baseline: The file of a frozen baseline to take instead of training it, if given.
       teachers: The baselines that placeholders in the options stand for: that of the same seed first.
     """
@@ -178,7 +176,8 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        defaults = default_options()
+        # Not hashed: an option that a later version brings leaves the records of before what they are.
+        defaults = default_values()
         return {
             name: value
             for name, value in self.options
@@ -197,19 +196,33 @@ class ModelPoint:
         """Return where the frozen model is, once it is."""
         return self.baseline or os.path.join(context.work_dir, "models", f"{self.name(context)}.safetensors")
 
-    def describe(self) -> str:
+    def describe(self, task: Task) -> str:
         """Return what a person wants to read in the progress."""
         options = dict(self.options)
-        network = options.get("experiment") or f"{len(options['hidden']) + 1}-layer"
+        network = task.network_name(options["hidden"])
         return f"{self.method}, {network}, lmbda {options['lmbda']:g}, seed {options['seed']}"
+
+    def record(self, steps: int | None) -> dict[str, Any]:
+        """Return the part of the record that says what was trained, in so many steps."""
+        options = dict(self.options)
+        return {
+            "method": self.method,
+            "hidden": list(options["hidden"]),
+            "source": None,
+            "head": "own",
+            "lmbda": options["lmbda"],
+            "seed": options["seed"],
+            "steps": steps,
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class CodecPoint:
-    """A codec of `codecs`, fitted to activations of a baseline or to the input features, and what can be read of it.
+    """A rival, fitted to activations of a baseline or to the input features, and what can be read of it.
 
     Attributes:
-      method: "float16", "quantized", "pca", "int8", "float16 parquet", "pq" or "pca+pq"; of the input also "float32".
+      method: Its name in `rivals.RIVALS`.
       size: Bins, components or bytes, where the method has a choice.
       source: The baseline whose activations they are, or None for the input features.
       head: Which classifier reads it: "baseline" (of the source), "logistic" or "network", both trained on
@@ -239,13 +252,12 @@ class CodecPoint:
         size = "" if self.size is None else f"-{self.size}"
         return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"
 
-    def describe(self) -> str:
+    def describe(self, task: Task) -> str:
         """Return what a person wants to read in the progress."""
         if self.source is None:
             of = "the input features"
         else:
-            options = dict(self.source.options)
-            of = f"{options.get('experiment') or str(len(options['hidden']) + 1) + '-layer'} activations"
+            of = f"the activations of the {task.network_name(dict(self.source.options)['hidden'])}"
         return f"{self.method}{'' if self.size is None else f' {self.size}'} of {of}, {self.head} head"
 
 
@@ -255,6 +267,20 @@ Point = ModelPoint | CodecPoint
 @functools.lru_cache(maxsize=16)
 def _model_id(path: str) -> str:
     return FrozenModel.load(path).model_id
+
+
+def training_seconds(network_dir: str, seconds: float) -> float:
+    """Return how long a training took, which is known to whoever finished it."""
+    path = pathlib.Path(network_dir, "seconds.json")
+    if not path.exists():
+        path.write_text(json.dumps(round(seconds, 1)))
+    return json.loads(path.read_text())
+
+
+def by_rank(values: np.ndarray) -> list[list[float]]:
+    """Return enough `[rank, value]` of many for a curve over the logarithm of the rank."""
+    ranks = np.unique(np.rint(np.geomspace(1, len(values), _RANKS)).astype(int))
+    return [[int(rank), float(f"{values[rank - 1]:.4g}")] for rank in ranks]
 
 
 def slug(text: str) -> str:

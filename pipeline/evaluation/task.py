@@ -1,4 +1,4 @@
-"""What an evaluation's examples are called, and by what their task is judged."""
+"""What an evaluation's examples and networks are called, and by what their task is judged."""
 
 from __future__ import annotations
 
@@ -22,17 +22,27 @@ class Error(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is measured.
+    """What is measured, and how the page tells of it.
 
     Attributes:
       example: What one example is called; its plural has an s.
       metrics: The keys of the metrics in a record.
       errors: Those that are shown; by the first, methods are compared.
+      coding: What happens to the validation examples before they are measured.
+      rival_heads: Who reads what rivals give back.
+      rivals_on_input: Whether rivals are measured on the input, too.
+      source_of_metrics: Where the metrics are from, a sentence, if that has to be said.
+      network: What the network is called; empty where networks are called by their layers.
     """
 
     example: str
     metrics: tuple[str, ...]
     errors: tuple[Error, ...]
+    coding: str
+    rival_heads: str
+    rivals_on_input: bool = False
+    source_of_metrics: str = ""
+    network: str = ""
 
     @property
     def metric(self) -> str:
@@ -54,34 +64,45 @@ class Task:
         """The key of the bytes in a record."""
         return f"bytes_per_{self.example}"
 
+    def network_name(self, hidden: tuple[int, ...]) -> str:
+        """Return what a person calls an architecture."""
+        return self.network or f"{len(hidden) + 1}-layer network"
+
+    def title(self, hidden: tuple[int, ...]) -> str:
+        """Return a title for the results of an architecture: its name, and its layers or the shape of what is coded."""
+        shape = f"{' x '.join(map(str, hidden))} activations" if self.network else " → ".join(map(str, hidden))
+        return f"{self.network_name(hidden)}, {shape}"
+
 
 _ACCURACY = Error("accuracy", "accuracy", "error")
 _TOP_5 = Error("top_5_accuracy", "top-5 accuracy", "error_at_5")
 
+_IMAGES = Task(
+    example="image",
+    metrics=("accuracy", "top_5_accuracy"),
+    errors=(_ACCURACY,),
+    coding="encoded and decoded by the range coder",
+    rival_heads="The baseline's head reads them.",
+)
+
+# By their names in results.json.
 TASKS = {
     "videos": Task(
-        "video",
-        ("gap", "hit_at_1", "perr", "mean_ap"),
-        (Error("gap", "GAP", "error"), Error("hit_at_1", "Hit@1", "error_at_1")),
+        example="video",
+        metrics=("gap", "hit_at_1", "perr", "mean_ap"),
+        errors=(Error("gap", "GAP", "error"), Error("hit_at_1", "Hit@1", "error_at_1")),
+        coding="encoded to a Parquet shard, which is read back",
+        rival_heads="The better of two heads reads the activations: the baseline's, or it trained further on the "
+        "reconstructions; the better of two the input: a linear one, or the first network without a rate, trained on "
+        "them.",
+        rivals_on_input=True,
+        source_of_metrics="GAP, Hit@1, PERR and mAP are those of YouTube-8M's starter code.",
     ),
-    "images": Task("image", ("accuracy", "top_5_accuracy"), (_ACCURACY,)),
-    "images of many classes": Task("image", ("accuracy", "top_5_accuracy"), (_ACCURACY, _TOP_5)),
+    "images": _IMAGES,
+    "images of many classes": dataclasses.replace(_IMAGES, errors=(_ACCURACY, _TOP_5)),
 }
 
 
 def task_of(about: dict[str, Any]) -> Task:
     """Return the task of an evaluation, by what it says about itself; without a word it is videos."""
-    return TASKS[about.get("task", "videos")]
-
-
-def architecture_title(about: dict[str, Any], hidden: tuple[int, ...]) -> str:
-    """Return a title for the results of an architecture: its name, and its layers or the shape of what is coded."""
-    shape = f"{' x '.join(map(str, hidden))} activations" if "network" in about else " → ".join(map(str, hidden))
-    return f"{network_name(about, hidden)}, {shape}"
-
-
-def network_name(about: dict[str, Any], hidden: tuple[int, ...]) -> str:
-    """Return what the network of a record is called: an experiment's name for it, or its number of layers."""
-    if "network" in about:
-        return about["network"]
-    return f"{len(hidden) + 1}-layer network"
+    return dataclasses.replace(TASKS[about.get("task", "videos")], network=about.get("network", ""))

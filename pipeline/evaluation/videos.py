@@ -1,30 +1,33 @@
-"""Measuring the points of an evaluation: training, freezing, coding, and reading back."""
+"""Evaluations of videos: their options, their rivals, and how their points are measured."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import functools
-import io
-import json
 import os
-import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from vidpress.model import metrics
-from vidpress.model.data_set import rows
+from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.records.videos import PooledVideo
-from vidpress.model.shards import shard
-from vidpress.pipeline import train
-from vidpress.pipeline.evaluation import codecs
-from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
+from vidpress.pipeline.evaluation.kinds import Kind, Vectors
+from vidpress.pipeline.evaluation.points import (
+    PAPER,
+    CodecPoint,
+    Context,
+    ModelPoint,
+    training_seconds,
+)
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, Rival, fitted_to
+from vidpress.pipeline.evaluation.video_metrics import chunks, measure_shard, task_metrics
+from vidpress.pipeline.launching import launch, record_options
+from vidpress.pipeline.training import jobs
+from vidpress.pipeline.training.options import ModelOptions, add_model_options, default_values, paper_options, sizes
 
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos
@@ -33,216 +36,183 @@ if TYPE_CHECKING:
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 200_000
 
-_CHUNK = 2048
 
-# Of how many dimensions, at most, a record keeps the bits.
-_RANKS = 200
+class VideoKind(Kind):
+    """Labelled videos in TFRecords, and networks of dense layers for them."""
+
+    # The paper learns from the labels, and codes with the trained prior's tables, one for all videos.
+    methods = ("vidpress:", f"{PAPER}: {paper_options()}")
+    needed_options = ("input", "validation")
+
+    def about(self) -> dict[str, Any]:
+        """Return nothing: videos are what a results.json is of that says nothing."""
+        return {}
+
+    def add_network_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add those of `vidpress train`; `--hidden` can be given once for each architecture."""
+        add_model_options(parser)
+        parser.add_argument_group("architectures").add_argument(
+            "--hidden",
+            type=sizes,
+            action="append",
+            default=None,
+            help="units of the hidden layers; once for each architecture (default: 2000)",
+        )
+
+    def add_options(
+        self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
+    ) -> None:
+        """Add the data and what their records look like, given baselines, and heads of rivals."""
+        files.add_argument(
+            "--input", nargs="+", metavar="GLOB", type=launch.absolute, help="training data; .gz is unpacked"
+        )
+        files.add_argument(
+            "--validation",
+            nargs="+",
+            metavar="GLOB",
+            type=launch.absolute,
+            help="the data that everything is measured on",
+        )
+        record_options.add_record_options(files)
+        sweep.add_argument(
+            "--baseline",
+            action="append",
+            metavar="MODEL.safetensors",
+            help="a frozen model, trained with --lmbda 0, to take for its architecture's baseline instead of training "
+            "one",
+        )
+        rivals.add_argument(
+            "--no_network_heads",
+            action="store_true",
+            help="train logistic heads alone on codes of the input features, not the first --hidden network as well",
+        )
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """See that a model can be trained with the options of `vidpress train`."""
+        ModelOptions.of(options)
+
+    @property
+    def baseline_options(self) -> dict[str, Any]:
+        """No teacher, no range, and the defaults of what says nothing without a rate."""
+        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda")
+        nothing = {name: default_values()[name] for name in names}
+        return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
+
+    def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return none: a method can choose them all."""
+        return {}
+
+    def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
+        """Return what `--hidden` names."""
+        return args.hidden or [(2000,)]
+
+    def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
+        """Return the models that `--baseline` names, by their hidden layers' units."""
+        given = {}
+        for path in args.baseline or []:
+            model = FrozenModel.load(path)
+            if model.metadata.get("lmbda") != 0 or model.head is None:
+                raise ValueError(
+                    f"--baseline {path} must be a model with its task head that was trained with --lmbda 0."
+                )
+            given[tuple(kernel.shape[1] for kernel, _ in model.hidden)] = path
+        return given
+
+    def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
+        """Yield the rivals on the baselines' activations, and on the input features."""
+        for baseline in baselines:
+            yield from _rival_tasks(fitted_to(ACTIVATIONS), baseline, dict(baseline.options)["hidden"][-1])
+        on_input = fitted_to(FEATURES)
+        yield from _rival_tasks(on_input, None, args.features.input_size)
+        if not args.no_network_heads:
+            for rival in on_input:
+                for size in rival.settings(args.features.input_size) if rival.sizes else []:
+                    yield (CodecPoint(rival.name, size, None, "network", baselines[0].options),)
+
+    def context(self, args: argparse.Namespace, work_dir: str) -> Context:
+        """Return what all points share, but for the data's fingerprints."""
+        features = record_options.with_keys(args.features, args)
+        return Context(tuple(args.input), tuple(args.validation), features, args.classes, args.output, work_dir)
+
+    def load_data(self, context: Context) -> tuple[LabelledVideos, LabelledVideos]:
+        """Return the training and the validation videos, read once in a process."""
+        return _load_data(context)
+
+    def measure_model(self, point: ModelPoint, context: Context) -> dict[str, Any]:
+        """Train, freeze and measure a network, and return its record."""
+        model = _frozen_model(point, context)
+        videos, validation = _load_data(context)
+        start = time.monotonic()
+        record = {**point.record(model.metadata.get("steps")), "model_id": model.model_id}
+        sample = videos.sample(_TRAINING_SAMPLE)
+        if record["lmbda"]:
+            record |= measure_shard(model, validation)
+            record["training"] = task_metrics(lambda x: model.logits(model.quantize(x)), sample)
+        else:
+            record["validation"] = task_metrics(_network_logits(model), validation)
+            record["training"] = task_metrics(_network_logits(model), sample)
+            record["bytes_per_video"] = deflated_bytes(_features(model, validation)) / len(validation)
+            record["rounded"] = measure_shard(model, validation)
+        record["seconds"] = {"train": model.metadata.get("seconds"), "measure": round(time.monotonic() - start, 1)}
+        return record
+
+    def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
+        """Return a baseline's activations, or the input, and how a head's work on them is measured."""
+        videos, validation = _load_data(context)
+        videos = videos.sample(_FITTING_SAMPLE)
+        baseline = None if source is None else FrozenModel.load(source.model_path(context))
+
+        def measure_head(point: CodecPoint, restored: np.ndarray, restored_validation: np.ndarray) -> dict[str, Any]:
+            return _measure_head(point, baseline, (videos, restored), (validation, restored_validation), context)
+
+        return Vectors(_features(baseline, videos), _features(baseline, validation), measure_head)
 
 
-def load_data(context: Context) -> tuple[LabelledVideos, LabelledVideos]:
-    """Return the training and the validation videos, read once in a process."""
+def _rival_tasks(rivals: Sequence[Rival], source: ModelPoint | None, num_dims: int) -> Iterator[tuple[CodecPoint, ...]]:
+    """Yield the points of rivals on one source: the paper's, those without a choice, and each other by itself."""
+
+    def task(rivals: Sequence[Rival], heads: Sequence[str]) -> tuple[CodecPoint, ...]:
+        settings = [(rival.name, size) for rival in rivals for size in rival.settings(num_dims)]
+        return tuple(CodecPoint(name, size, source, head) for name, size in settings for head in heads)
+
+    others = [rival for rival in rivals if not rival.paper]
+    heads = ["logistic"] if source is None else ["baseline", "logistic"]
+    tasks = [
+        task([rival for rival in rivals if rival.paper], ["baseline"]),
+        task([rival for rival in others if not rival.sizes], heads),
+        *(task([rival], heads) for rival in others if rival.sizes),
+    ]
+    yield from filter(None, tasks)
+
+
+def _load_data(context: Context) -> tuple[LabelledVideos, LabelledVideos]:
     return _load(context.input, context), _load(context.validation, context)
 
 
 def _load(patterns: tuple[str, ...], context: Context) -> LabelledVideos:
-    return _load_once(patterns, context.features, context.classes)
+    return _load_once(patterns, context.spec, context.classes)
 
 
 @functools.lru_cache(maxsize=2)
 def _load_once(patterns: tuple[str, ...], features: FeatureSpec, classes: int) -> LabelledVideos:
-    return train.load_videos(patterns, argparse.Namespace(features=features, classes=classes))
+    return jobs.load_videos(patterns, features, classes)
 
 
-def measure_model(point: ModelPoint, context: Context) -> dict[str, Any]:
-    """Train, freeze and measure a network, and return its record."""
-    videos, validation = load_data(context)
-    options = dict(point.options)
-    args = argparse.Namespace(**point.resolved_options(context), features=context.features)
+def _frozen_model(point: ModelPoint, context: Context) -> FrozenModel:
+    """Return a point's frozen network, which is trained if it is not there yet."""
+    videos, validation = _load_data(context)
+    options = ModelOptions.of(point.resolved_options(context))
     network_dir = os.path.join(context.work_dir, "trainings", point.network_name(context))
     path = point.model_path(context)
     if os.path.exists(path):
         model = FrozenModel.load(path)
     else:
-        model, seconds = train.train_model(args, videos, validation, network_dir)
+        model, seconds = jobs.train_model(options, context.spec, videos, validation, network_dir)
         model = dataclasses.replace(
             model, metadata={**model.metadata, "seconds": training_seconds(network_dir, seconds)}
         )
         model.save(path)
-    start = time.monotonic()
-    record: dict[str, Any] = {
-        "method": point.method,
-        "hidden": list(options["hidden"]),
-        "source": None,
-        "head": "own",
-        "lmbda": options["lmbda"],
-        "seed": options["seed"],
-        "steps": model.metadata.get("steps"),
-        "options": _jsonable(options),
-        "model_id": model.model_id,
-    }
-    sample = videos.sample(_TRAINING_SAMPLE)
-    if options["lmbda"]:
-        record |= measure_shard(model, validation)
-        record["training"] = task_metrics(lambda x: model.logits(model.quantize(x)), sample)
-    else:
-        record["validation"] = task_metrics(_network_logits(model), validation)
-        record["training"] = task_metrics(_network_logits(model), sample)
-        z = np.concatenate([model.bottleneck(validation.x[rows_]) for rows_ in _chunks(len(validation))])
-        record["bytes_per_video"] = codecs.deflated_bytes(z) / len(validation)
-        record["rounded"] = measure_shard(model, validation)
-    record["seconds"] = {"train": model.metadata.get("seconds"), "measure": round(time.monotonic() - start, 1)}
-    return record
-
-
-def training_seconds(network_dir: str, seconds: float) -> float:
-    """Return how long a training took, which is known to whoever finished it."""
-    path = pathlib.Path(network_dir, "seconds.json")
-    if not path.exists():
-        path.write_text(json.dumps(round(seconds, 1)))
-    return json.loads(path.read_text())
-
-
-def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
-    """Encode videos to a shard in memory, decode it, and measure what was read.
-
-    Args:
-      model: With its task head.
-      videos: Labelled videos that it was not trained on.
-
-    Returns:
-      validation: The task's metrics on the decoded features. bytes_per_video: the range coder's codes and the bits that
-      tell the bank. stored_bytes_per_video: the columns `code` and `bank` of the Parquet file. tables_bytes: the tables
-      in the file's footer. bits_per_video: under the tables. bits_by_rank: pairs of a rank and the bits a video of the
-      dimension that has it; the most expensive dimension has rank 1.
-    """
-    bits = np.zeros(model.num_dims)
-    tables, starts = [], range(0, len(videos), _CHUNK)
-    for start in starts:
-        x = videos.x[start : start + _CHUNK]
-        pooled = [
-            PooledVideo(str(start + i).encode(), _labels(videos, start + i), values) for i, values in enumerate(x)
-        ]
-        encoded = rows.encode_videos(model, pooled)
-        if encoded.dead_letters:
-            raise ValueError(f"Video {start}: {encoded.dead_letters[0].reason}.")
-        tables.append(pa.Table.from_batches([encoded.rows]))
-    file = io.BytesIO()
-    header = shard.ShardHeader(model.model_id, model.spec, model.tables)
-    shard.write_shard(file, pa.concat_tables(tables).select(shard.SCHEMA.names), header)
-    opened = shard.Shard(file, "the shard in memory")
-    num_classes = model.logits(np.zeros((1, model.num_dims))).shape[1]
-    accumulator = metrics.MetricsAccumulator(num_classes)
-    code_bytes = 0
-    for group in range(len(opened.row_group_sizes)):
-        batch = opened.read(group)
-        z_hat = shard.decode_codes(batch, opened.header.tables)
-        bits += opened.header.tables.bits_by_dim(z_hat, batch["bank"].to_numpy()) * len(z_hat)
-        code_bytes += sum(map(len, batch["code"].to_pylist()))
-        for part in _chunks(len(z_hat)):
-            labels = metrics.multi_hot(shard.labels_list(batch["labels"].take(part)), num_classes)
-            accumulator.update(model.logits(z_hat[part]), labels)
-    num_videos = len(videos)
-    stored = opened.column_bytes
-    return {
-        "validation": _rounded(dataclasses.asdict(accumulator.result())),
-        "bytes_per_video": code_bytes / num_videos + np.log2(model.tables.num_banks) / 8,
-        "stored_bytes_per_video": (stored["code"] + stored["bank"]) / num_videos,
-        "tables_bytes": len(opened.header.tables.to_bytes()),
-        "bits_per_video": float(bits.sum() / num_videos),
-        "bits_by_rank": by_rank(np.sort(bits / num_videos)[::-1]),
-    }
-
-
-def by_rank(values: np.ndarray) -> list[list[float]]:
-    """Return enough `[rank, value]` of many for a curve over the logarithm of the rank."""
-    ranks = np.unique(np.rint(np.geomspace(1, len(values), _RANKS)).astype(int))
-    return [[int(rank), float(f"{values[rank - 1]:.4g}")] for rank in ranks]
-
-
-def measure_codecs(points: Sequence[CodecPoint], context: Context) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
-    """Fit, train heads and measure: yield the record of each point, those of one codec after another.
-
-    Args:
-      points: Of one source.
-      context: What all points share.
-    """
-    if not points:
-        return
-    videos, validation = load_data(context)
-    videos = videos.sample(_FITTING_SAMPLE)
-    source = points[0].source
-    baseline = None if source is None else FrozenModel.load(source.model_path(context))
-    z, z_validation = (_features(baseline, part) for part in (videos, validation))
-
-    def measure_head(point: CodecPoint, restored: np.ndarray, restored_validation: np.ndarray) -> dict[str, Any]:
-        return _measure_head(point, baseline, (videos, restored), (validation, restored_validation), context)
-
-    yield from codec_records(points, z, z_validation, measure_head)
-
-
-def codec_records(
-    points: Sequence[CodecPoint],
-    z: np.ndarray,
-    z_validation: np.ndarray,
-    measure_head: Callable[[CodecPoint, np.ndarray, np.ndarray], dict[str, Any]],
-    bytes_key: str = "bytes_per_video",
-) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
-    """Yield the record of each codec's points.
-
-    Args:
-      points: Of one source.
-      z: float32[num_examples, num_dims], what codecs are fitted to.
-      z_validation: float32[num_others, num_dims], what they are measured on.
-      measure_head: Takes a point and what was restored of both, and returns the metrics and more of its record.
-      bytes_key: What an example's bytes are called in a record.
-    """
-    source = points[0].source
-    components = functools.lru_cache(maxsize=1)(lambda: codecs.fit_principal_components(z))
-    for method, size in dict.fromkeys((point.method, point.size) for point in points):
-        start = time.monotonic()
-        codec = fit_codec(method, size, z, components)
-        codes = codec.encode(z_validation)
-        num_bytes = codec.num_bytes(codes) / len(z_validation)
-        restored, restored_validation = codec.decode(codec.encode(z)), codec.decode(codes)
-        error = float(np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2))
-        fitted = round(time.monotonic() - start, 1)
-        for point in points:
-            if (point.method, point.size) == (method, size):
-                start = time.monotonic()
-                measured = measure_head(point, restored, restored_validation)
-                yield (
-                    point,
-                    {
-                        "method": method,
-                        "size": size,
-                        "hidden": None if source is None else list(dict(source.options)["hidden"]),
-                        "source": "features" if source is None else "activations",
-                        "head": point.head,
-                        bytes_key: num_bytes,
-                        "unexplained_variance": float(f"{error:.4g}"),
-                        **measured,
-                        "seconds": {"fit": fitted, "measure": round(time.monotonic() - start, 1)},
-                    },
-                )
-
-
-def fit_codec(
-    method: str, size: int | None, z: np.ndarray, components: Callable[[], codecs.PrincipalComponents]
-) -> codecs.Codec:
-    """Return a codec of `codecs`, fitted to `z` float32[num_videos, num_dims]; `components` are those of `z`."""
-    if method == "pca+pq":
-        return codecs.fit_rotated_product_quantizer(z, size or 0, components())
-    if method == "pca":
-        return components().first(size or 0)
-    fits: dict[str, Callable[[], codecs.Codec]] = {
-        "float32": codecs.Float32,
-        "float16": codecs.Float16,
-        "float16 parquet": codecs.Float16Parquet,
-        "int8": lambda: codecs.fit_int8(z),
-        "quantized": lambda: codecs.fit_quantized(z, size or 0),
-        "pq": lambda: codecs.fit_product_quantizer(z, size or 0),
-    }
-    return fits[method]()
+    return model
 
 
 def _measure_head(
@@ -260,9 +230,9 @@ def _measure_head(
     about: dict[str, Any] = {}
     logits: Callable[[np.ndarray], np.ndarray]
     if point.head == "network":
-        args = argparse.Namespace(**dict(point.options), features=context.features)
+        options = ModelOptions.of(dict(point.options))
         network_dir = os.path.join(context.work_dir, "trainings", point.name(context))
-        model, seconds = train.train_model(args, stored, None, network_dir)
+        model, seconds = jobs.train_model(options, context.spec, stored, None, network_dir)
         about["train_seconds"] = training_seconds(network_dir, seconds)
         logits = _network_logits(model)
     elif point.head == "logistic":
@@ -287,37 +257,8 @@ def _network_logits(model: FrozenModel) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: model.logits(model.bottleneck(x))
 
 
-def task_metrics(logits: Callable[[np.ndarray], np.ndarray], videos: LabelledVideos) -> dict[str, float]:
-    """Return the task's metrics of `logits` of the videos' `x`: gap, hit_at_1, perr, mean_ap and num_videos."""
-    accumulator = None
-    for chunk in _chunks(len(videos)):
-        scores = logits(np.asarray(videos.x[chunk]))
-        accumulator = accumulator or metrics.MetricsAccumulator(scores.shape[1])
-        accumulator.update(scores, videos.multi_hot(chunk, scores.shape[1]))
-    if accumulator is None:
-        raise ValueError("Metrics need at least one video with labels; there was none.")
-    return _rounded(dataclasses.asdict(accumulator.result()))
-
-
 def _features(baseline: FrozenModel | None, videos: LabelledVideos) -> np.ndarray:
     """Return float32[num_videos, num_dims]: the activations of a baseline, or the input."""
     if baseline is None:
         return np.asarray(videos.x)
-    return np.concatenate([baseline.bottleneck(videos.x[chunk]) for chunk in _chunks(len(videos))])
-
-
-def _labels(videos: LabelledVideos, row: int) -> np.ndarray:
-    return videos.labels[videos.label_start[row] : videos.label_start[row + 1]]
-
-
-def _chunks(num_rows: int) -> Iterator[np.ndarray]:
-    for start in range(0, num_rows, _CHUNK):
-        yield np.arange(start, min(start + _CHUNK, num_rows))
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
-
-
-def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return np.concatenate([baseline.bottleneck(videos.x[chunk]) for chunk in chunks(len(videos))])

@@ -30,6 +30,7 @@ from vidpress.model.errors import VidpressError, fix_of
 from vidpress.model.files import input_files, storage
 from vidpress.model.files.file_names import generation_of_manifest, join
 from vidpress.model.files.input_files import MatchedFile
+from vidpress.model.files.uris import PathError
 from vidpress.pipeline.launching import runners, worker_processes
 from vidpress.pipeline.launching.options import (
     Parser,
@@ -172,7 +173,7 @@ def check_writable(output: str, folder: str) -> None:
     """
     try:
         storage.check_writable(folder)
-    except storage.PathError as error:
+    except PathError as error:
         raise JobError(f"--output {output} cannot be written: {error}") from error
     except OSError as error:
         if error.errno == errno.ENOTDIR and (file := _file_in_the_way(folder)):

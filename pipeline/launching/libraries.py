@@ -2,48 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 
 from vidpress.pipeline.launching.launch import JobError, explained_errors
 
-# What the extra vidpress[train] brings.
-TRAINING = ("tensorflow", "tensorflow_compression")
+# What the extra vidpress[train] brings beside the library that Keras computes with.
+TRAINING = ("keras", "tensorboard", "PIL")
+
+_DEFAULT_BACKEND = "tensorflow"
+
+# Lines of TensorFlow that tell of no error, or of no driver for GPUs (303): they are logged while it is loaded, and no
+# setting of its own stops them.
+_LOGGED = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\]"
+    rb"|E\d{4} .*failed call to cuInit: .*\(303\)"
+)
 
 # What the system's loader says where a library does not fit into the memory.
 _NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
 
 
-def quiet_tensorflow() -> None:
+def quiet_backend() -> None:
     """Let TensorFlow say only what is an error. It is slow to load, too: --help and a mistyped option do without it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
-def load_tensorflow(prog: str, doing: str) -> None:
-    """Load TensorFlow, quietly; end the program with a line that says so where that fails.
+@contextlib.contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Leave out what TensorFlow logs while it is loaded, and is no error; all else is written to stderr afterwards."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile(prefix="vidpress-") as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            for line in written:
+                if not _LOGGED.match(line):
+                    os.write(2, line)
+
+
+def import_quietly() -> None:
+    """Import the modules of the training, and let the backend look for its devices, without what it logs of that."""
+    with loading_quietly():
+        for module in TRAINING:
+            importlib.import_module(module)
+        if os.environ.get("KERAS_BACKEND", _DEFAULT_BACKEND) == _DEFAULT_BACKEND:
+            importlib.import_module(_DEFAULT_BACKEND).config.list_physical_devices()
+
+
+def load_keras(prog: str, doing: str) -> None:
+    """Load Keras and its backend, quietly; end the program with a line that says so where that fails.
+
+    The backend is TensorFlow, unless the environment's KERAS_BACKEND names another: jax or torch.
 
     Args:
       prog: What the line begins with.
       doing: What needs it.
     """
-    quiet_tensorflow()
+    quiet_backend()
     with explained_errors(prog):
+        backend = os.environ.get("KERAS_BACKEND", _DEFAULT_BACKEND)
+        if backend not in ("tensorflow", "jax", "torch"):
+            raise JobError(f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch.")
         check_modules(doing, TRAINING, "train")
+        if importlib.util.find_spec(backend) is None:
+            extra = "train" if backend == _DEFAULT_BACKEND else backend
+            raise JobError(f"{doing} needs {backend}, the backend of Keras: install vidpress[{extra}].")
+        os.environ["KERAS_BACKEND"] = backend  # a file in the home folder may name another
         try:
-            for module in TRAINING:
-                importlib.import_module(module)
+            import_quietly()
         except (ImportError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-            fix = "install vidpress[train] anew, with Python 3.11"
-            if isinstance(error, ImportError) and error.name and error.name.startswith(("tensorflow", "keras")):
+            fix = "install vidpress[train] again"
+            if isinstance(error, ImportError) and error.name and error.name.startswith((backend, "keras")):
                 raise JobError(f"{doing} needs {error.name}: {fix}.") from error
             if any(sign in reason for sign in _NO_MEMORY):
                 fix = "there is too little memory for it; free some, or raise the limit (`ulimit -v`)"
-            raise JobError(f"TensorFlow could not be loaded ({reason}): {fix}.") from error
+            raise JobError(f"Keras could not be loaded ({reason}): {fix}.") from error
 
 
 def check_modules(doing: str, modules: Sequence[str], extras: str) -> None:
@@ -60,4 +113,4 @@ def check_modules(doing: str, modules: Sequence[str], extras: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         needed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
-        raise JobError(f"{doing} needs {needed}: install vidpress[{extras}], with Python 3.11.")
+        raise JobError(f"{doing} needs {needed}: install vidpress[{extras}].")

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import re
 
-PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "tensorflow", "tensorflow-compression", "faiss-cpu")
+PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "keras", "tensorflow", "jax", "torch", "faiss-cpu")
 
 
 def describe() -> str:

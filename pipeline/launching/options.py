@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
-from vidpress.model.files.storage import PathError, normalized
+from vidpress.model.files.uris import PathError, normalized
 
 # More than any data set has: a petabyte in shards of 10 GB.
 MAX_SHARDS = 100_000
@@ -85,7 +85,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the defaults that say something, and leaves the lines of examples as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False or "%(default)" in (action.help or "")
+        silent = action.default in (None, []) or action.default is False or "%(default)" in (action.help or "")
         return action.help if silent else super()._get_help_string(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:

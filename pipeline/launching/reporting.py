@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 from vidpress.pipeline.launching.stopping import Stopped, stoppable
+
+# Set by a command for the processes that it starts.
+COMMAND_VARIABLE = "VIDPRESS_COMMAND"
+
+# What libraries say on being imported that no user of ours can act on: Beam on a checksum library that it then does not
+# need and on a module that it imports beside PyTorch, Google's clients on Python 3.11.
+_NOISE = ("crcmod package not found", "Resource module is not available", "apitools not found")
 
 _NO_MEMORY = "not enough memory: free some, take a larger machine, or fewer workers at a time."
 
@@ -20,6 +29,17 @@ _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t]+.*\n|\n
 _EXCEPTION = re.compile(r"(?P<module>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?:: (?P<text>.*))?")
 _SEE_BEFORE = "Check prior failing response"
 _WHERE = re.compile(r" \[while running .*", re.DOTALL)
+
+
+def quiet_libraries() -> None:
+    """Leave out, in this process and those that it starts, what libraries say that no user can act on."""
+    os.environ[COMMAND_VARIABLE] = "1"
+    warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
+    logging.getLogger().addFilter(_is_no_noise)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
 
 
 def count(number: int, noun: str) -> str:

@@ -35,7 +35,7 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     parser.add_argument(
         "--allow_untested_runner",
         action="store_true",
-        help="take a --runner that vidpress is not tested with; one has been seen to lose everything in silence",
+        help="accept a --runner that vidpress is not tested with; one such runner lost everything without an error",
     )
     beam_parser = _beam_parser(parser)
     names = {name for action in beam_parser._actions for name in action.option_strings}

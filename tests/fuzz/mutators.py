@@ -22,27 +22,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from vidpress.model.coding import range_coding_tables
-from vidpress.model.files.checksums import masked_crc32c
+from vidpress.model.files.record_framing import footer_of, header_of
 from vidpress.model.frozen import frozen_model
 from vidpress.model.records import tfrecord
-from vidpress.model.shards import shard, shard_layout
-from vidpress.model.shards.shard import Shard, ShardError
+from vidpress.model.shards import shard_header, shard_layout, shard_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.tables import packing
 
 # Changes some bytes; the second argument is how many there may be then.
 ChangeBytes = Callable[[bytes, int], bytes]
 
 # Unpacked as the tables' own, and packed much faster.
 _FAST_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16, "lc": 0, "pb": 0}]
-_TABLES = f"{shard.METADATA_PREFIX}range_coding_tables"
+_TABLES = f"{shard_header.METADATA_PREFIX}range_coding_tables"
 _ODD_VALUES = [None, 0, -1, 2**31, 2**64, 1.5, 1e300, True, "", "x" * 300, "../x", "/x", "\0", "\x1b[2J", [], {}, [[]]]
 
 
 def record(payload: bytes) -> bytes:
     """Return a payload as a TFRecord."""
-    length = struct.pack("<Q", len(payload))
-    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, payload)]
-    return length + checksums[0] + payload + checksums[1]
+    return header_of(len(payload)) + payload + footer_of(payload)
 
 
 def mutate_tfrecord(data: bytes, rng: random.Random, change: ChangeBytes, max_size: int) -> bytes:
@@ -56,9 +55,9 @@ def mutate_tfrecord(data: bytes, rng: random.Random, change: ChangeBytes, max_si
 def mutate_tables(data: bytes, rng: random.Random, change: ChangeBytes, max_size: int) -> bytes:
     """Change the sizes of range coding tables, or what is packed, or make that very long."""
     version = data[4]
-    rest = data[range_coding_tables._HEADER.size :]
-    sizes = rest[: range_coding_tables._SIZES[version].size]
-    body = lzma.decompress(rest[len(sizes) :], format=lzma.FORMAT_RAW, filters=range_coding_tables._LZMA)
+    rest = data[packing.HEADER.size :]
+    sizes = rest[: packing.SIZES[version].size]
+    body = lzma.decompress(rest[len(sizes) :], format=lzma.FORMAT_RAW, filters=packing.LZMA)
     if rng.random() < 0.2:
         sizes = change(sizes, len(sizes)).ljust(len(sizes), b"\0")
     elif rng.random() < 0.9:
@@ -66,7 +65,7 @@ def mutate_tables(data: bytes, rng: random.Random, change: ChangeBytes, max_size
     else:
         body += bytes(rng.choice([1, 1000, 10**7]))
     rest = sizes + lzma.compress(body, format=lzma.FORMAT_RAW, filters=_FAST_LZMA)
-    return range_coding_tables._HEADER.pack(b"VPRT", version, zlib.crc32(rest)) + rest
+    return packing.HEADER.pack(b"VPRT", version, zlib.crc32(rest)) + rest
 
 
 def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool, row_group_size: int) -> bytes:
@@ -80,7 +79,7 @@ def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool,
     }
     with pq.ParquetWriter(
         buffer,
-        shard.SCHEMA,
+        shard_rows.SCHEMA,
         use_dictionary=["bank"],
         compression="none",
         column_encoding=encodings,
@@ -91,8 +90,8 @@ def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool,
         for start in range(0, rows.num_rows, row_group_size):
             (batch,) = rows.slice(start, row_group_size).combine_chunks().to_batches()
             writer.write_batch(batch)
-            checksums.append(f"{shard.row_group_crc32(batch, header):08x}")
-        writer.add_key_value_metadata({**header, shard.CHECKSUMS_KEY: ",".join(checksums)})
+            checksums.append(f"{shard_rows.row_group_crc32(batch, header):08x}")
+        writer.add_key_value_metadata({**header, shard_header.CHECKSUMS_KEY: ",".join(checksums)})
     return buffer.getvalue()
 
 
@@ -129,7 +128,7 @@ def _mutate_values(rows: pa.Table, rng: random.Random, change: ChangeBytes) -> p
     values = rows[name].to_pylist()
     for row in rng.sample(range(len(values)), min(len(values), 4)):
         values[row] = rng.randrange(256) if name == "bank" else change(values[row], rng.choice([8, 100, 5000]))
-    field = shard.SCHEMA.field(name)
+    field = shard_rows.SCHEMA.field(name)
     return rows.set_column(rows.schema.get_field_index(name), field, [pa.array(values, field.type)])
 
 
@@ -141,7 +140,7 @@ def _fit_checksums(data: bytes) -> bytes:
             batch = opened._read_columns(index, opened._row_groups[index].columns)
         except ShardError:
             continue
-        data = data.replace(checksum.encode(), f"{shard.row_group_crc32(batch, opened._metadata):08x}".encode())
+        data = data.replace(checksum.encode(), f"{shard_rows.row_group_crc32(batch, opened._metadata):08x}".encode())
     return data
 
 

@@ -16,7 +16,6 @@ import mutators
 import numpy as np
 import pyarrow as pa
 
-from vidpress.model.coding.range_coding_tables import RangeCodingTables
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
@@ -24,8 +23,10 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records import tfrecord
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.model.shards import shard
-from vidpress.model.shards.shard import Shard, ShardHeader
+from vidpress.model.shards import shard_rows
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
@@ -86,8 +87,7 @@ def _run_tables(data: bytes) -> None:
     except ValueError as error:
         _check_message(error)
         return
-    cdf, start, *_ = tables.coder_arrays
-    assert start.max() < len(cdf)
+    assert tables.coder_arrays.start.max() < len(tables.coder_arrays.cdf)
 
 
 def _shard_seeds() -> Iterator[bytes]:
@@ -103,7 +103,7 @@ def _shard_seeds() -> Iterator[bytes]:
             "bank": pa.array(rng.integers(0, tables.num_banks, 40).astype(np.uint8)),
             "code": pa.array([rng.bytes(int(rng.integers(0, 6))) for _ in range(40)], pa.binary()),
         }
-        rows = pa.table(columns).cast(shard.SCHEMA)
+        rows = pa.table(columns).cast(shard_rows.SCHEMA)
         for page_checksums in (True, False):
             yield mutators.write_shard(rows, header, page_checksums=page_checksums, row_group_size=25)
 
@@ -113,7 +113,7 @@ def _run_shard(data: bytes) -> None:
         opened = Shard(io.BytesIO(data), "a shard")
         for row_group, size in enumerate(opened.row_group_sizes):
             assert len(opened.read_ids(row_group)) == size
-            assert shard.decode_rows(opened.read(row_group)).num_rows == size
+            assert shard_rows.decode_rows(opened.read(row_group)).num_rows == size
     except VidpressError as error:
         _check_message(error)
 

@@ -1,4 +1,4 @@
-"""What a data set holds already, for adding to it: the files that were read, and videos with the ids of new ones."""
+"""What a data set already has: the files that were read, and the videos that have the ids of new ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vidpress.model.data_set.manifest import FileEntry, InputFile, Manifest, Man
 from vidpress.model.data_set.rows import find_known, split_by_shard
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index
+from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # A bundle's ids are sent on at the latest when there are this many.
@@ -30,7 +31,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
       entry: The list's entry in the manifest.
 
     Yields:
-      The path of each with its `bytes` and `damaged_crc32`. What was yielded counts only if the end is reached.
+      The path of each file with its `bytes` and `damaged_crc32`. They are only valid if the end is reached.
 
     Raises:
       ManifestError: If the list is missing, damaged, or not the one that the manifest lists.
@@ -46,7 +47,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
                 digest.update(line)
                 listed = InputFile.from_json(line)
                 yield listed.file, (listed.bytes, listed.damaged_crc32)
-    except (FileNotFoundError, storage.PathError, JsonError) as error:
+    except (FileNotFoundError, PathError, JsonError) as error:
         raise _damaged_list(uri, str(error)) from error
     if digest.hexdigest() != entry.sha256:
         raise _damaged_list(uri, "its SHA-256 is not the one in the manifest")
@@ -55,7 +56,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
 def _damaged_list(uri: str, why: str) -> ManifestError:
     return ManifestError(
         f"{uri}, which lists files that were encoded, is damaged ({why}): fetch it again from a copy of the data set. "
-        "Without it nobody knows what is new."
+        "Without it, new files cannot be told from old ones."
     )
 
 
@@ -94,10 +95,10 @@ class ReadInputFiles(beam.PTransform):
 
 @dataclasses.dataclass
 class FindKnownVideos(beam.PTransform):
-    """Find the videos of a data set that have the ids of some rows; gives Arrow batches of rows without offset.
+    """Find the videos of a data set that have the ids of some rows. Gives Arrow batches of rows without offset.
 
-    An id's shard follows from its hash, so the new ids travel to where the shards are read, not the other way. Every
-    shard that a new id may be in is read on one worker, and of it only the ids, and the row groups that hold one.
+    An id's shard follows from its hash, so the new ids are sent to where the shards are read, not the other way. Every
+    shard that may have a new id is read on one worker: its ids, and the row groups that have a new id.
 
     Attributes:
       data_set: Its folder.

@@ -1,0 +1,190 @@
+"""The classifiers of the paper, with the bottleneck on their last hidden activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
+
+BOTTLENECK = "bottleneck"
+LOGITS = "logits"
+
+# Of a network for many rates: the layer that says at which a video is, and those that depend on it (before each ReLU,
+# behind the bottleneck, and behind the logits).
+RATES = "rates"
+RATE_AFFINE = "rate_affine"
+
+# The average of the batches' moments that replaces them after training forgets within some hundred steps.
+BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_EPSILON = 1e-3
+
+# Standard deviation, at first, of what the ReLU before the bottleneck is given, in rounding steps. At first 20 % of a
+# video's values round to something other than 0; from 1 it is 31 %, and after training there are more bytes at the same
+# GAP. From 0.3 on downwards, training is slow to switch dimensions on.
+BOTTLENECK_SCALE = 0.6
+
+
+def build_network(
+    input_size: int,
+    hidden: Sequence[int],
+    num_classes: int,
+    *,
+    lmbda: float,
+    lmbda_range: tuple[float, float] | None = None,
+    weight_decay: float = 0.0,
+    class_frequencies: np.ndarray | None = None,
+    prior_banks: int = 1,
+    mixed_precision: bool = False,
+    seed: int = 0,
+) -> keras.Model:
+    """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
+
+    These are the 2-layer and 3-layer networks of Singh et al. (ICIP 2020): `hidden=(2000,)`, and
+    `hidden=(6000, 2000)` with 3862 classes. Weight decay is an L2 penalty on the dense kernels, `weight_decay / 2 *
+    sum(kernel**2)` as in the starter code, so that the optimiser sees `weight_decay * kernel` in the gradient.
+
+    Args:
+      input_size: Numbers in a video's input vector `x`.
+      hidden: Units of each hidden layer; the last one's are the dimensions of the bottleneck.
+      num_classes: How many classes there are.
+      lmbda: What a bit costs (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which
+        neither rounds nor pays for bits.
+      lmbda_range: Of a network for many rates, the least and the greatest lmbda. In training every video has one of its
+        own; otherwise it is `lmbda`, until `select_lmbda`.
+      weight_decay: Of the dense kernels.
+      class_frequencies: float64[num_classes], the share of videos that have each class, within (0, 1). The biases of
+        the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
+        thousands; until then the network makes up for it with activations that are large in every video, which says
+        nothing of the video and costs bits.
+      prior_banks: Banks of the bottleneck's prior (`Bottleneck`).
+      mixed_precision: Multiply in bfloat16. Weights, batch normalisation, the bottleneck and the loss stay float32.
+      seed: Of the first weights, and of the bottleneck's noise.
+
+    Returns:
+      A model from `x` float32[batch, input_size] to logits[batch, num_classes], float32 or bfloat16. The penalties,
+      rate included, are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
+
+    Raises:
+      ValueError: If a size is not positive, lmbda is negative or not in its range, or that is none.
+    """
+    sizes = (input_size, *hidden, num_classes)
+    if not hidden or min(sizes) < 1:
+        raise ValueError(
+            f"hidden={tuple(hidden)} with {input_size} inputs and {num_classes} classes: all must be positive."
+        )
+    if lmbda < 0:
+        raise ValueError(f"lmbda={lmbda} must not be negative.")
+    penalty = keras.regularizers.L2(weight_decay / 2)
+    precision = "mixed_bfloat16" if mixed_precision else "float32"
+    x = activations = keras.Input((input_size,), name="x")
+    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name=RATES)
+    position = None if rates is None else rates(x)
+
+    def affine(inputs: Any, name: int | str, exponent: float = 0.0) -> Any:
+        if rates is None:
+            return inputs
+        layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"{RATE_AFFINE}_{name}")
+        return layer([inputs, position])
+
+    for index, units in enumerate(hidden):
+        activations = keras.layers.Dense(
+            units,
+            use_bias=False,  # batch normalisation has one
+            kernel_initializer=keras.initializers.GlorotUniform(seed + index),
+            kernel_regularizer=penalty,
+            dtype=precision,
+            name=f"hidden_{index}",
+        )(activations)
+        last = index == len(hidden) - 1
+        scale = BOTTLENECK_SCALE if lmbda and last else 1.0
+        activations = keras.layers.BatchNormalization(
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+            gamma_initializer=keras.initializers.Constant(scale),
+            name=f"batch_norm_{index}",
+        )(activations)
+        activations = affine(activations, index, FIRST_EXPONENT if last else 0.0)
+        activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
+    if rates is not None:
+        bottleneck = ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed, name=BOTTLENECK)
+        activations = affine(bottleneck([activations, position]), BOTTLENECK, -FIRST_EXPONENT)
+    elif lmbda:
+        activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
+    logits = keras.layers.Dense(
+        num_classes,
+        kernel_initializer=keras.initializers.GlorotUniform(seed + len(hidden)),
+        bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
+        kernel_regularizer=penalty,
+        dtype=precision,
+        name=LOGITS,
+    )(activations)
+    network = keras.Model(x, affine(logits, LOGITS))
+    if rates is not None:
+        rates.select(lmbda)
+    return network
+
+
+def _log_odds(p: np.ndarray) -> keras.initializers.Initializer:
+    return keras.initializers.Constant((np.log(p) - np.log1p(-p)).astype(np.float32))
+
+
+def hidden_layers(
+    network: keras.Model,
+) -> list[tuple[keras.layers.Dense, keras.layers.BatchNormalization]]:
+    """Return the dense and the batch normalisation layer of each hidden layer, the first one first."""
+    count = sum(layer.name.startswith("hidden_") for layer in network.layers)
+    return [(network.get_layer(f"hidden_{index}"), network.get_layer(f"batch_norm_{index}")) for index in range(count)]
+
+
+def select_lmbda(network: keras.Model, lmbda: float) -> None:
+    """Let a network for many rates be the network at `lmbda`, outside of training.
+
+    Raises:
+      ValueError: If lmbda is not in the network's range.
+    """
+    network.get_layer(RATES).select(lmbda)
+
+
+def rate_affine(network: keras.Model, name: int | str) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Return scale and shift float64[channels] of a `RateAffine` at the selected lmbda.
+
+    Args:
+      network: A network of `build_network`.
+      name: A hidden layer's index, `BOTTLENECK` or `LOGITS`.
+
+    Returns:
+      `(1, 0)` if the network is not for many rates.
+    """
+    if not any(layer.name == RATES for layer in network.layers):
+        return 1.0, 0.0
+    position = np.array([[network.get_layer(RATES).selected]], np.float32)
+    scale, shift = network.get_layer(f"{RATE_AFFINE}_{name}").at(position)
+    return tuple(ops.convert_to_numpy(each)[0].astype(np.float64) for each in (scale, shift))
+
+
+def activations_model(network: keras.Model) -> keras.Model:
+    """Return the model from `x` to the activations `z` before rounding, sharing the network's weights."""
+    last = len(hidden_layers(network)) - 1
+    return keras.Model(network.input, network.get_layer(f"relu_{last}").output)
+
+
+def task_loss(labels: Any, logits: Any) -> Any:
+    """Return the sigmoid cross-entropy, summed over classes and averaged over videos, in nats.
+
+    Args:
+      labels: float32[batch, num_classes], multi-hot.
+      logits: float32 or bfloat16[batch, num_classes].
+
+    Returns:
+      A float32 scalar.
+    """
+    logits = ops.cast(logits, "float32")
+    # A logit's loss is -log(sigmoid(logit)) if it is of a label, and that of minus the logit otherwise.
+    losses = ops.relu(logits) - logits * labels + ops.softplus(-ops.abs(logits))
+    return ops.mean(ops.sum(losses, axis=1))

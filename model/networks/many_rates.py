@@ -1,0 +1,206 @@
+"""One network for many rates: layers that depend on lmbda, and fold into the dense layers around them.
+
+A video whose bits are dear wants other activations than one whose bits are cheap: smaller ones, fewer of them, and a
+classifier that makes do with them. So here every channel's scale and shift, before the bottleneck and behind it, are
+functions of lmbda, as are those of the prior; and in training each video has an lmbda of its own. At any one lmbda all
+of that is constant, so that what is frozen there is an ordinary network.
+
+Everywhere in this module `position` is where log(lmbda) lies in its range: 0 at the low end, 1 at the high one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vidpress.model.networks import noise
+from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+
+# Functions of lmbda are interpolated between anchors, of which neighbours differ by a factor of so much at most.
+_ANCHOR_RATIO = 2.0
+
+# Keeps what is drawn of lmbda apart from the bottleneck's noise of the same seed.
+_STREAM = 1 << 31
+
+# At first, activations before rounding are in proportion to lmbda to this power.
+FIRST_EXPONENT = -0.25
+
+
+@keras.saving.register_keras_serializable(package="vidpress")
+class Rates(keras.layers.Layer):
+    """Says for each video of a batch where in a range its lmbda lies.
+
+    In training, lmbda is log-uniform in the range: the batch is spread over it, one video to each of as many equal
+    parts as it has videos. What is drawn follows from `seed` and a count of the training calls, which is among the
+    weights. Otherwise lmbda is that of `select`.
+
+    Args:
+      low: The least lmbda, above 0.
+      high: The greatest.
+      seed: Of what is drawn.
+      **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+      ValueError: If that is no range.
+    """
+
+    def __init__(self, low: float, high: float, *, seed: int = 0, **kwargs: Any):
+        if not (0 < low < high and math.isfinite(high)):
+            raise ValueError(f"lmbda_range={low, high} must be two values above 0, the lower one first.")
+        super().__init__(**kwargs)
+        self.low = float(low)
+        self.high = float(high)
+        self.seed = int(seed)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the count of calls, and the selected position: the geometric mean of the range."""
+        self._calls = self.add_weight(name="calls", shape=(), dtype="int32", initializer="zeros", trainable=False)
+        half = keras.initializers.Constant(0.5)
+        self._selected = self.add_weight(name="selected", shape=(), initializer=half, trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the positions, float32[batch, 1]."""
+        num_videos = ops.shape(inputs)[0]
+        if not training:
+            return ops.zeros((num_videos, 1)) + self._selected
+        places = ops.cumsum(ops.ones((num_videos, 1)), axis=0) - 1
+        self._calls.assign(self._calls + 1)
+        drawn = noise.uniform((num_videos, 1), self.seed ^ _STREAM, ops.convert_to_tensor(self._calls))
+        return (places + drawn) / ops.cast(num_videos, "float32")
+
+    def select(self, lmbda: float) -> None:
+        """Take this lmbda for every video, outside of training.
+
+        Raises:
+          ValueError: If it is not in the range.
+        """
+        if not self.low <= lmbda <= self.high:
+            raise ValueError(f"lmbda={lmbda} must lie in the range from {self.low} to {self.high} of the training.")
+        self._selected.assign(math.log(lmbda / self.low) / math.log(self.high / self.low))
+
+    @property
+    def selected(self) -> float:
+        """The selected position."""
+        return float(ops.convert_to_numpy(self._selected))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layer's arguments; `from_config` takes them."""
+        return {**super().get_config(), "low": self.low, "high": self.high, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="vidpress")
+class RateAffine(keras.layers.Layer):
+    """Scales and shifts each channel by functions of lmbda: `inputs * exp(log_scale) + shift`.
+
+    Args:
+      low: The least lmbda.
+      high: The greatest. A longer range has more anchors.
+      exponent: At first, the scale is lmbda to this power, and 1 in the middle of the range.
+      **kwargs: Of `keras.layers.Layer`; `dtype` is float32.
+    """
+
+    def __init__(self, low: float, high: float, *, exponent: float = 0.0, **kwargs: Any):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.low = float(low)
+        self.high = float(high)
+        self.exponent = float(exponent)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the values at the anchors."""
+        log_range = math.log(self.high / self.low)
+        shape = (self.num_anchors, input_shape[0][-1])
+        log_lmbda = np.linspace(-0.5, 0.5, shape[0])[:, None] * log_range
+        self._log_scale = self.add_weight(name="log_scale", shape=shape, initializer="zeros")
+        self._log_scale.assign(np.broadcast_to(self.exponent * log_lmbda, shape))
+        self._shift = self.add_weight(name="shift", shape=shape, initializer="zeros")
+        self.built = True
+
+    def call(self, inputs: list[Any]) -> Any:
+        """Return float32[batch, channels] of `[inputs, position]`, of shapes [batch, channels] and [batch, 1]."""
+        scale, shift = self.at(inputs[1])
+        return ops.cast(inputs[0], "float32") * scale + shift
+
+    def at(self, position: Any) -> tuple[Any, Any]:
+        """Return scale and shift at positions: float32[n, channels] of float32[n, 1]."""
+        weights = self.anchor_weights(position)
+        return ops.exp(ops.matmul(weights, self._log_scale)), ops.matmul(weights, self._shift)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of what is scaled."""
+        return input_shape[0]
+
+    @property
+    def num_anchors(self) -> int:
+        """Between how many points over the range it is interpolated."""
+        return 1 + math.ceil(math.log(self.high / self.low) / math.log(_ANCHOR_RATIO) - 1e-6)
+
+    def anchor_weights(self, position: Any) -> Any:
+        """Return the weights of the anchors at positions, float32[n, num_anchors] of [n, 1], adding up to 1."""
+        places = position * (self.num_anchors - 1.0) - np.arange(self.num_anchors, dtype=np.float32)
+        return ops.relu(1 - ops.abs(places))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layer's arguments; `from_config` takes them."""
+        return {**super().get_config(), "low": self.low, "high": self.high, "exponent": self.exponent}
+
+
+@keras.saving.register_keras_serializable(package="vidpress")
+class ManyRatesBottleneck(Bottleneck):
+    """A `Bottleneck` that charges each video its own lmbda, under a prior that depends on it.
+
+    The prior's cumulative is `sigmoid(scale * logits + shift)`, with the logits of a `DeepFactorized` and with scale
+    and shift by channel and lmbda (`RateAffine`): the shift says how likely a channel is to be 0, the scale how fast
+    greater values become rare.
+
+    Args:
+      low: The least lmbda.
+      high: The greatest.
+      **kwargs: Of `Bottleneck`, but `lmbda`.
+    """
+
+    def __init__(self, low: float, high: float, **kwargs: Any):
+        super().__init__(math.sqrt(low * high), **kwargs)
+        self.low = float(low)
+        self.high = float(high)
+        self._affine = RateAffine(self.low, self.high)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the prior."""
+        self._affine.build(input_shape)
+        self._num_anchors = self._affine.num_anchors
+        super().build(input_shape[0])
+
+    def call(self, inputs: list[Any], training: bool = False) -> Any:
+        """Return `z_hat` float32[batch, channels] of `[z, position]`, and add the loss: the mean of `lmbda * bits`."""
+        position = inputs[1]
+        z, z_hat, y = self._rounded(inputs[0], training)
+        log_probs = self.prior.log_prob(y, *self._affine.at(position))
+        bits = ops.sum(log_probs, axis=1) / -math.log(2)
+        bits += self._bits_of_banks(z, z_hat, training, self._affine.anchor_weights(position))
+        self._charge(ops.mean(_lmbda_at(self.low, self.high, position[:, 0]) * bits), bits)
+        return z_hat
+
+    def tables(self) -> RangeCodingTables:
+        """Refuse: at each lmbda the prior has others."""
+        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of `z`."""
+        return input_shape[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layer's arguments; `from_config` takes them."""
+        config = super().get_config()
+        del config["lmbda"]
+        return {**config, "low": self.low, "high": self.high}
+
+
+def _lmbda_at(low: float, high: float, position: Any) -> Any:
+    """Return lmbda at positions."""
+    return low * ops.exp(math.log(high / low) * position)

@@ -1,0 +1,86 @@
+"""The teacher: networks trained without a rate, whose class probabilities a compressed network learns to give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vidpress.model.errors import VidpressError
+from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen.frozen_model import FrozenModel
+
+
+class TeacherError(VidpressError, ValueError):
+    """A model that cannot teach: the message names the cause and the fix."""
+
+
+class Teacher:
+    """Class probabilities of one or more frozen models, averaged.
+
+    Labels say of a video which few classes it has; a teacher says of any input how likely each class is, also of one
+    that nobody labelled. Learning that, a network is not led astray by the labels of a small training set.
+
+    Args:
+      models: Models with a task head, trained without a rate (`lmbda=0`): their activations are not rounded.
+      spec: The features that the network to be taught takes.
+      num_classes: Its classes.
+      mixed_precision: Multiply in bfloat16.
+
+    Attributes:
+      variables: The models' weights, which do not change.
+
+    Raises:
+      TeacherError: If a model has no head, takes other features or has other classes, or there is none.
+    """
+
+    def __init__(
+        self, models: Sequence[FrozenModel], spec: FeatureSpec, num_classes: int, *, mixed_precision: bool = False
+    ):
+        if not models:
+            raise TeacherError("A teacher needs at least one model.")
+        networks = []
+        for model in models:
+            if model.head is None:
+                raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
+            if model.spec != spec:
+                raise TeacherError(
+                    f"Teacher {model.model_id} takes {model.spec}, not {spec}: take one of the same data."
+                )
+            if model.head[0].shape[1] != num_classes:
+                raise TeacherError(
+                    f"Teacher {model.model_id} has {model.head[0].shape[1]} classes, not {num_classes}: "
+                    "take one of the same task."
+                )
+            networks.append([*model.hidden, model.head])
+        self._dtype = "bfloat16" if mixed_precision else "float32"
+        self._networks = [
+            [(self._constant(kernel, self._dtype), self._constant(bias, "float32")) for kernel, bias in layers]
+            for layers in networks
+        ]
+        self.variables = [each for network in self._networks for layer in network for each in layer]
+
+    @staticmethod
+    def _constant(value: np.ndarray, dtype: str) -> keras.Variable:
+        return keras.Variable(ops.cast(value, dtype), dtype=dtype, trainable=False)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the class probabilities of inputs.
+
+        Args:
+          x: float32[batch, input_size].
+
+        Returns:
+          float32[batch, num_classes], in (0, 1), without a gradient.
+        """
+        probabilities = [ops.sigmoid(self._logits(network, x)) for network in self._networks]
+        return ops.stop_gradient(sum(probabilities) / len(probabilities))
+
+    def _logits(self, network: Sequence[tuple[keras.Variable, keras.Variable]], x: Any) -> Any:
+        for index, (kernel, bias) in enumerate(network):
+            product = ops.matmul(ops.cast(ops.relu(x) if index else x, self._dtype), kernel)
+            x = ops.cast(product, "float32") + bias
+        return x

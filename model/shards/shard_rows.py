@@ -1,0 +1,144 @@
+"""The rows of a shard: their columns, their checksum, and how they are decoded."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from vidpress.model.coding import range_coder
+from vidpress.model.coding.range_coder import DamagedCodeError
+from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+
+# Large enough that the footer's share of a row is a fraction of a byte, small enough that a shuffle by row groups
+# mixes well and a reader holds little: decoded to 2000 float32 dimensions, one row group is 33 MB.
+ROW_GROUP_SIZE = 4096
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.binary(), nullable=False),
+        pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("num_frames", pa.int32()),
+        pa.field("bank", pa.uint8(), nullable=False),
+        pa.field("code", pa.binary(), nullable=False),
+    ]
+)
+
+_DECODED_NAMES = ("id", "labels", "num_frames")
+
+_FLOAT32_ROWS = 64
+
+
+def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
+    """Return the checksum of a row group's values: the CRC-32 (as in zlib) of these, one after the other.
+
+    The header's metadata as JSON with sorted keys; then of `id`, `labels` and `code` the int32 offsets, counted
+    from zero, and the values; `num_frames` as int32, -1 for null; and since version 2 `bank`. All little endian.
+
+    Args:
+      batch: The row group's rows, of `SCHEMA` or that of version 1.
+      metadata: The header in the shard's metadata.
+    """
+    crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in ("id", "labels", "code"):
+        column = batch[name]
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        crc = zlib.crc32(np.subtract(offsets, offsets[0]).tobytes(), crc)
+        if name == "labels":
+            values = column.values.to_numpy()[offsets[0] : offsets[-1]]
+        else:
+            data = column.buffers()[2]
+            values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
+        crc = zlib.crc32(values.tobytes(), crc)
+    crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
+    return zlib.crc32(batch["bank"].to_numpy().tobytes(), crc) if "bank" in batch.schema.names else crc
+
+
+def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
+    """Return range-coded strings as an Arrow array.
+
+    Args:
+      data: uint8[total], the strings one after the other.
+      offsets: int64[num_videos + 1], where each begins.
+    """
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+
+
+def decode_codes(rows: pa.RecordBatch, tables: RangeCodingTables) -> np.ndarray:
+    """Decode the codes of rows.
+
+    Args:
+      rows: A batch with the columns `bank` and `code` of `SCHEMA`.
+      tables: The tables that the codes were made with.
+
+    Returns:
+      int32[num_videos, num_dims], `z_hat`.
+
+    Raises:
+      vidpress.model.coding.range_coder.DamagedCodeError: If a code is seen to be damaged or missing, or its bank is
+        none of the tables'.
+    """
+    codes, banks = rows["code"], rows["bank"]
+    bank = banks.fill_null(0).to_numpy(zero_copy_only=False)
+    readable = (bank < tables.num_banks) & tables.has_bank[np.minimum(bank, tables.num_banks - 1)]
+    for column in (codes, banks):
+        if column.null_count:
+            readable &= column.is_valid().to_numpy(zero_copy_only=False)
+    if not readable.all():
+        raise DamagedCodeError(np.flatnonzero(~readable).tolist(), len(codes))
+    _, offsets_buffer, data_buffer = codes.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[codes.offset : codes.offset + len(codes) + 1]
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
+    return range_coder.decode(tables, data, offsets.astype(np.int64), bank=bank)
+
+
+def labels_list(labels: pa.ListArray) -> list[np.ndarray]:
+    """Return the rows of a labels column as int32 arrays."""
+    values = labels.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    offsets = labels.offsets.to_numpy()
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def decoded_schema(num_dims: int) -> pa.Schema:
+    """Return the schema of decoded rows: `z_hat`, float32[num_dims], instead of `bank` and `code`."""
+    field = pa.field("z_hat", pa.list_(pa.float32(), num_dims), nullable=False)
+    return pa.schema([SCHEMA.field(name) for name in _DECODED_NAMES] + [field])
+
+
+def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Decode rows as `Shard.read` gives them.
+
+    Args:
+      batch: Rows of `SCHEMA` with a shard's header in the schema's metadata.
+
+    Returns:
+      The rows, of `decoded_schema`.
+
+    Raises:
+      ShardError: If the metadata or a code are seen to be damaged.
+    """
+    tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
+    z_hat = _as_float32(decode_codes(batch, tables))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
+    columns = [*(batch[name] for name in _DECODED_NAMES), column]
+    return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
+
+
+def _as_float32(z_hat: np.ndarray) -> np.ndarray:
+    """Convert int32 to float32 in its own place: there may be 128 MB of it."""
+    converted = z_hat.view(np.float32)
+    for start in range(0, len(z_hat), _FLOAT32_ROWS):
+        converted[start : start + _FLOAT32_ROWS] = z_hat[start : start + _FLOAT32_ROWS].astype(np.float32)
+    return converted
+
+
+@functools.lru_cache(maxsize=16)
+def _header(metadata: tuple[tuple[bytes, bytes], ...]) -> ShardHeader:
+    return ShardHeader.from_metadata(dict(metadata), name="a batch of rows")

@@ -1,0 +1,86 @@
+"""Writing a shard: equal rows give equal bytes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidpress.model.shards import shard_layout
+from vidpress.model.shards.shard_header import CHECKSUMS_KEY, ShardHeader
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, row_group_crc32
+
+
+def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[int, ...]:
+    """Write rows as a shard; equal rows give equal bytes.
+
+    Ids are front-coded and codes only length-coded: no dictionaries and no statistics on what is random, and
+    no compression on what is compressed. Every page carries a checksum.
+
+    Args:
+      file: Where to.
+      rows: A table with the columns of `SCHEMA`, at least one row, in the order to keep.
+      header: What goes into the metadata; of the banks of tables only those that the rows use.
+
+    Returns:
+      How many rows each row group got.
+    """
+    if not rows.num_rows:
+        raise ValueError("A shard without rows is not written.")
+    rows = rows.select(SCHEMA.names)
+    metadata = header.with_banks(np.unique(rows["bank"])).metadata
+    with pq.ParquetWriter(
+        file,
+        SCHEMA,
+        version="2.6",
+        use_dictionary=["bank"],
+        compression={
+            **dict.fromkeys(["labels.list.element", "num_frames", "bank"], "zstd"),
+            "id": "none",
+            "code": "none",
+        },
+        column_encoding={
+            "id": "DELTA_BYTE_ARRAY",
+            "labels.list.element": "DELTA_BINARY_PACKED",
+            "num_frames": "DELTA_BINARY_PACKED",
+            "code": "DELTA_LENGTH_BYTE_ARRAY",
+        },
+        write_statistics=["id"],
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        sizes, checksums = [], []
+        for start, end in itertools.pairwise(_row_group_bounds(rows)):
+            # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
+            (row_group,) = rows.take(np.arange(start, end)).cast(SCHEMA).combine_chunks().to_batches()
+            writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)
+            sizes.append(row_group.num_rows)
+            checksums.append(f"{row_group_crc32(row_group, metadata):08x}")
+        writer.add_key_value_metadata({**metadata, CHECKSUMS_KEY: ",".join(checksums)})
+    return tuple(sizes)
+
+
+def _row_group_bounds(rows: pa.Table) -> Iterator[int]:
+    """Yield where row groups begin, and where the last one ends: they hold what can be read, and no more.
+
+    Raises:
+      ValueError: If a row alone is too large for a row group.
+    """
+    labels = pc.max_element_wise(pc.list_value_length(rows["labels"]), 1).to_numpy()
+    id_bytes = pc.binary_length(rows["id"]).to_numpy()
+    too_large = (labels > shard_layout.MAX_ROW_GROUP_LABELS) | (id_bytes > shard_layout.MAX_ID_BYTES)
+    if too_large.any():
+        raise ValueError(f"Row {np.argmax(too_large)} has more labels, or a longer id, than a shard can hold.")
+    limits = {shard_layout.MAX_ROW_GROUP_LABELS: labels, shard_layout.MAX_ROW_GROUP_ID_BYTES: id_bytes}
+    ends = {limit: np.append(0, np.cumsum(of_row, dtype=np.int64)) for limit, of_row in limits.items()}
+    yield (start := 0)
+    while start < rows.num_rows:
+        end = min(rows.num_rows, start + ROW_GROUP_SIZE)
+        for limit, so_far in ends.items():
+            end = min(end, int(np.searchsorted(so_far, so_far[start] + limit, side="right")) - 1)
+        yield (start := end)

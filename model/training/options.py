@@ -1,0 +1,166 @@
+"""How a network is trained and frozen: the options, their defaults and their limits; Keras is not needed for that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Any
+
+from vidpress.model.tables.banks import check_num_banks
+from vidpress.model.tables.limits import MAX_DIMS
+
+TABLES = ("empirical", "prior")
+
+# What the method of Singh et al. (ICIP 2020) has otherwise than the defaults: one prior for all videos, its tables, and
+# the nearest integers.
+PAPER = MappingProxyType({"prior_banks": 1, "tables": "prior", "banks": 1, "rounding_lmbda": 0})
+
+
+def check_positive(options: Any, names: Iterable[str]) -> None:
+    """See that options are above 0 and finite.
+
+    Raises:
+      ValueError: If not; the message names the first that is not.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value} must be above 0.")
+
+
+def check_not_negative(options: Any, names: Iterable[str]) -> None:
+    """See that options are 0 or more, and finite.
+
+    Raises:
+      ValueError: If not; the message names the first that is not.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value} must not be negative.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How a network is trained. The defaults, but for `prior_banks`, are those of Singh et al. (ICIP 2020).
+
+    Attributes:
+      hidden: Units of the hidden layers; the paper's are (2000,) and (6000, 2000).
+      lmbda: What a bit costs in nats of the task's loss; 0 trains the baseline without rate and rounding.
+      lmbda_range: The least and the greatest lmbda of a network for many rates (`classifiers.build_network`). What is
+        trained does not depend on `lmbda` then, which is that of validation and of the network at the end.
+      steps: Training steps (paper).
+      num_classes: Classes of the task; 3862 are those of YouTube-8M's version of May 2018.
+      batch_size: Videos a step (paper).
+      learning_rate: Adam's, at first. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005.
+      prior_learning_rate: Adam's for the prior, at first. The prior must follow the activations, whose
+        distribution every other weight moves.
+      decay_rate: Factor on both learning rates (paper).
+      decay_steps: Every so many steps. 0 becomes 1000 (paper), or a 50th of `steps` if that is less: a short training,
+        too, then ends with small steps.
+      weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos want more: see
+        the README.
+      input_dropout: The share of the input's numbers that each step sets to 0. Not of the paper: few videos want it.
+      prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. 1
+        is the paper's.
+      mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. What is frozen multiplies in float32.
+      seed: Of weights, noise and the order of the data.
+      checkpoint_every: Steps between checkpoints.
+      validate_every: Steps between validations.
+    """
+
+    hidden: tuple[int, ...] = (2000,)
+    lmbda: float = 0.002
+    lmbda_range: tuple[float, float] | None = None
+    steps: int = 300_000
+    num_classes: int = 3862
+    batch_size: int = 100
+    learning_rate: float = 0.001
+    prior_learning_rate: float = 0.01
+    decay_rate: float = 0.94
+    decay_steps: int = 0
+    weight_decay: float = 1e-6
+    input_dropout: float = 0.0
+    prior_banks: int = 16
+    mixed_precision: bool = False
+    seed: int = 0
+    checkpoint_every: int = 1000
+    validate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.decay_steps == 0:
+            object.__setattr__(self, "decay_steps", max(1, min(1000, self.steps // 50)))
+        counts = (
+            "steps",
+            "num_classes",
+            "batch_size",
+            "prior_banks",
+            "decay_steps",
+            "checkpoint_every",
+            "validate_every",
+        )
+        check_positive(self, (*counts, "learning_rate", "prior_learning_rate", "decay_rate"))
+        check_not_negative(self, ("lmbda", "weight_decay", "seed"))
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
+        if self.lmbda_range is not None:
+            low, high = self.lmbda_range
+            object.__setattr__(self, "lmbda_range", (low, high))  # which an option gives as a list
+            if not (0 < low < high and math.isfinite(high)):
+                raise ValueError(f"lmbda_range={low} {high} must be two values above 0, the lower one first.")
+            if not low <= self.lmbda <= high:
+                raise ValueError(f"lmbda={self.lmbda} must lie in lmbda_range={low} {high}.")
+        if not 0 <= self.input_dropout < 1:
+            raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
+        if self.hidden[-1] > MAX_DIMS:
+            raise ValueError(
+                f"hidden={self.hidden[-1]} is too wide to code: the last layer may have {MAX_DIMS:,} units."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON values."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezingOptions:
+    """How a trained network is frozen. The paper's are in `PAPER`.
+
+    Attributes:
+      tables: "empirical" fits the range coding tables to the counts of `z_hat` on the training data, which the frozen
+        model itself computes; "prior" takes the trained prior's.
+      banks: How many banks of tables to fit, a power of two from 1 to 256: each video's code is made with the bank that
+        suits it best. With 1, codes are those of tensorflow-compression for the tables.
+      rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`FrozenModel`); 0 rounds to the nearest
+        integers.
+    """
+
+    tables: str = "empirical"
+    banks: int = 16
+    rounding_lmbda: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.tables not in TABLES:
+            raise ValueError(f"tables={self.tables!r} must be {' or '.join(map(repr, TABLES))}.")
+        check_num_banks(self.banks)
+        check_not_negative(self, ("rounding_lmbda",))
+
+    def check_rate(self, lmbda: float, lmbda_range: tuple[float, float] | None = None) -> None:
+        """See that a network of that rate can be frozen so.
+
+        Args:
+          lmbda: What a bit cost in its training.
+          lmbda_range: The range of a network for many rates.
+
+        Raises:
+          ValueError: If it has no prior whose tables could be taken.
+        """
+        if self.tables == "prior" and not lmbda:
+            raise ValueError("tables=prior needs lmbda above 0: without a rate no prior is trained.")
+        if self.tables == "prior" and lmbda_range is not None:
+            raise ValueError("tables=prior cannot be had with lmbda_range: take empirical tables.")

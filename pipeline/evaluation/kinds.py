@@ -1,0 +1,160 @@
+"""What kinds of data have in common that can be evaluated: a kind says what is trained on them, and measures it."""
+
+from __future__ import annotations
+
+import abc
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
+from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, Sample
+from vidpress.pipeline.evaluation.task import Task, task_of
+
+
+class Data(Protocol):
+    """Labelled examples."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells them from others: `sha256`, and more for the page."""
+
+
+class Vectors(NamedTuple):
+    """What rivals are fitted to and measured on.
+
+    Attributes:
+      fitting: float32[num_examples, num_dims], of the training data.
+      validation: float32[num_others, num_dims].
+      measure_head: Takes a point and what was restored of both, and returns the metrics and more of its record.
+    """
+
+    fitting: np.ndarray
+    validation: np.ndarray
+    measure_head: Callable[[CodecPoint, np.ndarray, np.ndarray], dict[str, Any]]
+
+
+class Kind(abc.ABC):
+    """A kind of data.
+
+    No method imports Keras but those that measure.
+
+    Attributes:
+      methods: The methods if `--method` names none.
+      needed_options: Options without which nothing can be measured.
+    """
+
+    methods: ClassVar[tuple[str, ...]]
+    needed_options: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def about(self) -> dict[str, Any]:
+        """Return what results.json says of the kind, from which `task_of` tells what things are called."""
+
+    @property
+    def task(self) -> Task:
+        """What things are called."""
+        return task_of(self.about())
+
+    @abc.abstractmethod
+    def add_network_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options that say which network is trained and how: those that a method can have of its own."""
+
+    @abc.abstractmethod
+    def add_options(
+        self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
+    ) -> None:
+        """Add the options of a whole evaluation that other kinds do not have."""
+
+    @abc.abstractmethod
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """See that a network can be trained with the options of a point.
+
+        Raises:
+          ValueError: If not; the message names the option.
+        """
+
+    @property
+    @abc.abstractmethod
+    def baseline_options(self) -> dict[str, Any]:
+        """What baselines have otherwise than the options of all."""
+
+    @abc.abstractmethod
+    def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return the options of every point that no method can choose."""
+
+    @abc.abstractmethod
+    def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
+        """Return the architectures of methods that name none: units of hidden layers, or the shape of what is coded."""
+
+    @abc.abstractmethod
+    def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
+        """Return the files of baselines that are not to be trained, by their architecture.
+
+        Raises:
+          ValueError: If one cannot be a baseline.
+        """
+
+    @abc.abstractmethod
+    def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
+        """Yield the rivals of the first baseline of each architecture; a tuple is of one source, and done at once."""
+
+    @abc.abstractmethod
+    def context(self, args: argparse.Namespace, work_dir: str) -> Context:
+        """Return what all points share, but for the data's fingerprints.
+
+        Raises:
+          ValueError: If an option that says what the data are cannot be used.
+        """
+
+    @abc.abstractmethod
+    def load_data(self, context: Context) -> tuple[Data, Data]:
+        """Return the training and the validation data, read once in a process."""
+
+    @abc.abstractmethod
+    def measure_model(self, point: ModelPoint, context: Context) -> dict[str, Any]:
+        """Train, freeze and measure a network, and return its record."""
+
+    @abc.abstractmethod
+    def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
+        """Return a baseline's activations, or the input, and how a head's work on them is measured."""
+
+    def measure_rivals(
+        self, points: Sequence[CodecPoint], context: Context
+    ) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
+        """Fit, train heads and measure: yield the record of each point, those of one codec after another.
+
+        Args:
+          points: Of one source, at least one.
+          context: What all points share.
+        """
+        source = points[0].source
+        z, z_validation, measure_head = self.vectors(source, context)
+        sample = Sample(z)
+        for method, size in dict.fromkeys((point.method, point.size) for point in points):
+            start = time.monotonic()
+            codec = RIVALS[method].fit(sample, size or 0)
+            codes = codec.encode(z_validation)
+            num_bytes = codec.num_bytes(codes) / len(z_validation)
+            restored, restored_validation = codec.decode(codec.encode(z)), codec.decode(codes)
+            error = float(np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2))
+            fitted = round(time.monotonic() - start, 1)
+            for point in points:
+                if (point.method, point.size) == (method, size):
+                    start = time.monotonic()
+                    measured = measure_head(point, restored, restored_validation)
+                    record = {
+                        "method": method,
+                        "size": size,
+                        "hidden": None if source is None else list(dict(source.options)["hidden"]),
+                        "source": FEATURES if source is None else ACTIVATIONS,
+                        "head": point.head,
+                        self.task.bytes_key: num_bytes,
+                        "unexplained_variance": float(f"{error:.4g}"),
+                        **measured,
+                        "seconds": {"fit": fitted, "measure": round(time.monotonic() - start, 1)},
+                    }
+                    yield point, record

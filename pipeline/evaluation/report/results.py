@@ -1,0 +1,239 @@
+"""What an evaluation's records say: means over seeds, what is no worse than the baseline, results.json and a CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidpress.model.files import storage
+from vidpress.pipeline.evaluation.points import BASELINE, read_fields
+from vidpress.pipeline.evaluation.rivals import FEATURES, RIVALS
+from vidpress.pipeline.evaluation.task import Task, task_of
+
+_JSON, _CSV = "results.json", "results.csv"
+_DATA = ("validation", "training")
+
+
+def _csv_columns(task: Task) -> tuple[str, ...]:
+    return (
+        *("method", "source", "hidden", "head", "size", "lmbda", "seed", "steps"),
+        *(task.bytes_key, f"stored_{task.bytes_key}", "relative_size"),
+        *(f"{data}_{metric}" for data in _DATA for metric in task.metrics),
+        *(f"{data}_{error.column}" for data in _DATA for error in task.errors),
+        *("seconds", "name"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """One setting of one method: the means over its seeds.
+
+    Attributes:
+      method: Name.
+      setting: What it was set to, to read: "λ 0.002", "64 bytes", ... or "".
+      source: "activations", "features", or None for networks.
+      num_bytes: Stored, of an example.
+      relative_size: The share of the baseline's, zlib at level 9 on float32.
+      validation: Means of the task's metrics.
+      training: Likewise, on a sample of the training examples.
+      records: What it is the mean of, one a seed.
+    """
+
+    method: str
+    setting: str
+    source: str | None
+    num_bytes: float
+    relative_size: float
+    validation: dict[str, float]
+    training: dict[str, float]
+    records: tuple[dict[str, Any], ...]
+
+    def spread(self, metric: str) -> tuple[float, float]:
+        """Return the least and the largest of a metric on the validation data over the seeds."""
+        values = [record["validation"][metric] for record in self.records]
+        return min(values), max(values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """All that an evaluation has found so far.
+
+    Attributes:
+      about: Command, machine, data; the names of the methods; how many points there are to be; the task, if it is not
+        videos'.
+      records: The finished ones.
+    """
+
+    about: dict[str, Any]
+    records: list[dict[str, Any]]
+
+    @property
+    def task(self) -> Task:
+        """What the examples are, and how they are judged."""
+        return task_of(self.about)
+
+    @property
+    def architectures(self) -> list[tuple[int, ...]]:
+        """The hidden layers of all baselines."""
+        found = (tuple(record["hidden"]) for record in self.records if record["method"] == BASELINE)
+        return list(dict.fromkeys(found))
+
+    def baseline(self, hidden: tuple[int, ...]) -> Summary:
+        """Return the baseline of an architecture: lossless, the means over its seeds."""
+        records = [r for r in self.records if r["method"] == BASELINE and tuple(r["hidden"]) == hidden]
+        return self._summary(BASELINE, "", records, _mean(r[self.task.bytes_key] for r in records))
+
+    def curve(self, method: str, hidden: tuple[int, ...]) -> list[Summary]:
+        """Return the points of a method's networks, the fewest bytes first."""
+        records = [r for r in self.records if r["method"] == method and "lmbda" in r and tuple(r["hidden"]) == hidden]
+        scale = self.baseline(hidden).num_bytes
+        by_lmbda = sorted({record["lmbda"] for record in records})
+        points = [
+            self._summary(method, f"λ {lmbda:g}", [r for r in records if r["lmbda"] == lmbda], scale)
+            for lmbda in by_lmbda
+        ]
+        return sorted(points, key=lambda point: point.num_bytes)
+
+    def codecs(self, method: str, source: str, hidden: tuple[int, ...]) -> list[Summary]:
+        """Return the points of a codec, each with whichever head does better, the fewest bytes first.
+
+        Args:
+          method: The codec.
+          source: "activations" or "features".
+          hidden: The architecture whose activations they are, and whose baseline sizes are compared with.
+        """
+        records = [
+            r
+            for r in self.records
+            if (r["method"], r["source"]) == (method, source) and (source == FEATURES or tuple(r["hidden"]) == hidden)
+        ]
+        scale = self.baseline(hidden).num_bytes
+        best: dict[Any, dict[str, Any]] = {}
+        for record in sorted(records, key=lambda record: record["validation"][self.task.metric]):
+            best[record["size"]] = record
+        points = [
+            self._summary(method, RIVALS[method].setting_text(size), [record], scale) for size, record in best.items()
+        ]
+        return sorted(points, key=lambda point: point.num_bytes)
+
+    def no_worse(self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None) -> Summary | None:
+        """Return the point with the fewest bytes whose metric is at least the baseline's, or None."""
+        metric = metric or self.task.metric
+        wanted = self.baseline(hidden).validation[metric]
+        return next((point for point in points if point.validation[metric] >= wanted), None)
+
+    def bytes_at_baseline(
+        self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None
+    ) -> float | None:
+        """Return at how many bytes a curve reaches the baseline's metric, or None if it does so nowhere.
+
+        Between neighbours the metric is taken to grow with the logarithm of the bytes; a curve that is no worse from
+        its first point on has no such place, and that point's bytes are an upper bound.
+        """
+        metric = metric or self.task.metric
+        wanted = self.baseline(hidden).validation[metric]
+        if points and points[0].validation[metric] >= wanted:
+            return points[0].num_bytes
+        for left, right in itertools.pairwise(points):
+            low, high = left.validation[metric], right.validation[metric]
+            if low < wanted <= high:
+                share = (wanted - low) / (high - low)
+                logs = math.log(left.num_bytes), math.log(right.num_bytes)
+                return math.exp(logs[0] + share * (logs[1] - logs[0]))
+        return None
+
+    def flat(self) -> list[dict[str, Any]]:
+        """Return the records as rows of the CSV, with errors and relative sizes."""
+        scales = {hidden: self.baseline(hidden).num_bytes for hidden in self.architectures}
+        return [_row(record, scales, self.task) for record in self.records]
+
+    def _summary(self, method: str, setting: str, records: Sequence[dict[str, Any]], scale: float) -> Summary:
+        num_bytes = _mean(record[self.task.bytes_key] for record in records)
+        means = {
+            data: {metric: _mean(record[data][metric] for record in records) for metric in self.task.metrics}
+            for data in _DATA
+        }
+        return Summary(
+            method=method,
+            setting=setting,
+            source=records[0]["source"],
+            num_bytes=num_bytes,
+            relative_size=num_bytes / scale,
+            records=tuple(records),
+            **means,
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Task) -> dict[str, Any]:
+    hidden = tuple(record["hidden"]) if record["hidden"] else next(iter(scales))
+    row = {name: record.get(name) for name in _csv_columns(task)}
+    row["hidden"] = "-".join(map(str, record["hidden"] or []))
+    row["relative_size"] = record[task.bytes_key] / scales[hidden]
+    for data in _DATA:
+        row |= {f"{data}_{metric}": record[data][metric] for metric in task.metrics}
+        row |= {f"{data}_{error.column}": 1 - record[data][error.metric] for error in task.errors}
+    row["seconds"] = sum(seconds for seconds in record["seconds"].values() if seconds)
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Write `results.json` and `results.csv` of the finished records; nobody ever sees a part of either."""
+    text = io.StringIO()
+    results = Results(about, records)
+    writer = csv.DictWriter(text, _csv_columns(results.task), lineterminator="\n")
+    writer.writeheader()
+    if results.architectures:
+        writer.writerows(results.flat())
+    # A record a line: short, and a change shows which one changed.
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    body = f'{{"about": {json.dumps(about, indent=1, ensure_ascii=False)},\n"records": [\n{lines}\n]}}\n'
+    for name, content in ((_JSON, body), (_CSV, text.getvalue())):
+        storage.write(pathlib.Path(output, name), content.encode())
+
+
+def load(output: str | os.PathLike[str]) -> Results:
+    """Read back the `results.json` of a folder.
+
+    Raises:
+      FileNotFoundError: If there is none.
+      DamagedRecordError: If it is not what was written.
+    """
+    results = read_fields(pathlib.Path(output, _JSON), ("about", "records"))
+    return Results(results["about"], results["records"])
+
+
+def summary(output: str, results: Results) -> str:
+    """Return what a person wants to know when the job has ended."""
+    task = results.task
+    lines = [f"{len(results.records)} of {results.about['points']} points are finished."]
+    for hidden in results.architectures:
+        baseline = results.baseline(hidden)
+        lines.append(
+            f"{task.network_name(hidden)}, baseline: {task.metric_name} {baseline.validation[task.metric]:.4f}, "
+            f"{baseline.num_bytes:.0f} bytes {task.a_example} (float32, zlib)"
+        )
+        for method in results.about["methods"]:
+            curve = results.curve(method, hidden)
+            point = results.no_worse(curve, hidden)
+            if curve and point is None:
+                lines.append(f"  {method}: nowhere as good")
+            elif point is not None:
+                lines.append(
+                    f"  {method}, no worse at {point.setting}: {task.metric_name} {point.validation[task.metric]:.4f}, "
+                    f"{point.num_bytes:.1f} bytes {task.a_example}, {100 * point.relative_size:.2f} % of the baseline's"
+                )
+    return "\n".join([*lines, f"Page: {os.path.join(output, 'index.html')}"])

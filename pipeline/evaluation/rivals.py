@@ -1,0 +1,185 @@
+"""The rivals that the bottleneck is measured against: an entry has all that plan, records, tables and figures need."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from vidpress.pipeline.evaluation import codecs
+
+# What a rival is fitted to, as records call it: the last activations of a network without a rate, or its input.
+ACTIVATIONS = "activations"
+FEATURES = "features"
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_GREEN, _SKY, _GREY, _PINK = "#009E73", "#3A9BD1", "#6E6E6E", "#B0578D"
+
+
+class Sample:
+    """What codecs are fitted to.
+
+    Attributes:
+      z: float32[num_examples, num_dims].
+    """
+
+    def __init__(self, z: np.ndarray):
+        self.z = z
+
+    @functools.cached_property
+    def components(self) -> codecs.PrincipalComponents:
+        """All principal components of `z`: they take long, and more than one codec is made of them."""
+        return codecs.fit_principal_components(self.z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A codec that knows nothing of the task, in all settings that are measured.
+
+    Attributes:
+      name: In records and options of points. It never changes: finished records are found by it.
+      title: In tables.
+      label: In figures.
+      text: What it is, a sentence for the page.
+      fit: Makes the codec from a sample and a size; the size is 0 where there is no choice.
+      colour: Of its curve.
+      marker: Of its points.
+      line: Of its curve on activations; on the input all are dashed.
+      sizes: What it can be set to, of `unit`; empty where there is no choice.
+      small_sizes: Further ones, for features of few dimensions as images have them.
+      unit: What its sizes count.
+      within_dims: Whether no size can be larger than the number of dimensions.
+      sources: To which of `ACTIVATIONS` and `FEATURES` it is fitted.
+      paper: Whether it is one of the paper's baselines, which only the network's own head reads.
+    """
+
+    name: str
+    title: str
+    label: str
+    text: str
+    fit: Callable[[Sample, int], codecs.Codec]
+    colour: str
+    marker: str
+    line: str = "-"
+    sizes: tuple[int, ...] = ()
+    small_sizes: tuple[int, ...] = ()
+    unit: str = "byte"
+    within_dims: bool = True
+    sources: tuple[str, ...] = (ACTIVATIONS, FEATURES)
+    paper: bool = False
+
+    def settings(self, num_dims: int, *, small: bool = False) -> list[int | None]:
+        """Return the sizes that are measured on vectors of so many dimensions; None where there is no choice."""
+        sizes = self.small_sizes + self.sizes if small else self.sizes
+        return [size for size in sizes if size <= num_dims or not self.within_dims] if sizes else [None]
+
+    def setting_text(self, size: int | None) -> str:
+        """Return a size to read: "64 bytes", "1 component", or "" where there is no choice."""
+        return "" if size is None else f"{size:,} {self.unit}{'' if size == 1 else 's'}"
+
+
+# In the order of plan, tables and figures.
+_IN_ORDER = (
+    Rival(
+        name="float32",
+        title="float32, zlib",
+        label="float32",
+        text="the numbers as they are, zlib at level 9 on each example.",
+        fit=lambda sample, size: codecs.Float32(),
+        colour=_PINK,
+        marker="X",
+        sources=(FEATURES,),  # of activations it is the baseline
+    ),
+    Rival(
+        name="float16",
+        title="16 bit, zlib",
+        label="zlib, 16 bit",
+        text="float16, zlib at level 9 on each example.",
+        fit=lambda sample, size: codecs.Float16(),
+        colour=_GREY,
+        marker="s",
+        line=":",
+        sources=(ACTIVATIONS,),
+        paper=True,
+    ),
+    Rival(
+        name="quantized",
+        title="Quantized, zlib",
+        label="quantized, zlib",
+        text="scaled to the unit range of all numbers and rounded to 2^16, 2^8, 2^4 or 2^2 bins, a byte an entry up to "
+        "256, zlib at level 9 on each example.",
+        fit=lambda sample, size: codecs.fit_quantized(sample.z, size),
+        colour=_PINK,
+        marker="s",
+        line=":",
+        sizes=(2**16, 2**8, 2**4, 2**2),
+        unit="bin",
+        within_dims=False,
+        sources=(ACTIVATIONS,),
+        paper=True,
+    ),
+    Rival(
+        name="pca",
+        title="PCA",
+        label="PCA",
+        text="principal components of the full covariance, 4 bytes each, the basis not counted.",
+        fit=lambda sample, size: sample.components.first(size),
+        colour=_GREY,
+        marker="^",
+        sizes=(1, 2, 4, 8, 16, 32, 64),
+        unit="component",
+        sources=(ACTIVATIONS,),
+        paper=True,
+    ),
+    Rival(
+        name="float16 parquet",
+        title="float16, Parquet, zstd",
+        label="float16 Parquet",
+        text="float16 in a Parquet column with zstd.",
+        fit=lambda sample, size: codecs.Float16Parquet(),
+        colour=_GREY,
+        marker="X",
+        line=":",
+    ),
+    Rival(
+        name="int8",
+        title="int8, Parquet, zstd",
+        label="int8",
+        text="a byte a dimension, each with a range of its own, in a Parquet column with zstd.",
+        fit=lambda sample, size: codecs.fit_int8(sample.z),
+        colour=_SKY,
+        marker="X",
+        line=":",
+    ),
+    Rival(
+        name="pq",
+        title="Product quantization",
+        label="PQ",
+        text="by faiss, 256 centroids a byte.",
+        fit=lambda sample, size: codecs.fit_product_quantizer(sample.z, size),
+        colour=_SKY,
+        marker="<",
+        sizes=(8, 16, 32, 64, 128, 256),
+        small_sizes=(1, 2, 4),
+    ),
+    Rival(
+        name="pca+pq",
+        title="PCA + product quantization",
+        label="PCA + PQ",
+        text="product quantization after PCA, components dealt to the bytes so that all carry as much.",
+        fit=lambda sample, size: codecs.fit_rotated_product_quantizer(sample.z, size, sample.components),
+        colour=_GREEN,
+        marker=">",
+        sizes=(8, 16, 32, 64, 128, 256),
+        small_sizes=(1, 2, 4),
+    ),
+)
+
+RIVALS = {rival.name: rival for rival in _IN_ORDER}
+
+
+def fitted_to(source: str) -> list[Rival]:
+    """Return the rivals that are fitted to `ACTIVATIONS` or `FEATURES`."""
+    return [rival for rival in RIVALS.values() if source in rival.sources]

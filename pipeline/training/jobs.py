@@ -1,0 +1,176 @@
+"""The steps from TFRecords to a frozen model: reading, training, freezing, and what is said of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib.metadata
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vidpress.model.features import FeatureSpec
+from vidpress.model.files import storage
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.training.options import FreezingOptions, TrainingOptions
+from vidpress.pipeline.launching import launch, stopping
+from vidpress.pipeline.training.options import ModelOptions
+
+if TYPE_CHECKING:
+    import keras
+
+    from vidpress.model.training.training_data import LabelledVideos
+
+
+def check_output(output: str) -> None:
+    """See that the model can be written at the end, before hours of training.
+
+    Raises:
+      FileExistsError: If there is one already.
+      JobError: If it cannot be written.
+    """
+    if storage.exists(output):
+        raise FileExistsError(f"--output {output} exists already: choose another name or remove it.")
+    launch.check_writable(output, os.path.dirname(output) or ".")
+
+
+def load_videos(patterns: Sequence[str], features: FeatureSpec, num_classes: int) -> LabelledVideos:
+    """Read the labelled videos of some patterns, with a progress bar."""
+    from vidpress.model.training import training_data
+
+    files = training_data.match_files(patterns)
+    with tqdm(unit="video", desc=f"read {launch.count(len(files), 'file')}", disable=None) as bar:
+        try:
+            return training_data.load_videos(files, features, num_classes, progress=bar.update)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise launch.JobError(
+                f"the temporary folder {tempfile.gettempdir()} is full, where all videos' means are kept: make room, "
+                "or name a larger one by the environment's TMPDIR, and run the same command again."
+            ) from error
+
+
+def check_num_videos(num_videos: int, options: FreezingOptions) -> None:
+    """See that so many videos are enough to fit the banks to.
+
+    Raises:
+      JobError: If not.
+    """
+    if num_videos < options.banks:
+        raise launch.JobError(f"{num_videos} videos are too few for --banks={options.banks}: take fewer banks.")
+
+
+def train_model(
+    options: ModelOptions,
+    features: FeatureSpec,
+    videos: LabelledVideos,
+    validation: LabelledVideos | None,
+    work_dir: str,
+) -> tuple[FrozenModel, float]:
+    """Train a network, or go on with what `work_dir` holds, and freeze it.
+
+    Args:
+      options: What is trained, how, and how it is frozen.
+      features: What `x` is made of.
+      videos: The training data.
+      validation: Videos for the metrics in the model's metadata, if given.
+      work_dir: As `vidpress.model.training.loop.train` takes it.
+
+    Returns:
+      The model, with its task head and with metadata; and how many seconds the training took.
+    """
+    from vidpress.model.training import loop
+
+    start = time.monotonic()
+    teachers = [FrozenModel.load(path) for path in options.teacher]
+    with stopping.finishing() as asked_to_stop:
+        try:
+            network = loop.train(
+                options.training,
+                features,
+                videos,
+                work_dir,
+                validation=validation,
+                teachers=teachers,
+                asked_to_stop=lambda: bool(asked_to_stop()),
+            )
+        except loop.TrainingStopped as stopped:
+            message = f"stopped at step {stopped.step:,}: run the same command again to go on."
+            raise stopping.Stopped(asked_to_stop(), message) from stopped
+    seconds = time.monotonic() - start
+    teacher_ids = [teacher.model_id for teacher in teachers]
+    model = freeze_network(
+        network, options.training, options.freezing, features, videos, teachers=teacher_ids, validation=validation
+    )
+    return model, seconds
+
+
+def freeze_network(
+    network: keras.Model,
+    training: TrainingOptions,
+    options: FreezingOptions,
+    features: FeatureSpec,
+    videos: LabelledVideos,
+    *,
+    teachers: Sequence[str] = (),
+    validation: LabelledVideos | None = None,
+) -> FrozenModel:
+    """Freeze a network, and write down where it comes from.
+
+    Args:
+      network: The trained network.
+      training: How it was trained; it is frozen at their `lmbda`.
+      options: How to freeze it. A baseline's activations, trained without a rate, are rounded to the nearest integers.
+      features: What `x` is made of.
+      videos: The training data.
+      teachers: The model ids of those that it learnt from.
+      validation: Videos for the metrics in the model's metadata, if given.
+
+    Returns:
+      The model, with its task head and with metadata.
+    """
+    from vidpress.model.training import freezing
+
+    if not training.lmbda:
+        options = dataclasses.replace(options, rounding_lmbda=0.0)
+    metadata: dict[str, Any] = {
+        "vidpress": importlib.metadata.version("vidpress"),
+        "training": training.to_json(),
+        "lmbda": training.lmbda,
+        "steps": training.steps,
+        "seed": training.seed,
+        **dataclasses.asdict(options),
+        "teachers": list(teachers),
+        "training_data": videos.fingerprint,
+    }
+    model = freezing.freeze(network, features, videos, options)
+    if validation is not None:
+        metadata["validation_data"] = validation.fingerprint
+        metadata["metrics"] = freezing.measure(model, validation)
+        if not training.lmbda:
+            metadata["metrics_unrounded"] = freezing.measure_unrounded(model, validation)
+    return dataclasses.replace(model, metadata=metadata)
+
+
+def describe_metrics(model: FrozenModel, validation: LabelledVideos | None) -> list[str]:
+    """Return lines about a model's metrics, if it was measured."""
+    lines = []
+    if validation is not None:
+        metrics = model.metadata["metrics"]
+        lines += [
+            f"On {len(validation):,} other videos ({validation.num_unlabelled:,} without labels left out):",
+            f"  GAP {metrics['gap']:.4f}, Hit@1 {metrics['hit_at_1']:.4f}, PERR {metrics['perr']:.4f}, "
+            f"mAP {metrics['mean_ap']:.4f}",
+            f"  {metrics['bytes_per_video']:.1f} bytes a video ({metrics['bits_per_video'] / 8:.1f} by the tables)",
+        ]
+        if baseline := model.metadata.get("metrics_unrounded"):
+            lines.append(
+                f"  not rounded: GAP {baseline['gap']:.4f} at {baseline['bytes_per_video']:.0f} bytes a video "
+                "(float32, zlib)"
+            )
+    return lines

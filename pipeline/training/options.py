@@ -1,0 +1,140 @@
+"""The options of a network and its freezing: from the command line to typed ones, which hold defaults and limits."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vidpress.model.training.options import PAPER, TABLES, FreezingOptions, TrainingOptions
+
+Options = TypeVar("Options")
+
+# What options of the command line are called otherwise than in the code.
+_NAMES = {"classes": "num_classes"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """What is trained, how, and how it is frozen.
+
+    Attributes:
+      training: How a network is trained.
+      freezing: How it is frozen.
+      teacher: Files of the frozen models that it learns from.
+    """
+
+    training: TrainingOptions
+    freezing: FreezingOptions
+    teacher: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ModelOptions:
+        """Return the options that `values` has, by the names of `add_model_options`; what it lacks is as by default.
+
+        Raises:
+          ValueError: If one is out of range, or two do not go together; the message names them.
+        """
+        named = {_NAMES.get(name, name): value for name, value in values.items()}
+        training, freezing = fields_of(TrainingOptions, named), fields_of(FreezingOptions, named)
+        freezing.check_rate(training.lmbda, training.lmbda_range)
+        return cls(training, freezing, tuple(named.get("teacher", ())))
+
+
+def fields_of(options: type[Options], values: Mapping[str, Any]) -> Options:
+    """Return options made of those values that are theirs.
+
+    Raises:
+      ValueError: If one is out of range.
+    """
+    names = {field.name for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    return options(**{name: value for name, value in values.items() if name in names})
+
+
+def default_values() -> dict[str, Any]:
+    """Return the defaults, by the names of `add_model_options`."""
+    names = {field: option for option, field in _NAMES.items()}
+    fields = (*dataclasses.fields(TrainingOptions), *dataclasses.fields(FreezingOptions))
+    return {names.get(field.name, field.name): field.default for field in fields} | {"teacher": []}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is trained and how, and how it is frozen."""
+    network = parser.add_argument_group("network (the defaults are the paper's)")
+    network.add_argument("--hidden", type=sizes, help="units of the hidden layers; the last one's are coded")
+    network.add_argument("--classes", type=int, help="classes of the task")
+    network.add_argument(
+        "--lmbda", type=float, help="what a bit costs; more gives fewer bytes; 0 trains without rate and rounding"
+    )
+    network.add_argument(
+        "--lmbda_range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="train one network for all rates from LOW to HIGH, of which `vidpress freeze` takes others than --lmbda",
+    )
+    training = parser.add_argument_group("training (the defaults are the paper's)")
+    training.add_argument(
+        "--teacher",
+        nargs="+",
+        metavar="MODEL.safetensors",
+        help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels",
+    )
+    training.add_argument("--steps", type=int, help="training steps")
+    training.add_argument("--batch_size", type=int, help="videos a step")
+    training.add_argument("--learning_rate", type=float, help="Adam's, at first")
+    training.add_argument("--prior_learning_rate", type=float, help="Adam's for the prior, at first")
+    training.add_argument("--decay_rate", type=float, help="factor on the learning rates ...")
+    training.add_argument(
+        "--decay_steps", type=int, help="... every so many steps; 0 is 1000, or a 50th of --steps if less"
+    )
+    training.add_argument("--weight_decay", type=float, help="L2 penalty on the dense kernels")
+    training.add_argument("--input_dropout", type=float, help="share of the input's numbers that each step sets to 0")
+    training.add_argument(
+        "--mixed_precision",
+        action="store_true",
+        help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
+    )
+    training.add_argument("--seed", type=int, help="of weights, noise and the order of the data")
+    training.add_argument("--checkpoint_every", type=int, metavar="STEPS", help="between checkpoints")
+    training.add_argument("--validate_every", type=int, metavar="STEPS", help="between validations")
+    coding = parser.add_argument_group("coding (the defaults are not the paper's)")
+    coding.add_argument(
+        "--prior_banks", type=int, help="banks of the prior in training, as many as --banks at best; 1 is the paper's"
+    )
+    add_freezing_options(coding)
+    defaults = default_values()
+    parser.set_defaults(**defaults | {"hidden": ",".join(map(str, defaults["hidden"]))})
+
+
+def add_freezing_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say how a trained network is frozen, without their defaults."""
+    group.add_argument(
+        "--tables",
+        choices=TABLES,
+        help="range coding tables: fitted to the training data, or the trained prior's",
+    )
+    group.add_argument(
+        "--banks",
+        type=int,
+        help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
+    )
+    group.add_argument(
+        "--rounding_lmbda",
+        type=float,
+        help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
+    )
+
+
+def paper_options() -> str:
+    """Return the options of the paper's method, as they are written."""
+    return " ".join(f"--{name} {value}" for name, value in PAPER.items())
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Parse an option such as 6000,2000."""
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not sizes such as 2000 or 6000,2000") from None
