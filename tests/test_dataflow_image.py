@@ -371,8 +371,8 @@ def test_a_workers_first_bundle_compiles_nothing(image, model_path, tmp_path):
 def test_template_is_the_services_own_type(job):
     spec = container_spec(job)
     message = service_message(dataflow.ContainerSpec, spec)
-    assert message.image == message.defaultEnvironment.sdkContainerImage == IMAGE
-    assert message.sdkInfo.language == dataflow.SDKInfo.LanguageValueValuesEnum.PYTHON
+    assert message.image == message.default_environment.sdk_container_image == IMAGE
+    assert message.sdk_info.language == dataflow.SDKInfo.Language.PYTHON
     printed = subprocess.run(
         [sys.executable, TEMPLATES / "container_spec.py", job, IMAGE], capture_output=True, text=True, check=True
     )
@@ -480,7 +480,7 @@ def test_launch_request_validates(job, tmp_path):
     assert flags["max-workers"] == "100"
     assert {flag: flags[flag] for flag in FLAGS} == FLAGS  # also where LAUNCH_FLAGS has another value
     message = service_message(dataflow.LaunchFlexTemplateRequest, request)
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", message.launchParameter.jobName)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", message.launch_parameter.job_name)
 
 
 def test_build_submits_the_build_file_once_all_images_are_pinned(tmp_path):
@@ -597,14 +597,15 @@ def check_job(fields: dict, job: str) -> None:
     """See that a job is the service's own type and asks for the template's image and workers."""
     message = service_message(dataflow.Job, fields)
     environment = container_spec(job)["defaultEnvironment"]
-    assert message.type == dataflow.Job.TypeValueValuesEnum.JOB_TYPE_BATCH
+    assert message.type_ == dataflow.JobType.JOB_TYPE_BATCH
     assert message.name == f"vidpress-{job}"
-    (pool,) = message.environment.workerPools
-    assert {image.containerImage for image in pool.sdkHarnessContainerImages} == {IMAGE}
-    assert not any(image.useSingleCorePerContainer is False for image in pool.sdkHarnessContainerImages)
-    assert pool.machineType == environment["machineType"]
-    assert pool.diskSizeGb == environment["diskSizeGb"]
-    assert pool.autoscalingSettings.maxNumWorkers == environment["maxWorkers"]
+    (pool,) = message.environment.worker_pools
+    assert {image.container_image for image in pool.sdk_harness_container_images} == {IMAGE}
+    (written,) = fields["environment"]["workerPools"]
+    assert not any(image.get("useSingleCorePerContainer") is False for image in written["sdkHarnessContainerImages"])
+    assert pool.machine_type == environment["machineType"]
+    assert pool.disk_size_gb == environment["diskSizeGb"]
+    assert pool.autoscaling_settings.max_num_workers == environment["maxWorkers"]
     assert "use_runner_v2" in message.environment.experiments
     # Everything is in the image: nothing is left for pip to install when a worker starts.
     staged = [package.name for package in pool.packages]

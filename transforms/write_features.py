@@ -138,7 +138,7 @@ def _is_whole(uri: str, rows: int, output_format: str) -> bool:
     try:
         with storage.open_input(uri) as file:
             if output_format == "parquet":
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
                 is_whole = rows == sum(batch.num_rows for batch in parquet.iter_batches())
             else:
                 num_bytes = file.seek(0, io.SEEK_END)

@@ -95,7 +95,8 @@ class Shard:
                 raise LayoutError("it was written anew by another program")
             end = self.num_bytes - shard_layout.TAIL_SIZE - len(footer)
             shard_layout.check_footer(parsed, schema.names, end, ROW_GROUP_SIZE)
-            self._file = pq.ParquetFile(self._window, page_checksum_verification=True)
+            # Read ahead, Arrow's own threads hold on to Python's buffers, and abort a process that ends meanwhile.
+            self._file = pq.ParquetFile(self._window, page_checksum_verification=True, pre_buffer=False)
             columns = self._file.schema_arrow.remove_metadata()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._no_shard(error) from error
