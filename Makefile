@@ -31,7 +31,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 SOURCES := $(shell find package model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
 IMAGE_PYTHON := 3.11
-CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py tests/test_dataflow_image.py
+CLOUD_TESTS := tests/test_object_storage.py tests/test_dataflow_templates.py
+IMAGE_TESTS := tests/test_dataflow_image.py
 
 .PHONY: help
 help: ## list the targets
@@ -83,8 +84,12 @@ test-airflow: $(VENV)/.ready $(AIRFLOW)/.ready ## set up Airflow, then run the t
 
 .PHONY: test-cloud
 test-cloud: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## run the tests of Cloud Storage and Dataflow against emulators
+	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
+
+.PHONY: test-image
+test-image: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## make the steps of the Dockerfile here, and run its jobs against emulators
 	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) VIDPRESS_IMAGE_PYTHON=$(call python_for,$(IMAGE_PYTHON)) \
-	  $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest $(IMAGE_TESTS) $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 120
 .PHONY: fuzz
