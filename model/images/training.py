@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 from tqdm import tqdm
 
@@ -17,8 +15,8 @@ from vidpress.model.images.experiments import Experiment, Images, ImageTrainingO
 from vidpress.model.images.networks import build_image_network
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.training import checkpoints
-from vidpress.model.training.checkpoints import TrainingError
 from vidpress.model.training.loop import enough_memory, split_prior
+from vidpress.model.training.progress import mean_loss
 from vidpress.model.training.steps import TrainingStep
 
 _REPORT_EVERY = 50
@@ -122,13 +120,8 @@ def _report(
     options: ImageTrainingOptions, step: int, tasks: list[Any], bottleneck: Bottleneck | None
 ) -> dict[str, str]:
     """Return the means since the last report, and begin anew."""
-    loss = float(np.mean([float(task) for task in tasks]))
+    loss = mean_loss(tasks, step, options.learning_rate, options.prior_learning_rate)
     tasks.clear()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"The loss is {loss} at step {step}: lower learning_rate={options.learning_rate} or "
-            f"prior_learning_rate={options.prior_learning_rate}."
-        )
     numbers = {"task": f"{loss:.3f}"}
     if bottleneck is not None:
         numbers["bits"] = f"{float(bottleneck.bits.result()):.1f}"

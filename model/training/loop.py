@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, progress, TensorBoard."""
+"""The training loop: from options and videos to a trained network, with checkpoints on the way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ _KEEP_CHECKPOINTS = 2
 
 # What may change between a run and its continuation without changing the result up to there.
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
-
 
 # What backends say where memory is too little.
 _NO_MEMORY = ("OOM", "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")

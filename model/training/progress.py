@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -32,6 +33,21 @@ def tensorboard_writer(folder: str) -> Writer:
     return Writer(folder)
 
 
+def mean_loss(losses: Sequence[Any], step: int, learning_rate: float, prior_learning_rate: float) -> float:
+    """Return the mean of the task's losses up to a step of a training with these learning rates.
+
+    Raises:
+      TrainingError: If it is not finite.
+    """
+    mean = float(np.mean([float(loss) for loss in losses]))
+    if not math.isfinite(mean):
+        raise TrainingError(
+            f"The loss is {mean} at step {step}: lower learning_rate={learning_rate} or "
+            f"prior_learning_rate={prior_learning_rate}."
+        )
+    return mean
+
+
 class Progress:
     """The progress bar, a line now and then, and TensorBoard."""
 
@@ -54,13 +70,8 @@ class Progress:
         Raises:
           TrainingError: If the loss is not finite.
         """
-        task = float(np.mean([float(each) for each in self._tasks]))
+        task = mean_loss(self._tasks, step, self._options.learning_rate, self._options.prior_learning_rate)
         self._tasks.clear()
-        if not math.isfinite(task):
-            raise TrainingError(
-                f"The loss is {task} at step {step}: lower learning_rate={self._options.learning_rate} "
-                f"or prior_learning_rate={self._options.prior_learning_rate}."
-            )
         decay = self._options.decay_rate ** ((step - 1) // self._options.decay_steps)
         self._write("train/task_loss", task, step)
         self._write("train/learning_rate", self._options.learning_rate * decay, step)
