@@ -87,7 +87,7 @@ test-cloud: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## run the tests of Clou
 	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) $(BIN)/python -m pytest $(CLOUD_TESTS) $(PYTEST_ARGS)
 
 .PHONY: test-image
-test-image: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## make the steps of the Dockerfile here, and run its jobs against emulators
+test-image: $(VENV)/.ready $(EMULATORS)/.ready $(WHEEL) ## carry out the steps of the Dockerfile in build/image, and run jobs there against emulators
 	VIDPRESS_EMULATORS=$(abspath $(EMULATORS)) VIDPRESS_IMAGE_PYTHON=$(call python_for,$(IMAGE_PYTHON)) \
 	  $(BIN)/python -m pytest $(IMAGE_TESTS) $(PYTEST_ARGS)
 

@@ -40,7 +40,7 @@ def tools() -> pathlib.Path:
     """The programs of the venv that VIDPRESS_EMULATORS names."""
     folder = os.environ.get("VIDPRESS_EMULATORS")
     if folder is None:
-        pytest.skip("needs the linters and emulators: `make test-cloud` sets them up (VIDPRESS_EMULATORS)")
+        pytest.skip("needs the linters and emulators: `make test-image` sets them up (VIDPRESS_EMULATORS)")
     return pathlib.Path(folder) / "bin"
 
 
