@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -17,6 +18,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLEAN_UP = 8.0
 _FINISH = 60.0
 _EXIT = 3.0
+
+# Seconds until `Stopped` is raised again where Python had to ignore it: in a callback from C, or in a finalizer.
+_AGAIN = 0.05
 
 _active: _Stopping | None = None
 
@@ -59,17 +63,34 @@ class _Stopping:
         signums = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
         self._before = {signum: signal.signal(signum, self._handle) for signum in signums}
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self._ignored = False
+        self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._handle_unraisable
         threading.Thread(target=self._watch, name="stopping", daemon=True).start()
 
     def close(self) -> None:
         """Put back what was there before."""
         self._over.set()
         signal.set_wakeup_fd(self._wakeup_before)
+        sys.unraisablehook = self._unraisable_before
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         os.close(self._write_end)
 
+    def _handle_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._unraisable_before(unraisable)
+            return
+        self._ignored = True
+        threading.Timer(_AGAIN, self._raise_again, [signal.Signals(unraisable.exc_value.signum)]).start()
+
+    def _raise_again(self, signum: signal.Signals) -> None:
+        if not self._over.is_set():
+            _thread.interrupt_main(signum)
+
     def _handle(self, signum: int, _frame: object) -> None:
+        if self._ignored:
+            self._ignored = False
+            raise Stopped(signum)
         again = self.signum is not None
         if not again:
             self.signum = signum
