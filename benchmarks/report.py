@@ -1,6 +1,7 @@
 """Run all benchmarks, and write the page of their results and its figure.
 
-Each runs in a process of its own and leaves its results in a folder, from which `--only_page` makes the page anew.
+Each benchmark runs in a separate process and writes its results to a folder. `--only_page` writes the page again from
+these results.
 """
 
 from __future__ import annotations
@@ -19,15 +20,43 @@ from results import Report
 from vidpress.pipeline.launching import machine
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-# Of the networks that are trained for the benchmarks, by `--hidden`.
+# The lmbdas of the networks that are trained for the benchmarks, by `--hidden`.
 LMBDAS = {"2000": ("0.0005", "0.0015", "0.005"), "6000,2000": ("0.002",)}
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` ran all of it, in one go, and wrote this page. Cells are medians, with the least and the most of the turns
-where there were several. Compare the columns of a table, not tables of different machines.
+`make bench` ran all benchmarks in one go and wrote this page. [benchmarks/README.md](../benchmarks/README.md) explains
+what each of them measures. The alternatives in a table took turns. A cell holds the median over the turns. If there
+were several, the least and the greatest value follow in parentheses. Compare the columns of a table with each other. Do
+not compare tables of different machines.
 
-![Videos a second of the encode job against the alternatives, and symbols a second of the coders.](benchmarks.svg)
+![Videos a second of the encode job and its alternatives, and symbols a second of the coders.](benchmarks.svg)
+
+These terms are used below:
+
+- A network is named by its sizes: `1152-6000-2000` has 1152 inputs and hidden layers of 6000 and 2000 units.
+- **z_hat** are a video's activations at the last hidden layer, rounded to integers. Each of these integers is a
+  **symbol**. A **code** is the range-coded z_hat of one video. An **escape** is a symbol outside the coding tables.
+- A **bank** is one set of coding tables. With 16 banks, each video is coded with the bank that makes its code shortest.
+- In the coders' table, **not 0** is the share of the symbols that are not 0, and the **bytes of information** are the
+  shortest code that the tables allow without banks.
+- **lmbda** is what a bit cost in the loss when the network was trained. A larger lmbda gives shorter codes.
+- **Frame-level** records hold the features of each frame of a video, **video-level** records only their means.
+- **Stock Beam** and **tf.data** are two ways to do what the encode job does with stock parts: Beam or tf.data, with
+  Keras and tensorflow-compression (**TFC**).
+- **Steady state** is what each further video takes: the whole run minus a run with a single record, the start-up.
+- The **bound**, or floor, is the least time that all stages of encoding take together. The target takes the floor with
+  matrix products in NumPy. Matrix units (Intel AMX) multiply faster, so a job that uses them can exceed it.
+
+This is the machine, with the versions that the last of the benchmarks used:
+"""
+
+# Stands above the table of targets.
+TARGETS_INTRODUCTION = """
+## Targets
+
+Each row is a ratio: what it has to be at least, and what was found. A row that says "share" gives that share. The
+others say how many times as fast as the alternative vidpress is.
 """
 
 
@@ -36,11 +65,11 @@ WITH_TFC = ("encode.py", "range_coder.py")
 
 
 def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return the command line of each benchmark, by the name of its results.
+    """Return the command line of each benchmark. The keys are the names of its results.
 
     Args:
-      light_python: The interpreter of a light install, if there is one.
-      models: By `--hidden`, what `train_models` trained; empty for random weights and made-up values.
+      light_python: The interpreter of a light install (without TensorFlow), if there is one.
+      models: What `train_models` trained, by `--hidden`. If it is empty, weights are random and values made up.
     """
 
     def network(hidden: str) -> list[str]:
@@ -63,11 +92,11 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
 
 
 def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
-    """Train the networks of `LMBDAS`, or return those that are there already, by `--hidden`."""
+    """Train the networks of `LMBDAS` unless they exist already, and return their files by `--hidden`."""
     shared = REPO.parent / "shared" / "data"
     data = os.environ.get("VIDPRESS_DATA", str(shared))
     if not glob.glob(f"{data}/yt8m_v2_video/*.tfrecord"):
-        print("There are no YouTube-8M videos to train on: random weights, and made-up values for the coders.")
+        print("There are no YouTube-8M videos to train on: weights are random, and the coders get made-up values.")
         return {}
     models: dict[str, list[str]] = {}
     for hidden, lmbdas in LMBDAS.items():
@@ -83,7 +112,7 @@ def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
 
 
 def run(folder: pathlib.Path, args: argparse.Namespace) -> None:
-    """Run the benchmarks one after the other."""
+    """Run the benchmarks one after another."""
     models = train_models(folder, args.steps)
     for name, (script, *options) in jobs(args.light_python, models).items():
         python = args.tfc_python if script in WITH_TFC else sys.executable
@@ -99,7 +128,7 @@ def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
         path = folder / f"{name}.json"
         if path.exists():
             reports[name], last_machine = Report.load(path)
-    lines = [INTRODUCTION, *(f"- {line}" for line in last_machine), "\n## Targets\n", "| | at least | found |"]
+    lines = [INTRODUCTION, *(f"- {line}" for line in last_machine), TARGETS_INTRODUCTION, "| | at least | found |"]
     lines += ["| --- | ---: | ---: |"]
     for target in (target for report in reports.values() for target in report.targets):
         missed = "" if target.ratio >= target.at_least else " (missed)"
@@ -109,7 +138,7 @@ def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
 
 
 def draw(reports: dict[str, Report], path: pathlib.Path) -> None:
-    """Draw the encode jobs' and the coders' rates."""
+    """Draw how fast the encode jobs and the coders are."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -150,16 +179,16 @@ def draw(reports: dict[str, Report], path: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", default="build/bench", help="the results' folder (default: %(default)s)")
-    parser.add_argument("--page", default="docs/benchmarks.md", help="(default: %(default)s)")
+    parser.add_argument("--results", default="build/bench", help="the folder of the results (default: %(default)s)")
+    parser.add_argument("--page", default="docs/benchmarks.md", help="the page to write (default: %(default)s)")
     parser.add_argument(
         "--tfc_python",
         default=sys.executable,
         help="an interpreter that has tensorflow-compression (default: this one)",
     )
-    parser.add_argument("--light_python", help="the interpreter of a light install, for the start-up")
-    parser.add_argument("--steps", type=int, default=1000, help="of training the models (default: %(default)s)")
-    parser.add_argument("--only_page", action="store_true", help="run nothing; make the page of what is there")
+    parser.add_argument("--light_python", help="the interpreter of a light install (no TensorFlow), for start_up.py")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of each model (default: %(default)s)")
+    parser.add_argument("--only_page", action="store_true", help="run no benchmark; write the page from the results")
     args = parser.parse_args(argv)
     folder = pathlib.Path(args.results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.only_page:
         run(folder, args)
     write_page(folder, pathlib.Path(args.page))
-    print(f"\nThe results stand in {args.page}.")
+    print(f"\nThe results are in {args.page}.")
 
 
 if __name__ == "__main__":
