@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import itertools
 import os
 import pathlib
 import statistics
@@ -48,7 +49,7 @@ These terms are used below:
 - The **bound**, or floor, is the least time that all stages of encoding take together. The target takes the floor with
   matrix products in NumPy. Matrix units (Intel AMX) multiply faster, so a job that uses them can exceed it.
 
-This is the machine, with the versions that the last of the benchmarks used:
+This is the machine, with the versions in each environment that benchmarks ran in:
 """
 
 # Stands above the table of targets.
@@ -61,7 +62,7 @@ others say how many times as fast as the alternative vidpress is.
 
 
 # What needs tensorflow-compression, which has an environment of its own: both sides run in it.
-WITH_TFC = ("encode.py", "range_coder.py")
+WITH_TFC = ("encode.py", "range_coder.py", "start_up.py")
 
 
 def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -84,6 +85,7 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
         "encode-video-level": ["encode.py", *network("6000,2000"), "--level", "means", "--records", "30000"],
         "bound": ["bound.py", *network("6000,2000")],
         "range-coder": ["range_coder.py", *(["--model", *coder_models] if coder_models else [])],
+        "lanes": ["lanes.py", *(["--model", *coder_models] if coder_models else [])],
         "reading": ["reading.py", *(network("2000") if coder_models else [])],
         "start-up": ["start_up.py", *(["--python", light_python] if light_python else [])],
         "growth": ["growth.py"],
@@ -123,12 +125,16 @@ def run(folder: pathlib.Path, args: argparse.Namespace) -> None:
 
 def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
     """Write the page of the results, and its figure."""
-    reports = {}
+    reports: dict[str, Report] = {}
+    machines: list[list[str]] = []
     for name in jobs(None, {}):
         path = folder / f"{name}.json"
         if path.exists():
-            reports[name], last_machine = Report.load(path)
-    lines = [INTRODUCTION, *(f"- {line}" for line in last_machine), TARGETS_INTRODUCTION, "| | at least | found |"]
+            reports[name], described = Report.load(path)
+            machines.append(described)
+    # The hardware, the load at the first benchmark's start, and the versions of each environment.
+    described = list(dict.fromkeys(itertools.chain(machines[0], *([lines[0], lines[2]] for lines in machines))))
+    lines = [INTRODUCTION, *(f"- {line}" for line in described), TARGETS_INTRODUCTION, "| | at least | found |"]
     lines += ["| --- | ---: | ---: |"]
     for target in (target for report in reports.values() for target in report.targets):
         missed = "" if target.ratio >= target.at_least else " (missed)"

@@ -8,14 +8,17 @@ import pathlib
 import platform
 import re
 
-PACKAGES = ("apache-beam", "numpy", "numba", "pyarrow", "keras", "tensorflow", "jax", "torch", "faiss-cpu")
+PACKAGES = (
+    *("apache-beam", "numpy", "numba", "pyarrow", "keras", "tensorflow", "tensorflow-compression", "jax", "torch"),
+    "faiss-cpu",
+)
 
 
 def describe() -> str:
-    """Return the machine, its load and the versions, in three lines."""
+    """Return the machine, its load, and the versions of what is installed, in three lines."""
     cores = os.cpu_count()  # a benchmark may have bound itself to one
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = [f"{package} {_version(package)}" for package in PACKAGES]
+    versions = [f"{package} {version}" for package in PACKAGES if (version := _version(package))]
     return "\n".join(
         [
             f"{_cpu()}, {cores} cores, {memory:.0f} GiB memory, {platform.system()} {platform.machine()}",
@@ -31,8 +34,8 @@ def _cpu() -> str:
     return found.group(1) if found else platform.processor() or "unknown processor"
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
