@@ -15,7 +15,7 @@ from vidpress.model.images.experiments import Experiment, Images, ImageTrainingO
 from vidpress.model.images.networks import build_image_network
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.training import checkpoints
-from vidpress.model.training.loop import enough_memory, split_prior
+from vidpress.model.training.loop import enough_memory, optimizer_groups
 from vidpress.model.training.progress import mean_loss
 from vidpress.model.training.steps import TrainingStep
 
@@ -108,12 +108,8 @@ def _training_step(network: keras.Model, options: ImageTrainingOptions, last_ste
         squares = sum(ops.sum(ops.square(kernel)) for kernel in kernels)
         return task, task + options.weight_decay / 2 * squares + sum(network.losses)
 
-    weights, prior = split_prior(network)
-    groups = {"optimizer": (optimizer, weights)}
-    if prior:
-        prior_optimizer = keras.optimizers.Adam(schedule(options.prior_learning_rate), name="prior_optimizer")
-        groups["prior_optimizer"] = (prior_optimizer, prior)
-    return TrainingStep(network, losses, groups)
+    prior_optimizer = keras.optimizers.Adam(schedule(options.prior_learning_rate), name="prior_optimizer")
+    return TrainingStep(network, losses, optimizer_groups(network, optimizer, prior_optimizer))
 
 
 def _report(

@@ -23,7 +23,7 @@ from vidpress.model.networks.teacher import Teacher
 from vidpress.model.training import checkpoints, progress
 from vidpress.model.training.checkpoints import TrainingError
 from vidpress.model.training.options import TrainingOptions
-from vidpress.model.training.steps import TrainingStep
+from vidpress.model.training.steps import Group, TrainingStep
 from vidpress.model.training.training_data import LabelledVideos, training_batches
 
 # How many steps a line in TensorBoard and the progress bar averages over.
@@ -241,19 +241,23 @@ def build_step(network: keras.Model, options: TrainingOptions, teacher: Teacher 
         task = classifiers.task_loss(labels, network(x, training=True))
         return task, task + sum(network.losses)
 
-    weights, prior = split_prior(network)
-    groups = {"optimizer": (adam(options.learning_rate, "optimizer"), weights)}
-    if prior:
-        groups["prior_optimizer"] = (adam(options.prior_learning_rate, "prior_optimizer"), prior)
+    optimizer = adam(options.learning_rate, "optimizer")
+    groups = optimizer_groups(network, optimizer, adam(options.prior_learning_rate, "prior_optimizer"))
     return TrainingStep(network, losses, groups, frozen=[] if teacher is None else teacher.variables)
 
 
-def split_prior(network: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:
-    """Return a network's trainable variables, those of its bottleneck's prior apart."""
+def optimizer_groups(
+    network: keras.Model, optimizer: keras.optimizers.Optimizer, prior_optimizer: keras.optimizers.Optimizer
+) -> dict[str, Group]:
+    """Return what each optimizer moves: the bottleneck's prior, if there is one, has an optimizer of its own."""
     bottleneck = bottleneck_of(network)
     prior = [] if bottleneck is None else bottleneck.trainable_variables
     of_prior = {id(variable) for variable in prior}
-    return [variable for variable in network.trainable_variables if id(variable) not in of_prior], prior
+    weights = [variable for variable in network.trainable_variables if id(variable) not in of_prior]
+    groups: dict[str, Group] = {"optimizer": (optimizer, weights)}
+    if prior:
+        groups["prior_optimizer"] = (prior_optimizer, prior)
+    return groups
 
 
 @contextlib.contextmanager
