@@ -129,7 +129,7 @@ def test_unusable_options_are_refused(argv, message, many_rates, data, tmp_path,
 def test_a_training_at_one_rate_has_no_other(one_rate, data, tmp_path, capsys):
     for rate in (["--lmbda", "0.01"], ["--bytes", "10"]):
         argv = [*options(one_rate, data, tmp_path / "m.safetensors"), *rate]
-        assert "was trained at lmbda=0.001 alone: leave --lmbda and --bytes out" in refusal(argv, capsys)
+        assert "was trained at lmbda=0.001 only: leave out --lmbda and --bytes" in refusal(argv, capsys)
 
 
 def test_what_is_not_there_is_refused(one_rate, data, tmp_path, capsys):

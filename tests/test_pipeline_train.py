@@ -125,7 +125,7 @@ def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_
         lines = process.stderr.read().splitlines()
     assert process.returncode == 128 + signum, lines
     *_, last = lines
-    assert re.fullmatch(r"vidpress train: stopped at step \d+: run the same command again to go on\.", last), lines
+    assert re.fullmatch(r"vidpress train: stopped at step \d+: run the same command again to resume\.", last), lines
     assert not output.exists()
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -214,7 +214,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--hidden", "2000x"], "is not sizes"),
+        (["--hidden", "2000x"], "is not a list of sizes"),
         (["--hidden", "0"], "hidden="),
         (["--steps", "0"], "steps=0"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999 must be below"),
@@ -287,7 +287,7 @@ def test_a_missing_backend_is_named_before_any_work(command, backend, extra, tmp
 
 @pytest.mark.parametrize("backend", ["nonsense", "", "Tensorflow", "openvino"])
 def test_a_backend_that_does_not_train_is_one_line(command, backend, tmp_path):
-    message = f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch."
+    message = f"KERAS_BACKEND={backend} is not a backend that can train: use tensorflow, jax or torch."
     refused_before_any_work(command, message, tmp_path, KERAS_BACKEND=backend)
 
 
