@@ -104,7 +104,7 @@ def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     train.main(argv)
     captured = capsys.readouterr()
-    assert "Going on from step 3" in captured.err
+    assert "Resuming from step 3" in captured.err
     model = FrozenModel.load(output)
     assert model.head is None
     assert f"Model {model.model_id} in {output}" in captured.out
@@ -129,7 +129,7 @@ def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_
     assert not output.exists()
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step" in result.stderr
+    assert "Resuming from step" in result.stderr
     whole, resumed = FrozenModel.load(trained), FrozenModel.load(output)
     assert [layer[0].tobytes() for layer in resumed.hidden] == [layer[0].tobytes() for layer in whole.hidden]
     assert resumed.tables.to_bytes() == whole.tables.to_bytes()
@@ -208,7 +208,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         "--work_dir",
         str(trained.with_name("model.training")),
     ]
-    assert "holds a training with seed 0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
+    assert "contains a training run with seed 0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--lmbda", "0", "--tables", "prior"], "tables=prior needs lmbda above 0"),
         (["--hidden", "12,8193"], "hidden=8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
-        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
+        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be used with lmbda_range"),
         (["--features", "rgb"], "--features"),
         (["--learn", "0.1"], "unknown option --learn"),
     ],
