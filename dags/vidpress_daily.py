@@ -72,7 +72,7 @@ with DAG(
     dagrun_timeout=RUN_TIMEOUT,
     on_failure_callback=pkgutil.resolve_name(ON_FAILURE) if ON_FAILURE else log_failure,
     default_args={"retries": 3, "retry_delay": datetime.timedelta(minutes=5), "retry_exponential_backoff": True},
-    # So that numbers and the Beam options come as what they are, not as text.
+    # Keeps numbers and the Beam options from becoming text.
     render_template_as_native_obj=True,
     tags=["vidpress"],
     params={

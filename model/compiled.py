@@ -14,7 +14,7 @@ from vidpress.model.numba_internals import keep_machine_code
 
 _log = logging.getLogger("vidpress")
 
-# What LLVM's names of kinds of processors stand for, as far as loops are chosen by it.
+# The features that LLVM's names of kinds of processors stand for, as far as loops are chosen by them.
 _FEATURES_OF = {"x86-64-v3": {"avx2"}, "x86-64-v4": {"avx2", "avx512vl"}}
 
 

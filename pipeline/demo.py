@@ -23,7 +23,7 @@ _PROG = "vidpress demo"
 _TRAINING = "--hidden 512 --learning_rate 0.005 --weight_decay 3e-4"
 _WITHOUT_RATE = "--lmbda 0"
 
-# Of the made-up videos.
+# How many made-up videos there are, and of what kind.
 _NUM_CLASSES = 100
 _NUM_SHARDS = 6
 _VIDEOS_PER_SHARD = 4000

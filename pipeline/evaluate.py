@@ -59,10 +59,13 @@ def parser(kind: Kind) -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.local_folder,
-        help="for the results and the finished points",
+        help="folder for the results and the finished points",
     )
     files.add_argument(
-        "--work_dir", metavar="FOLDER", type=launch.absolute, help="for checkpoints and models (default: FOLDER.work)"
+        "--work_dir",
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="folder for checkpoints and models (default: OUTPUT.work)",
     )
     files.add_argument(
         "--report_only",

@@ -47,7 +47,7 @@ def parser() -> launch.Parser:
     record_options.add_record_options(files)
     add_model_options(parser)
     parser.add_argument(
-        "--paper", action="store_true", help=f"use the paper's method: {paper_options()}, where these are not given"
+        "--paper", action="store_true", help=f"use the paper's method: {paper_options()}, unless these are given"
     )
     return parser
 

@@ -79,7 +79,7 @@ def train_model(
       features: What `x` is made of.
       videos: The training data.
       validation: Videos for the metrics in the model's metadata, if given.
-      work_dir: As `vidpress.model.training.loop.train` takes it.
+      work_dir: As for `vidpress.model.training.loop.train`.
 
     Returns:
       The model, with its task head and with metadata; and how many seconds the training took.
