@@ -1,22 +1,21 @@
 """Encode what is new since the last run, and verify the data set.
 
-**encode** runs `vidpress encode --append`: the first run makes the data set, each later one adds the videos of the
-input files that came since, as a generation with a manifest of its own. Nothing that is there changes, and a run
+**encode** runs `vidpress encode --append`: the first run creates the data set, and each later one adds the videos of
+the input files that have come since, as a generation with its own manifest. Nothing that is there changes, and a run
 without new files does nothing.
 
-**verify** runs `vidpress verify`: every file is held against the manifest, and a sample of the codes decoded. Its
+**verify** runs `vidpress verify`: every file is compared with the manifest, and a sample of the codes is decoded. Its
 log has a line for each finding.
 
 **Retries and repeated runs are safe**: a run that dies leaves no manifest, and the next one reads the same files
-again. Which files are new is decided by the manifest, not by the date of the run, so that a missed day needs no
-catching up.
+again. The manifest decides which files are new, not the date of the run, so the next run makes up for a missed day.
 
-**A run that fails** or takes too long is told of by a line in Airflow's log, or by a function of yours, which takes
-Airflow's context: name it in the environment variable `VIDPRESS_ON_FAILURE`, as `package.module:function`.
+**If a run fails** or takes too long, a line in Airflow's log says so, or a function of yours is called with Airflow's
+context: name it in the environment variable `VIDPRESS_ON_FAILURE`, as `package.module:function`.
 
 The workers of Airflow need a Python that has vidpress; name it in the environment variable `VIDPRESS_PYTHON`
-(`python3` without). Set the parameters' defaults and the time-outs in this file; parameters can also be given when
-triggering a run.
+(default: `python3`). Set the parameters' defaults and the time-outs in this file; parameters can also be given when
+a run is triggered.
 """
 
 import datetime
@@ -33,14 +32,14 @@ from airflow.sdk import DAG, Param
 PYTHON = os.environ.get("VIDPRESS_PYTHON", "python3")
 ON_FAILURE = os.environ.get("VIDPRESS_ON_FAILURE")
 
-# Of each try of a task, and of a whole run with its retries, which ends before the next day's is due.
+# Time-outs of each try of a task, and of a whole run with its retries, which ends before the next day's run is due.
 ENCODE_TIMEOUT = datetime.timedelta(hours=12)
 VERIFY_TIMEOUT = datetime.timedelta(hours=6)
 RUN_TIMEOUT = datetime.timedelta(hours=23)
 
 
 class RunEncoding(BeamRunPythonPipelineOperator):
-    """Run the job in a process that ends with the task; Airflow's own operator lets it go on after a time-out."""
+    """Run the job in a process that ends with the task; Airflow's own operator leaves it running after a time-out."""
 
     def on_kill(self) -> None:
         """End the job's processes."""
@@ -56,7 +55,7 @@ def log_failure(context: Any) -> None:
     output = (context.get("params") or dag.params)["output"]
     logging.getLogger("vidpress").error(
         f"{dag.dag_id} failed in run {context['run_id']} ({context.get('reason')}) for the data set {output}: the "
-        f"reason stands in the log of {f'its task {task.task_id}' if task else 'its tasks'}, those of bad records in "
+        f"reason is in the log of {f'its task {task.task_id}' if task else 'its tasks'}, those of bad records are in "
         f"{output.rstrip('/')}/dead-letters-*.jsonl. Repeating the run is safe."
     )
 
@@ -68,12 +67,12 @@ with DAG(
     schedule="@daily",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
-    # Two runs at a time would both encode what is new, and one of them for nothing.
+    # Two runs at a time would both encode what is new, one of them for nothing.
     max_active_runs=1,
     dagrun_timeout=RUN_TIMEOUT,
     on_failure_callback=pkgutil.resolve_name(ON_FAILURE) if ON_FAILURE else log_failure,
     default_args={"retries": 3, "retry_delay": datetime.timedelta(minutes=5), "retry_exponential_backoff": True},
-    # So that numbers and the Beam options come as what they are, not as text.
+    # Keeps numbers and the Beam options from becoming text.
     render_template_as_native_obj=True,
     tags=["vidpress"],
     params={
@@ -82,7 +81,7 @@ with DAG(
             type="array",
             items={"type": "string", "minLength": 1},
             minItems=1,
-            description="TFRecord files or globs, local or gs://. What the data set was encoded from is left out.",
+            description="TFRecord files or globs, local or gs://. Files that were encoded already are left out.",
         ),
         "model": Param(
             "/data/model.safetensors", type="string", minLength=1, description="The frozen model, a path or gs:// URI."
@@ -121,7 +120,7 @@ with DAG(
         py_options=["-m"],
         py_file="vidpress.pipeline.encode",
         execution_timeout=ENCODE_TIMEOUT,
-        # Deferred, the job would run in Airflow's triggerer instead of a worker, whatever Airflow's default is.
+        # If deferred, the job would run in Airflow's triggerer instead of a worker. Airflow's default may differ.
         deferrable=False,
         runner="{{ params.runner }}",
         default_pipeline_options="{{ params.beam_options }}",
@@ -136,7 +135,7 @@ with DAG(
     )
     verify = BashOperator(
         task_id="verify",
-        doc_md="Checks the data set against its manifest. A finding is damage that no retry mends: see the log.",
+        doc_md="Checks the data set against its manifest. A finding is damage that no retry repairs: see the log.",
         retries=1,
         execution_timeout=VERIFY_TIMEOUT,
         bash_command='exec "$VIDPRESS_PYTHON" -m vidpress.pipeline.verify "$DATA_SET"',

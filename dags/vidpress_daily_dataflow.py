@@ -1,27 +1,27 @@
 """Encode what is new since the last run with a Dataflow Flex Template, and verify the data set.
 
-**encode** launches the template `dataflow_templates/encode` with `append=true`: the first run makes the data set,
-each later one adds the videos of the input files that came since, as a generation with a manifest of its own.
+**encode** launches the template `dataflow_templates/encode` with `append=true`: the first run creates the data set,
+and each later one adds the videos of the input files that have come since, as a generation with its own manifest.
 Nothing that is there changes. A run without new files starts a job that finds nothing to do. While the job runs, the
 task is deferred: it waits in Airflow's triggerer, and holds no worker.
 
-**verify** runs `vidpress verify` on the Airflow worker: every file is held against the manifest, and a sample of
-the codes decoded. Its log has a line for each finding.
+**verify** runs `vidpress verify` on the Airflow worker: every file is compared with the manifest, and a sample of
+the codes is decoded. Its log has a line for each finding.
 
 **Retries and repeated runs are safe**: a job that dies leaves no manifest, and the next one reads the same files
 again. If a job that Airflow lost sight of is still running when it is launched again, the first to finish wins, and
-the other adds nothing. Which files are new is decided by the manifest, not by the date of the run, so that a missed
-day needs no catching up.
+the other adds nothing. The manifest decides which files are new, not the date of the run, so the next run makes up
+for a missed day.
 
-**A run that fails** or takes too long is told of by a line in Airflow's log, or by a function of yours, which takes
-Airflow's context: name it in the environment variable `VIDPRESS_ON_FAILURE`, as `package.module:function`.
+**If a run fails** or takes too long, a line in Airflow's log says so, or a function of yours is called with Airflow's
+context: name it in the environment variable `VIDPRESS_ON_FAILURE`, as `package.module:function`.
 
-**Deferred**, a task does not see that its job was cancelled, and no time-out cancels its job: after cancelling a job,
+**A deferred task** does not notice that its job was cancelled, and no time-out cancels its job: after you cancel a job,
 mark its task as failed; after a time-out, look for the job in Dataflow's list.
 
 Airflow needs the connection `google_cloud_default`, and its workers a Python that has vidpress, named in the
-environment variable `VIDPRESS_PYTHON` (`python3` without). Set the parameters' defaults and the time-outs in this
-file; parameters can also be given when triggering a run.
+environment variable `VIDPRESS_PYTHON` (default: `python3`). Set the parameters' defaults and the time-outs in this
+file; parameters can also be given when a run is triggered.
 """
 
 import datetime
@@ -38,12 +38,12 @@ PYTHON = os.environ.get("VIDPRESS_PYTHON", "python3")
 ON_FAILURE = os.environ.get("VIDPRESS_ON_FAILURE")
 GCS = "^gs://[^/]+/.+"
 
-# Of each try of a task, and of a whole run with its retries, which ends before the next day's is due.
+# Time-outs of each try of a task, and of a whole run with its retries, which ends before the next day's run is due.
 ENCODE_TIMEOUT = datetime.timedelta(hours=12)
 VERIFY_TIMEOUT = datetime.timedelta(hours=6)
 RUN_TIMEOUT = datetime.timedelta(hours=23)
 
-# What the job is started with beside its own parameters, by their names in Dataflow's API.
+# What the job is started with besides its own parameters, by the names in Dataflow's API.
 ENVIRONMENT = {
     "tempLocation": "temp_location",
     "maxWorkers": "max_workers",
@@ -60,7 +60,7 @@ ENVIRONMENT = {
 
 
 def launch_request(context: Any, jinja_env: Any = None) -> dict[str, Any]:
-    """Return the body of the request that launches the job; what is empty is left to the template and to Dataflow."""
+    """Return the body of the request that launches the job; the template and Dataflow decide what is empty."""
     params = context["params"]
     return {
         "launchParameter": {
@@ -79,7 +79,7 @@ def launch_request(context: Any, jinja_env: Any = None) -> dict[str, Any]:
 
 
 class StartEncoding(DataflowStartFlexTemplateOperator):
-    """Launch a Flex Template and wait for its job, no longer than `execution_timeout` when deferred either."""
+    """Launch a Flex Template and wait for its job, also when deferred no longer than `execution_timeout`."""
 
     def defer(self, *, timeout: datetime.timedelta | None = None, **arguments: Any) -> None:
         """Wait for the job in Airflow's triggerer."""
@@ -93,7 +93,7 @@ def log_failure(context: Any) -> None:
     output = (context.get("params") or dag.params)["output"]
     logging.getLogger("vidpress").error(
         f"{dag.dag_id} failed in run {context['run_id']} ({context.get('reason')}) for the data set {output}: the "
-        f"reason stands in the log of {f'its task {task.task_id}' if task else 'its tasks'}, those of bad records in "
+        f"reason is in the log of {f'its task {task.task_id}' if task else 'its tasks'}, those of bad records are in "
         f"{output.rstrip('/')}/dead-letters-*.jsonl. Repeating the run is safe."
     )
 
@@ -113,7 +113,7 @@ with DAG(
     schedule="@daily",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
-    # Two runs at a time would both encode what is new, and one of them for nothing.
+    # Two runs at a time would both encode what is new, one of them for nothing.
     max_active_runs=1,
     dagrun_timeout=RUN_TIMEOUT,
     on_failure_callback=pkgutil.resolve_name(ON_FAILURE) if ON_FAILURE else log_failure,
@@ -153,11 +153,11 @@ with DAG(
             description="The most workers that Dataflow starts. 10 of 4 vCPUs fit into most projects' quotas.",
         ),
         "num_workers": Param(
-            0, type="integer", minimum=0, description="How many workers Dataflow starts with; its own choice if 0."
+            0, type="integer", minimum=0, description="How many workers Dataflow starts with; if 0, it decides itself."
         ),
-        "machine_type": _text("The workers' machine type; the template's if empty."),
-        "zone": _text("The workers' zone; one of the region that Dataflow chooses if empty."),
-        "network": _text("The workers' network; the project's `default` if empty."),
+        "machine_type": _text("The workers' machine type; if empty, the template's."),
+        "zone": _text("The workers' zone; if empty, Dataflow chooses one of the region."),
+        "network": _text("The workers' network; if empty, the project's `default`."),
         "subnetwork": _text(
             "The workers' subnetwork, such as regions/us-central1/subnetworks/NAME, or its whole URL in a shared VPC."
         ),
@@ -168,18 +168,18 @@ with DAG(
             description="Private needs a subnetwork with Private Google Access.",
         ),
         "kms_key": _text("The key for what the job stores: projects/.../locations/.../keyRings/.../cryptoKeys/..."),
-        "service_account": _text("The workers' service account; the project's default one if empty."),
+        "service_account": _text("The workers' service account; if empty, the project's default one."),
         "labels": Param(
             {"airflow-dag": "vidpress_daily_dataflow"},
             type="object",
             additionalProperties={"type": "string"},
-            description="Labels of the job and its workers, by which bills can be told apart.",
+            description="Labels of the job and its workers, which tell bills apart.",
         ),
     },
 ) as dag:
     encode = StartEncoding(
         task_id="encode",
-        doc_md="Adds the videos of new files. What went wrong with a job stands in its own log, which is linked here.",
+        doc_md="Adds the videos of new files. What went wrong with a job is in its own log, which is linked here.",
         project_id="{{ params.project }}",
         location="{{ params.region }}",
         body=launch_request,
@@ -188,7 +188,7 @@ with DAG(
     )
     verify = BashOperator(
         task_id="verify",
-        doc_md="Checks the data set against its manifest. A finding is damage that no retry mends: see the log.",
+        doc_md="Checks the data set against its manifest. A finding is damage that no retry repairs: see the log.",
         retries=1,
         execution_timeout=VERIFY_TIMEOUT,
         bash_command='exec "$VIDPRESS_PYTHON" -m vidpress.pipeline.verify "$DATA_SET"',

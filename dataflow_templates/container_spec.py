@@ -10,7 +10,7 @@ from typing import Any
 FOLDER = pathlib.Path(__file__).parent
 JOBS = ("encode", "decode")
 
-# What docs/dataflow.md gives the reasons of. Each is a default: a launch may say otherwise.
+# docs/dataflow.md gives the reasons for these. They are defaults, which a launch can change.
 WORKERS = {
     # 4 vCPUs with 4 GB each: Dataflow starts one Python process a vCPU, and each holds a model of its own.
     "machineType": "n2-standard-4",
@@ -19,7 +19,7 @@ WORKERS = {
     # 40 vCPUs fit into most projects' quotas, encode some 49 million frame-level videos an hour by the figures of
     # docs/dataflow.md, and cost less than 3 dollars an hour. Without it, Dataflow may start 1,000 workers.
     "maxWorkers": 10,
-    # Images of one's own need it.
+    # Custom images need it.
     "additionalExperiments": ["use_runner_v2"],
 }
 

@@ -21,9 +21,9 @@ class Figures:
 
     Attributes:
       cpu_seconds: CPU time a video, in the steady state.
-      input_bytes: Of a video's record.
-      stored_bytes: Of a video in the shards.
-      videos_per_file: Of the input.
+      input_bytes: Bytes of a video's record.
+      stored_bytes: Bytes of a video in the shards.
+      videos_per_file: Videos in an input file.
       bytes_per_second: What a process reads from Cloud Storage while it reads; it reads and computes in turns.
     """
 
@@ -36,7 +36,7 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-    """In US dollars: Dataflow batch and Cloud Storage standard class, us-central1, list prices as of June 2025."""
+    """List prices in US dollars: Dataflow batch and Cloud Storage standard class, us-central1, as of June 2025."""
 
     vcpu_hour: float = 0.056
     memory_gb_hour: float = 0.003557
@@ -49,7 +49,7 @@ class Prices:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one data set; dollars, but for `vcpu_hours`, `input_gb` and `stored_gb`."""
+    """The costs of one data set in dollars, except `vcpu_hours`, `input_gb` and `stored_gb`."""
 
     vcpu_hours: float
     input_gb: float
@@ -119,7 +119,7 @@ def _gb(amount: float) -> str:
 def main() -> None:
     """Print the table for the figures and prices of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=float, nargs="+", default=[1e6, 1e8, 1e9], help="how many")
+    parser.add_argument("--videos", type=float, nargs="+", default=[1e6, 1e8, 1e9], help="numbers of videos")
     for field in dataclasses.fields(Figures):
         parser.add_argument(f"--{field.name}", type=float, required=True)
     for field in dataclasses.fields(Prices):

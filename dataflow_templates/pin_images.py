@@ -1,7 +1,7 @@
-"""Pin the images that the Dockerfile and the build file name to what their tags name now; `--check` sees that all are.
+"""Pin the images in the Dockerfile and the build file to what their tags name now; `--check` checks that they are.
 
-An image is pinned by its digest, `name:tag@sha256:...`: nobody can exchange what a digest names, as anyone with the
-right to push can what a tag does. The digest is worked out from the manifest itself, which registries give to everyone.
+An image is pinned by its digest, `name:tag@sha256:...`: nobody can exchange what a digest names, but anyone with the
+right to push can exchange what a tag names. The digest is computed from the manifest, which registries give to anyone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HOSTS = {"docker.io": "https://registry-1.docker.io"}
 
 
 class PinError(Exception):
-    """An image that cannot be pinned, or is not; the message names it and the fix."""
+    """An image that cannot be pinned, or is not pinned; the message names it and the fix."""
 
 
 def resolve(host: str, name: str, tag: str) -> str:

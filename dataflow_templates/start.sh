@@ -1,7 +1,7 @@
 #!/bin/sh
-# Start a program, such as Beam's boot, so that it finds the machine code in the image; without a program, name the kinds
-# of processors that the image holds it for. Numba keeps machine code by a processor's exact name and features, which
-# even machines of one type differ in: so it is kept for what many have in common, and a worker says which of it it has.
+# Start a program, such as Beam's boot, so that it finds the machine code in the image; without a program, print the kinds
+# of processors that the image has it for. Numba keeps machine code by a processor's exact name and features, in which
+# even machines of one type differ. So it is kept for what many have in common, and a worker says which kind it is.
 set -eu
 
 # x86-64-v3: AVX2, as in E2 and N2D machines. x86-64-v4: AVX-512, as in N2, C2 and C3D. The last: matrix units, as in C3, N4 and C4.

@@ -1,6 +1,6 @@
 """The mathematics of vidpress and its file formats, without Beam. docs/api.md describes the names that are public.
 
-Each is loaded when it is first used, because some need Keras, and workers have none.
+Each is loaded when it is first used, because some need Keras, which workers do not have.
 """
 
 from __future__ import annotations

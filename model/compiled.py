@@ -1,4 +1,4 @@
-"""How the project's loops are compiled: by Numba, at their first call, for the processor that it compiles for."""
+"""How the project's loops are compiled: by Numba, when they are first called."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vidpress.model.numba_internals import keep_machine_code
 
 _log = logging.getLogger("vidpress")
 
-# What LLVM's names of kinds of processors stand for, of what loops are chosen by.
+# The features that LLVM's names of kinds of processors stand for, as far as loops are chosen by them.
 _FEATURES_OF = {"x86-64-v3": {"avx2"}, "x86-64-v4": {"avx2", "avx512vl"}}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that releases the GIL, and keep the machine code on disk where a folder can be written.
+    """Compile a function that releases the GIL, and keep the machine code on disk if there is a writable folder.
 
     Sums are in the order in which they are written, and products are rounded before they are added: without
-    `fastmath`, Numba leaves LLVM no liberty. So what is compiled does the same arithmetic on every processor.
+    `fastmath`, Numba does not let LLVM change this. So compiled code does the same arithmetic on every processor.
     """
     return _compile(function)
 
@@ -40,15 +40,15 @@ def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 @functools.cache
 def _say() -> None:
-    """Say once in a process why it takes long to begin."""
-    _log.warning("Compiling for this processor, which takes some 20 s where it was not done before.")
+    """Log once in a process why it takes long to begin."""
+    _log.warning("Compiling for this processor, which takes about 20 s the first time.")
 
 
 def compiles_for(*features: str) -> bool:
     """Return whether Numba compiles for a processor that has all of some features, by LLVM's names.
 
-    It is this processor unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise. Of what a name stands for, little
-    is known here: then the answer is no.
+    It is this processor unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name another. For most names, the features are not
+    known here: then the answer is no.
     """
     name, named = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # type: ignore[attr-defined]
     if name is None and named is None:

@@ -11,7 +11,7 @@ _LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 def num_cpus() -> int:
-    """Return how many CPUs this process may use: not the machine's, where a container or a mask allows fewer."""
+    """Return how many CPUs this process may use: fewer than the machine has, if a container or a mask limits them."""
     # macOS has no masks.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -1,4 +1,4 @@
-"""What vectors take as they are, deflated: what everything else is compared with."""
+"""The size of unchanged vectors, deflated, with which all other sizes are compared."""
 
 from __future__ import annotations
 

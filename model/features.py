@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-# What a spec may ask for at most; one that a stranger's file holds is refused beyond it, before anything is allocated.
+# Limits for a spec: one from a hostile file that exceeds them is refused before anything is allocated.
 MAX_FEATURES = 256
 MAX_INPUT_SIZE = 2**24
 MAX_NAME_LENGTH = 256
@@ -53,7 +53,7 @@ class Feature:
         if not (math.isfinite(self.scale) and self.scale):
             raise ValueError(f"Feature {self.name!r} has scale {self.scale}: it must be a number other than 0.")
         if self.kind == "uint8" and self.scale != 1:
-            raise ValueError(f"Feature {self.name!r} of 8-bit frames has a scale, which float frames alone have.")
+            raise ValueError(f"Feature {self.name!r} of 8-bit frames has a scale, which only float frames can have.")
 
     @property
     def mean_name(self) -> str:
@@ -100,7 +100,7 @@ class FeatureSpec:
 
     Attributes:
       features: The features, in order.
-      id_keys: Names under which a record may hold the video's id; the first one present counts.
+      id_keys: Names under which a record may hold the video's id; the first one that is present counts.
       labels_key: Name of the record's list of class indices; it may be absent.
       quantized_min: What an 8-bit 0 stands for, half a bin below its centre.
       quantized_max: What an 8-bit 255 stands for, half a bin below its centre.

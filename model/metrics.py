@@ -1,8 +1,8 @@
 """GAP@20, Hit@1, PERR and mAP, as the YouTube-8M starter code defines them (eval_util.py there), in NumPy.
 
-A video without labels counts nowhere: the starter code's PERR lets such a video select every class, and its top
+A video without labels is not counted: the starter code's PERR lets such a video select every class, and its top
 predictions would only lower GAP and mAP. Equal scores rank by class within a video and by video between videos, so that
-results repeat; the starter code leaves that order to chance.
+results are reproducible; the starter code leaves that order to chance.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MetricsAccumulator:
         """Add a batch of videos.
 
         Args:
-          scores: float[num_videos, num_classes]; logits or probabilities, for only their order counts.
+          scores: float[num_videos, num_classes]; logits or probabilities, since only their order counts.
           labels: bool or 0/1 [num_videos, num_classes], multi-hot.
 
         Raises:
@@ -135,7 +135,7 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, top_k: int = TOP_K) -> Metr
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """How often examples with one class each are put into it.
+    """How often examples with one class each are classified correctly.
 
     Attributes:
       accuracy: The share of examples whose best-scored class is theirs.

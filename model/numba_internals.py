@@ -1,6 +1,6 @@
-"""What is taken of Numba's inside, which may change with any version: pyproject.toml says with which ones it fits.
+"""What uses Numba's internals, which may change with any version: pyproject.toml says which versions this works with.
 
-All else is from Numba's documented modules. `compiled` is how the project's loops are compiled.
+Everything else uses Numba's documented modules. `compiled` compiles the project's loops.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Loop = CPUDispatcher
 
 
 def keep_machine_code(loop: Any, say_that_it_compiles: Callable[[], None]) -> None:
-    """Let a loop find its machine code on disk, and leave it there.
+    """Let a loop find its machine code on disk, and save it there.
 
-    Machine code that was cut or changed is compiled anew, too, and replaced. Where neither the package's folder nor the
-    user's cache can be, as in a read-only image, each process compiles anew.
+    Machine code that was cut or changed is compiled again, too, and replaced. If neither the package's folder nor the
+    user's cache can be written, as in a read-only image, each process compiles again.
     """
     try:
         loop._cache = _Cache(loop.py_func, say_that_it_compiles)
@@ -32,7 +32,7 @@ def keep_machine_code(loop: Any, say_that_it_compiles: Callable[[], None]) -> No
 
 
 class _CheckedFile(IndexDataCacheFile):
-    """Numba's file of machine code, with a checksum before it: what is damaged is not there."""
+    """Numba's file of machine code, with a checksum before it: if it is damaged, it counts as missing."""
 
     def _save_data(self, name: str, data: Any) -> None:
         content = self._dump(data)
@@ -46,7 +46,7 @@ class _CheckedFile(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, which is only ever a help: whatever is wrong with it, the function is compiled."""
+    """Numba's cache, which may fail: whatever is wrong with it, the function is compiled."""
 
     def __init__(self, function: Callable[..., Any], say_that_it_compiles: Callable[[], None]) -> None:
         super().__init__(function)
@@ -71,7 +71,7 @@ class _Cache(FunctionCache):
 
 
 class _NoCache(NullCache):
-    """Where nothing can be kept."""
+    """A cache that keeps nothing."""
 
     def __init__(self, say_that_it_compiles: Callable[[], None]) -> None:
         self._say = say_that_it_compiles

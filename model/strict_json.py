@@ -8,19 +8,19 @@ import msgspec
 
 T = TypeVar("T")
 
-# Far more than any header or line of ours has. Files that may be larger say so.
+# Far more than any header or line of vidpress has. Callers that read larger files give another limit.
 MAX_BYTES = 2**20
 
 
 class JsonError(ValueError):
-    """JSON that is none, too large, too deep, or not of the type that was asked for: the message says which."""
+    """Text that is not JSON, or JSON that is too large, too deep or not of the wanted type: the message says which."""
 
 
 def decode(data: bytes | str, type: type[T], *, max_bytes: int = MAX_BYTES) -> T:
     """Read JSON as a value of a type: a dataclass, or what `msgspec` understands.
 
-    Nothing is converted: a number in quotes is no number, 1.5 is no integer. Fields that the type does not have are
-    passed over. Depth is limited by the type, and in what is of any type by Python's limit on recursion.
+    Nothing is converted: a number in quotes is not a number, 1.5 is not an integer. Fields that the type does not have
+    are ignored. Depth is limited by the type and, for values of any type, by Python's limit on recursion.
 
     Args:
       data: The JSON, UTF-8 where it is bytes.

@@ -1,12 +1,12 @@
 """Compile every loop that encoding and decoding run, and keep the machine code: `python -m vidpress.model.warm_up`.
 
-Without it, the first process on a machine compiles for seconds before its first record. An image should hold what this
-leaves beside the modules, or in the folder that NUMBA_CACHE_DIR names.
+Without it, the first process on a machine compiles for seconds before its first record. An image should contain the
+files that this writes beside the modules, or in the folder that NUMBA_CACHE_DIR names.
 
-Machine code is kept for one kind of processor, down to each feature. An image that runs on several is warmed for what
-they have in common, such as `python -m vidpress.model.warm_up "x86-64-v3 x86-64-v4+amx-tile+amx-bf16"`: for processors
-by LLVM's names, and features that they have beside. They find it when NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say so, as
-`numba_variables` has them; this processor needs to be none of them.
+Machine code is kept for one kind of processor, down to each feature. For an image that runs on several, compile for
+what they have in common, as in `python -m vidpress.model.warm_up "x86-64-v3 x86-64-v4+amx-tile+amx-bf16"`: the names of
+processors in LLVM, and features that they have besides. A process finds this machine code if its NUMBA_CPU_NAME and
+NUMBA_CPU_FEATURES are those of `numba_variables`. The processor that compiles need not be one of them.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 
 def warm_up() -> None:
-    """Encode and decode two made-up videos, by networks of two units that always come to lie at a half."""
-    spec = FeatureSpec.parse("rgb:512,audio:1")  # sums of so many inputs are in parts
+    """Encode and decode two made-up videos, by networks with two units whose activations are always a half."""
+    spec = FeatureSpec.parse("rgb:512,audio:1")  # enough inputs to be summed in parts
     layers = tuple(
         (np.zeros((size_in, 1), np.float32), np.full(1, 0.5, np.float32)) for size_in in (spec.input_size, 1)
     )
     values = np.array([[0], [1], [0]], np.int32)
     tables = fit_banks(RangeCodingTables.fit(values), values, 2)
     videos = []
-    for num_frames in (1, 2):  # a single frame lies in the record without a gap, which is another type to the compiler
+    for num_frames in (1, 2):  # a single frame has no gaps in the record, which is another type to the compiler
         frames = np.ones((num_frames, spec.input_size), np.uint8)
         payload = serialize_video(b"id", np.array([1]), frames, spec)
         videos.append(pool_frames(parse_video(payload, spec), spec))
     _read_odd_records()
     for rounds_every_layer in (False, True):
         model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
-        # Read back, since loops are compiled anew for arrays that cannot be written.
+        # Read back, since loops are compiled again for arrays that cannot be written.
         model = FrozenModel.from_bytes(model.to_bytes())
         decode_codes(encode_videos(model, videos).rows, model.tables)
 
 
 def _read_odd_records() -> None:
-    """Read float frames, an id in another form than the usual, and frames that are dead letters."""
+    """Read float frames, an id that is encoded in an unusual way, and frames that become dead letters."""
     frames = {"rgb": np.ones((2, 2), np.float32)}
     payload = serialize_record({"id": b"x" * 200}, frames)
     spec = FeatureSpec.parse("rgb:2:float")
@@ -70,7 +70,7 @@ def _read_odd_records() -> None:
 def signatures() -> dict[tuple[str, str], list[Any]]:
     """Return for which types this process has compiled each loop, by its module and name.
 
-    What it compiled of the range coder's, it would have compiled of its other loops on another kind of processors.
+    On another kind of processor, it would have compiled the range coder's other loops for the same types.
     """
     found = {
         (module.__name__, name): list(value.signatures)
@@ -86,13 +86,13 @@ def signatures() -> dict[tuple[str, str], list[Any]]:
 
 
 def numba_variables(kind: str) -> dict[str, str]:
-    """Return the environment in which Numba compiles for a kind of processors, such as 'x86-64-v4+amx-tile'."""
+    """Return the environment in which Numba compiles for a kind of processor, such as 'x86-64-v4+amx-tile'."""
     name, *features = kind.split("+")
     return {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in features)}
 
 
 def compile_for(kind: str, loops: Mapping[tuple[str, str], Sequence[Any]]) -> None:
-    """Compile loops for a kind of processors without running any, in a process of its own: Numba asks but once."""
+    """Compile loops for a kind of processor without running any, in another process: Numba reads its settings once."""
     program = (
         "import pickle, sys\n"
         "from vidpress.model.warm_up import compile_loops\n"

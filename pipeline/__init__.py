@@ -15,6 +15,6 @@ def _is_part_of_a_command() -> bool:
     return is_run or reporting.COMMAND_VARIABLE in os.environ
 
 
-# Here, because the libraries speak while they are imported, which is before any function of a command is called.
+# Done here because the libraries log while they are imported, which is before any function of a command is called.
 if _is_part_of_a_command():
     reporting.quiet_libraries()

@@ -13,13 +13,13 @@ from vidpress.pipeline.launching.reporting import explained_errors, quiet_librar
 
 COMMANDS = {
     "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",
-    "freeze": "take another rate or other tables from a training (needs the extra vidpress[train])",
+    "freeze": "freeze a trained network at another rate or with other tables (needs the extra vidpress[train])",
     "encode": "encode TFRecords to a data set of Parquet shards, with Beam",
-    "evaluate": "train over a sweep of rates, and measure against everything else (needs vidpress[train,report])",
+    "evaluate": "train at several rates, and compare with the alternatives (needs the extras vidpress[train,report])",
     "decode": "decode a data set to TFRecords or Parquet, with Beam",
     "verify": "check a data set against its manifest",
-    "inspect": "say what a model, a shard or a data set is",
-    "demo": "run all of it on a small data set (needs the extra vidpress[train])",
+    "inspect": "describe a model, a shard or a data set",
+    "demo": "run all of these on a small data set (needs the extra vidpress[train])",
 }
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = [*args[1:2], "--help"]
     command, rest = (args[0], args[1:]) if args else ("--help", [])
     if command in COMMANDS:
-        # Here already, since importing the libraries takes seconds in which Ctrl-C may come.
+        # The import is inside the block because it takes seconds, and Ctrl-C may come in that time.
         with explained_errors(f"vidpress {command}"):
             importlib.import_module(f"vidpress.pipeline.{command}").main(rest)
     elif command in ("--version", "-h", "--help"):

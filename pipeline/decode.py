@@ -55,7 +55,8 @@ def parser() -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.absolute,
-        help="folder for the features; it must hold none, but those of the same job that died, which is then completed",
+        help="folder for the features; it must contain none yet, except those of the same job if that died: it is then "
+        "completed",
     )
     parser.add_argument(
         "--format", choices=FORMATS, default="tfrecord", help="format of the features (default: %(default)s)"
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check_output(output: str, manifest: Manifest, output_format: str) -> None:
-    """See that a folder can be written, and holds no features but what the same job left when it died.
+    """Check that a folder can be written, and contains no features except what the same job left when it died.
 
     Raises:
       JobError: If not.

@@ -1,4 +1,4 @@
-"""The demo: all of vidpress on a small data set, by its own commands, and what that gains, in a few minutes."""
+"""The demo: run vidpress's own commands on a small data set, and show what that gains, in a few minutes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vidpress.pipeline.launching import launch, libraries
 
 _PROG = "vidpress demo"
 
-# What the networks with and without a rate have in common. So few steps want a higher learning rate than the default,
-# and so few videos are learnt by heart without weight decay and dropout.
+# The options that the networks with and without a rate share. So few steps need a higher learning rate than the
+# default, and without weight decay and dropout the networks would memorise so few videos.
 _TRAINING = "--hidden 512 --learning_rate 0.005 --weight_decay 3e-4"
 _WITHOUT_RATE = "--lmbda 0"
 
-# Of the made-up videos.
+# How many made-up videos there are, and of what kind.
 _NUM_CLASSES = 100
 _NUM_SHARDS = 6
 _VIDEOS_PER_SHARD = 4000
@@ -33,14 +33,14 @@ _MARKER = ".vidpress-demo"
 
 
 class DemoData(NamedTuple):
-    """The demo's input, and what suits it.
+    """The demo's input, and the options that suit it.
 
     Attributes:
       train: Glob of the training files.
       validation: Glob of the validation files.
       num_classes: How many classes there are.
       description: What the data are.
-      input_dropout: Of both networks.
+      input_dropout: The input dropout of both networks.
       rate: The options of `vidpress train` for the network with a rate.
       steps: Training steps of each network.
     """
@@ -58,7 +58,7 @@ def find_data(output: pathlib.Path) -> DemoData:
     """Return the real YouTube-8M where `VIDPRESS_DATA` or `../shared/data` holds it, else made-up videos.
 
     Args:
-      output: The folder where to videos are made up, if need be.
+      output: The folder that made-up videos are written to, if they are needed.
     """
     folder = pathlib.Path(os.environ.get("VIDPRESS_DATA", "../shared/data")) / "yt8m_v2_video"
     train, validation = "validate00[0-9][0-9].tfrecord", "validate01[0-9][0-9].tfrecord"
@@ -94,10 +94,10 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
 
     Args:
       output: The folder.
-      steps: Training steps of each of the two networks; unless given, what suits the data.
+      steps: Training steps of each of the two networks; by default, a number that suits the data.
 
     Returns:
-      What to print at the end: a table and what it says.
+      What to print at the end: a table and the conclusions from it.
     """
     start = time.monotonic()
     data = find_data(output)
@@ -137,7 +137,7 @@ def run(output: pathlib.Path, steps: int | None = None) -> str:
         [
             *("", *demo_comparison.table(comparison, data.description)),
             *("", *demo_comparison.findings(comparison)),
-            f"\nDone in {time.monotonic() - start:.0f} s. Models, data sets, features and log.txt lie in {output}/",
+            f"\nDone in {time.monotonic() - start:.0f} s. Models, data sets, features and log.txt are in {output}/",
         ]
     )
 
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--output",
         type=_local_folder,
         default=pathlib.Path("demo-output"),
-        help="folder; one of an earlier demo is replaced (default: %(default)s)",
+        help="output folder; if it is that of an earlier demo, it is replaced (default: %(default)s)",
     )
     parser.add_argument(
         "--steps", type=launch.positive_int, help="training steps of each network (default: what suits the data)"
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output.is_symlink():
         parser.error(f"--output {args.output} is a symbolic link: name the folder itself.")
     if args.output.exists() and not (args.output / _MARKER).exists():
-        parser.error(f"--output {args.output} exists and is not a demo's: name another folder.")
+        parser.error(f"--output {args.output} exists and was not written by a demo: name another folder.")
     libraries.load_keras(_PROG, "the demo")
     with launch.explained_errors(_PROG):
         if args.output.exists():

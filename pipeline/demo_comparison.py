@@ -1,4 +1,4 @@
-"""What the demo compares: the same videos stored in several ways, what that takes, and what it is worth."""
+"""What the demo compares: the same videos stored in several ways, with the bytes and the accuracy of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidpress.pipeline.evaluation.video_metrics import task_metrics
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos
 
-# Below this, two GAPs are called the same: networks with a rate that were trained on real videos as the demo does, but
+# Two GAPs that differ by less are called the same. Three networks with a rate, trained as in the demo on real videos
 # with the seeds 0, 1 and 2, had GAPs of 0.6918, 0.6934 and 0.6919.
 SAME_GAP = 0.002
 
@@ -31,8 +31,8 @@ class Row(NamedTuple):
 
     Attributes:
       name: What is stored, and how.
-      bytes_per_video: What it takes.
-      gap: GAP of the classes that the network's own classifier, trained with it, gives for what is read back.
+      bytes_per_video: Bytes that it takes for each video.
+      gap: GAP of the network's own classifier, trained with it, on what is read back.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Comparison:
 
     Attributes:
       features: The networks' input.
-      activations: Those of the network without a rate, as they are.
-      int8: The same, a byte a dimension.
-      rounded: The same, rounded to integers and range-coded: the codes.
+      activations: The activations of the network without a rate, unchanged.
+      int8: The same activations, with one byte for each dimension.
+      rounded: The same activations, rounded to integers and range-coded: the codes.
       codes: vidpress's codes.
-      file: vidpress's Parquet files, with all that is in them.
+      file: vidpress's whole Parquet files.
       num_videos: How many validation videos there are.
       table_bytes: Bytes of the tables in vidpress's files.
     """
@@ -71,11 +71,11 @@ class Comparison:
 
 
 def compare(output: pathlib.Path, train: str, validation: str, num_classes: int) -> Comparison:
-    """Measure what lies in a demo's folder.
+    """Measure what is in a demo's folder.
 
     Args:
-      output: Holds the models `model-without-rate.safetensors` and `model-vidpress.safetensors`, and of each the data
-        set `compact-NAME-validation`.
+      output: The folder, with the models `model-without-rate.safetensors` and `model-vidpress.safetensors`, and the
+        data set `compact-NAME-validation` of each.
       train: Glob of the training videos.
       validation: Glob of the validation videos.
       num_classes: How many classes there are.
@@ -119,13 +119,13 @@ def compare(output: pathlib.Path, train: str, validation: str, num_classes: int)
         codes,
         Row("vidpress, the whole Parquet file", file_bytes / manifest.counts.videos, codes.gap),
         manifest.counts.videos,
-        # In base64, as they stand in each file's footer.
+        # In base64, as they are in each file's footer.
         sum(len(base64.b64encode(shard.header.tables.to_bytes())) for shard in shards),
     )
 
 
 def code_bytes_per_video(folder: pathlib.Path) -> float:
-    """Return what a data set's codes take, and the bits that say which bank of tables decodes each."""
+    """Return the bytes a video of a data set's codes, and of the bits that say which bank of tables decodes each."""
     manifest = Manifest.load(folder)
     num_banks = Shard.open(join(folder, manifest.shards[0].name)).header.tables.num_banks
     return manifest.counts.code_bytes / manifest.counts.videos + np.log2(num_banks) / 8
@@ -162,9 +162,9 @@ def table(comparison: Comparison, description: str) -> list[str]:
     """
     width = max(len(row.name) for row in comparison.rows)
     return [
-        f"{comparison.num_videos:,} videos that nothing was trained on ({description}):",
+        f"{comparison.num_videos:,} videos that no network was trained on ({description}):",
         "",
-        f"  {'what is stored of a video':<{width}}  {'bytes':>9}  {'GAP':>7}",
+        f"  {'what is stored for each video':<{width}}  {'bytes':>9}  {'GAP':>7}",
         *(f"  {row.name:<{width}}  {row.bytes_per_video:>9,.1f}  {row.gap:>7.4f}" for row in comparison.rows),
         "",
         "GAP is how well the network's classifier, given what is read back, finds the videos' classes: the average",
@@ -173,15 +173,15 @@ def table(comparison: Comparison, description: str) -> list[str]:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Return three lines that say what was seen, whatever it is."""
+    """Return three lines that state the results, good or bad."""
     codes, activations, rounded = comparison.codes, comparison.activations, comparison.rounded
     ratio = codes.bytes_per_video / rounded.bytes_per_video
     file_bytes, table_bytes = comparison.file.bytes_per_video, comparison.table_bytes / comparison.num_videos
     return [
         f"- vidpress's codes take {codes.bytes_per_video / activations.bytes_per_video:.1%} of the activations' bytes, "
         f"and their GAP is {_difference(codes.gap, activations.gap)}.",
-        f"- Rounding alone, without a rate: vidpress's codes take {abs(1 - ratio):.0%} "
-        f"{'less' if ratio < 1 else 'more'} than that, and their GAP is {_difference(codes.gap, rounded.gap)}.",
+        f"- Compared with rounding alone, without a rate, vidpress's codes take {abs(1 - ratio):.0%} "
+        f"{'less' if ratio < 1 else 'more'}, and their GAP is {_difference(codes.gap, rounded.gap)}.",
         f"- The file also holds ids, labels and tables: {table_bytes:,.1f} of its {file_bytes:,.1f} bytes a video are "
         f"tables, {comparison.table_bytes:,} bytes that {comparison.num_videos:,} videos share.",
     ]

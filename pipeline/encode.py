@@ -47,13 +47,13 @@ def build_pipeline(
       model: Path or URI of the frozen model, for the workers.
       header: The same model's `ShardHeader`.
       output: The data set's folder.
-      record_spec: The model's features under the keys that the records have, if these are others than the model's.
-      min_age: In seconds, how long ago files were last written at least; younger ones are left out.
+      record_spec: The model's features with the keys that the records use, if these differ from the model's.
+      min_age: In seconds. Files that were written to more recently are left out.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
-      num_shards: Over how many shards the videos are dealt.
+      num_shards: How many shards the videos are divided among.
       max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
       num_files: How many files there are to read, if that is known: the job fails if it read fewer.
-      threads: How many batches a worker encodes while it goes on reading.
+      threads: How many batches a worker encodes while it continues to read.
 
     Returns:
       The data set's manifest, one element.
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = FrozenModel.load(args.model)
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
-        # A template has to become a job all the same; that job then finds out for itself, and adds nothing.
+        # A template is written all the same. The job that it launches finds out for itself, and adds nothing.
         if not new_files and not launch.graph_location(options):
             if before is None:
                 print("Nothing to encode yet.")
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
-                # A template is a graph for jobs to come, which find what there is then.
+                # A template is a graph for later jobs, which find the files that exist then.
                 num_files=None if launch.graph_location(options) else len(new_files),
                 threads=launch.threads_per_worker(options),
             )
@@ -227,7 +227,7 @@ def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) ->
 
 
 def summary(manifest: Manifest, output: str, seconds: float) -> str:
-    """Return what a person wants to know of a finished job: what it added, and to what."""
+    """Return a summary of a finished job: what it added, and to which data set."""
     added = manifest.generations[-1]
     counts = added.counts
     videos = max(counts.videos, 1)

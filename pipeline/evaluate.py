@@ -35,11 +35,11 @@ def parser(kind: Kind) -> launch.Parser:
     """Return the parser of the job's options, for a kind of data."""
     parser = launch.Parser(
         prog=_PROG,
-        description="Train networks over a sweep of lmbda, measure them and everything that they compete with on the "
-        "validation data, and write results.json, results.csv, figures and index.html.",
-        epilog="Run again with the same options, an evaluation that was stopped goes on: what is finished is neither "
-        "trained nor measured again. Every option that says what is trained and how holds for all networks. With "
-        "--experiment, `--help` lists the experiment's options instead of those for videos.",
+        description="Train networks at several values of lmbda, measure them and the alternatives on the validation "
+        "data, and write results.json, results.csv, figures and index.html.",
+        epilog="An evaluation that was stopped resumes if it is run again with the same options: what is finished is "
+        "neither trained nor measured again. Every option that says what is trained and how applies to all networks. "
+        "With --experiment, `--help` lists the experiment's options instead of those for videos.",
         examples=[
             "vidpress evaluate --input 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' \\",
             "    --hidden 2000 --lmbda 0.001 0.002 --steps 3000 --output evaluation",
@@ -48,7 +48,7 @@ def parser(kind: Kind) -> launch.Parser:
     )
     kind.add_network_options(parser)
     parser.add_argument(
-        "--experiment", choices=EXPERIMENTS, help="take images, and networks for them, instead of videos"
+        "--experiment", choices=EXPERIMENTS, help="evaluate on images, with a network for them, instead of videos"
     )
     files = parser.add_argument_group("files")
     sweep = parser.add_argument_group("sweep")
@@ -59,32 +59,48 @@ def parser(kind: Kind) -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.local_folder,
-        help="for the results and the finished points",
+        help="folder for the results and the finished points",
     )
     files.add_argument(
-        "--work_dir", metavar="FOLDER", type=launch.absolute, help="for checkpoints and models (default: FOLDER.work)"
+        "--work_dir",
+        metavar="FOLDER",
+        type=launch.absolute,
+        help="folder for checkpoints and models (default: OUTPUT.work)",
     )
     files.add_argument(
-        "--report_only", action="store_true", help="write figures and page anew from the results.json in the output"
+        "--report_only",
+        action="store_true",
+        help="only write the figures and the page again, from the results.json in the output folder",
     )
     add_sweep_options(sweep)
     sweep.add_argument(
         "--method",
         action="append",
         metavar="NAME: OPTIONS",
-        help="a curve of its own: a name, a colon, and what it has otherwise than the options of all; also --lmbda, "
-        f"--headline_lmbda and, on videos, --hidden, and {BASELINE_PLACEHOLDER}, which stands for the frozen baseline "
-        "of the same architecture and seed. Can be given many times; the first is the one that the page tells of, one "
-        "called 'paper' is what "
-        f"it is compared with (default: {' and '.join(map(repr, kind.methods))})",
+        help="a curve in the report: a name, a colon, and the options in which it differs from the common ones. They "
+        f"may include --lmbda, --headline_lmbda and, on videos, --hidden; in them, {BASELINE_PLACEHOLDER} stands for "
+        "the frozen baseline of the same architecture and seed. Can be given several times: the page describes the "
+        "first, and compares it with the one called 'paper' "
+        f"(default: {' and '.join(map(repr, kind.methods))})",
     )
     sweep.add_argument(
-        "--baseline_options", default="", metavar="OPTIONS", help="what the baselines have otherwise, as for --method"
+        "--baseline_options",
+        default="",
+        metavar="OPTIONS",
+        help="the options in which the baselines differ from the common ones, as for --method",
     )
-    sweep.add_argument("--seeds", type=launch.positive_int, default=1, help="trainings of a point, from --seed upwards")
-    rivals.add_argument("--no_rivals", action="store_true", help="measure the methods and the baselines alone")
+    sweep.add_argument(
+        "--seeds",
+        type=launch.positive_int,
+        default=1,
+        help="how many seeds each point is trained with, from --seed upwards",
+    )
+    rivals.add_argument("--no_rivals", action="store_true", help="measure only the methods and the baselines")
     parser.add_argument(
-        "--jobs", type=launch.positive_int, default=1, help="points at a time, each in a process with its part of cores"
+        "--jobs",
+        type=launch.positive_int,
+        default=1,
+        help="points measured at a time, each in a process with its share of the cores",
     )
     return parser
 
@@ -112,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         libraries.check_modules("evaluating", (*libraries.TRAINING, *_REPORT_MODULES, "faiss"), "train,report")
     if not all(getattr(args, name) for name in kind.needed_options):
         names = " and ".join(f"--{name}" for name in kind.needed_options)
-        own_parser.error(f"{names} {'is' if len(kind.needed_options) == 1 else 'are'} needed, but for --report_only.")
+        own_parser.error(f"{names} must be given, except with --report_only.")
     libraries.load_keras(_PROG, "evaluating")
     with launch.explained_errors(_PROG):
         try:
@@ -127,11 +143,11 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
     """Measure what is not finished yet, and write the report.
 
     Args:
-      kind: Of the data.
+      kind: The kind of data.
       plan: The points.
-      context: What they share, but for the data's fingerprints.
-      num_jobs: Points at a time.
-      command: What the report says of how it was made.
+      context: What they share, except the data's fingerprints.
+      num_jobs: How many points are measured at a time.
+      command: The command line, which the report names.
 
     Raises:
       JobError: If the output cannot be written.
@@ -171,14 +187,14 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
 
 
 def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: int) -> Iterator[None]:
-    """Do what is not finished yet of tasks that do not need each other; yield after each task."""
+    """Do the unfinished parts of tasks that do not depend on each other; yield after each task."""
     tasks = [task for task in tasks if not all(context.record_path(point.name(context)).exists() for point in task)]
     if num_jobs == 1:
         for task in tasks:
             run_task(kind, task, context)
             yield
         return
-    # A process of its own for each task: a backend gives back no memory, and takes its threads once and for all.
+    # A separate process for each task: a backend never gives memory back, and sets up its threads only once.
     with concurrent.futures.ProcessPoolExecutor(
         num_jobs,
         mp_context=_Context(),
@@ -193,10 +209,10 @@ def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context,
                 yield
         except stopping.Stopped:
             for process in multiprocessing.active_children():
-                process.kill()  # what they have finished is written down, and trainings go on from their checkpoints
+                process.kill()  # finished points are on disk, and training runs resume from their checkpoints
             raise
         except BaseException:
-            # The others finish what they are at, but begin nothing.
+            # The other processes finish their current task, but do not start another.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -204,7 +220,7 @@ def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context,
 class _Process(multiprocessing.context.SpawnProcess):
     """A process that Ctrl-C does not reach, not even while it loads its libraries.
 
-    In a terminal it goes to every process: what then becomes of this one is for the first to say.
+    In a terminal, Ctrl-C goes to every process. The first process decides what happens to this one.
     """
 
     def start(self) -> None:
@@ -242,7 +258,7 @@ def _begin_process(num_threads: int) -> None:
 
 
 def run_task(kind: Kind, points: Sequence[Point], context: Context) -> None:
-    """Measure those of some points that are not finished, and write their records."""
+    """Measure those of the points that are not finished, and write their records."""
     task = kind.task
     start = time.monotonic()
 
@@ -268,7 +284,7 @@ def run_task(kind: Kind, points: Sequence[Point], context: Context) -> None:
 
 
 def _write_report(output: str) -> str:
-    """Write figures and page from the results of an output folder, and return what to print.
+    """Write the figures and the page from the results in an output folder, and return what to print.
 
     Raises:
       FileNotFoundError: If there are no results.

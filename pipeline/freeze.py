@@ -1,4 +1,4 @@
-"""The freezing job: the folder of a training in, a frozen model out, at another rate or with other tables."""
+"""The freezing job: the folder of a training run in, a frozen model out, at another rate or with other tables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _PROG = "vidpress freeze"
 
-# The search for a rate looks at so many training videos at most. It counts the bytes of one in four, and fits the
-# tables to the others: tables make the codes of the very videos that they were fitted to too short.
+# The search for a rate uses at most this many training videos. It counts the bytes of one in four, and fits the tables
+# to the others: the codes of the very videos that tables were fitted to are shorter than those of new videos.
 _SEARCH_SAMPLE = 64_000
 _MEASURED_EVERY = 4
 
@@ -32,7 +32,7 @@ def parser() -> launch.Parser:
     """Return the parser of the job's options."""
     parser = launch.Parser(
         prog=_PROG,
-        description="Freeze the network of a training anew: with other tables, or, if it was trained with "
+        description="Freeze the network of a training run again: with other tables or, if it was trained with "
         "--lmbda_range, at another rate.",
         examples=[
             "vidpress freeze --training many.training --input 'yt8m/train*.tfrecord' --bytes 60 --banks 256 \\",
@@ -45,17 +45,17 @@ def parser() -> launch.Parser:
         required=True,
         metavar="FOLDER",
         type=launch.absolute,
-        help="what `vidpress train` had as --work_dir: MODEL.training",
+        help="folder of the training run: the --work_dir of `vidpress train`, by default MODEL.training",
     )
     train.add_file_options(files)
-    rate = parser.add_argument_group("rate, of a training with --lmbda_range")
+    rate = parser.add_argument_group("rate (of a network that was trained with --lmbda_range)")
     rates = rate.add_mutually_exclusive_group()
-    rates.add_argument("--lmbda", type=float, help="what a bit costs")
+    rates.add_argument("--lmbda", type=float, help="cost of a bit")
     rates.add_argument(
         "--bytes",
         type=float,
         metavar="BYTES",
-        help="take the least lmbda at which a video's code has so many bytes at most, on average",
+        help="use the lowest lmbda at which a video's code has at most BYTES bytes on average",
     )
     add_freezing_options(parser.add_argument_group("tables"))
     parser.set_defaults(**dataclasses.asdict(FreezingOptions()))
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> str:
     """Freeze, and return what to print.
 
     Raises:
-      JobError: If an option does not fit the training, or the rate cannot be had.
+      JobError: If an option does not fit the training run, or the rate is not possible.
     """
     from vidpress.model.networks import classifiers
     from vidpress.model.training import loop
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> str:
     options = trained.options
     if options.lmbda_range is None and (args.lmbda is not None or args.bytes is not None):
         raise launch.JobError(
-            f"{args.training} was trained at lmbda={options.lmbda:g} alone: leave --lmbda and --bytes out, or train "
+            f"{args.training} was trained at lmbda={options.lmbda:g} only: leave out --lmbda and --bytes, or train "
             "with --lmbda_range."
         )
     if options.lmbda_range is not None and args.lmbda is None and args.bytes is None:
@@ -101,7 +101,9 @@ def run(args: argparse.Namespace) -> str:
         raise launch.JobError(str(error)) from error
     videos = jobs.load_videos(args.input, trained.spec, options.num_classes)
     if videos.fingerprint["sha256"] != trained.training_data:
-        raise launch.JobError(f"--input {' '.join(args.input)} is not what {args.training} was trained on: give that.")
+        raise launch.JobError(
+            f"--input {' '.join(args.input)} is not the data that {args.training} was trained on: give that data."
+        )
     jobs.check_num_videos(len(videos), freezing)
     validation = jobs.load_videos(args.validation, trained.spec, options.num_classes) if args.validation else None
     lines = []
@@ -134,10 +136,10 @@ def _find_lmbda(
     options: FreezingOptions,
     videos: LabelledVideos,
 ) -> tuple[float, float]:
-    """Return the least lmbda at which codes have `num_bytes` at most, and how many they have.
+    """Return the lowest lmbda at which codes have at most `num_bytes` bytes, and how many bytes they have.
 
     Raises:
-      JobError: If there is none.
+      JobError: If there is no such lmbda.
     """
     from vidpress.model.networks import classifiers
     from vidpress.model.training import freezing

@@ -1,4 +1,4 @@
-"""Say what a model, a shard or a data set is."""
+"""Describe a model, a shard or a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vidpress.pipeline.launching.reporting import count, explained_errors, print
 # Bits by dimension are averaged over at most this many videos.
 _SAMPLE = 4096
 
-# Characters of a value of a model's metadata.
+# At most this many characters of a value of a model's metadata are shown.
 _MAX_VALUE = 200
 
 
@@ -68,7 +68,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
     """Yield lines about a data set, after reading and decoding all of it.
 
     Raises:
-      ManifestError: If it is none.
+      ManifestError: If it is not a data set.
       ShardError: If a shard is missing or damaged, or does not fit the manifest.
     """
     manifest = Manifest.load(uri)
@@ -109,7 +109,7 @@ def _shortened(text: str) -> str:
 
 def _describe_tables(tables: RangeCodingTables) -> str:
     return (
-        f"{tables.num_dims} dimensions, {len(tables.cdf) - 2 * tables.num_dims} symbols beside the escapes, precision "
+        f"{tables.num_dims} dimensions, {len(tables.cdf) - 2 * tables.num_dims} symbols besides the escapes, precision "
         f"{tables.precision}, {np.count_nonzero(tables.has_bank)} of {tables.num_banks} banks, "
         f"{len(tables.to_bytes()):,} bytes in a shard"
     )
@@ -147,13 +147,13 @@ def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
 
 
 def describe(uri: str) -> Iterator[str]:
-    """Yield lines about whatever `uri` is.
+    """Yield lines about `uri`: a model, a shard or a data set.
 
     Raises:
-      FileNotFoundError: If there is nothing.
-      VidpressError: If it is nothing of ours, or damaged; the message says which.
+      FileNotFoundError: If it does not exist.
+      VidpressError: If it is none of these, or is damaged; the message says which.
     """
-    # A data set's folder may be called as it likes.
+    # A data set's folder may have any name, even one that ends like a file's.
     if uri.endswith((".safetensors", ".parquet")) and not storage.is_folder(uri):
         return describe_model(uri) if uri.endswith(".safetensors") else describe_shard(uri)
     if os.path.isfile(uri):
@@ -166,11 +166,11 @@ def describe(uri: str) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print what a path is."""
+    """Describe what is at a path."""
     parser = Parser(
         prog="vidpress inspect",
-        description="Say what a model (.safetensors), a shard (.parquet) or a data set (its folder) is: counts, bytes "
-        "a video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
+        description="Describe a model (.safetensors), a shard (.parquet) or a data set (its folder): counts, bytes a "
+        "video, bits by dimension, model, health. Everything is read and checked; exits with 1 if it is damaged.",
         examples=["vidpress inspect compact", "vidpress inspect model.safetensors"],
     )
     parser.add_argument("path", type=absolute, help="a local path or gs:// URI")

@@ -25,11 +25,12 @@ def parser() -> launch.Parser:
     """Return the parser of the job's options."""
     parser = launch.Parser(
         prog=_PROG,
-        description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. The network "
-        "and how it is trained are by default those of Singh et al., End-to-end Learning of Compressible Features "
-        "(ICIP 2020). How it is coded is not: banks of tables, fitted to the training data, and rounding that looks at "
-        "the bits give shorter codes. With --paper, all is the paper's.",
-        epilog="Run again with the same options, a training that was stopped goes on from its last checkpoint.",
+        description="Train a bottleneck network on TFRecords, frame level or video level, and freeze it. By default, "
+        "the network and its training are those of Singh et al., End-to-end Learning of Compressible Features (ICIP "
+        "2020). The coding is not: banks of tables that are fitted to the training data, and rounding that takes the "
+        "bits into account, give shorter codes. With --paper, everything is as in the paper.",
+        epilog="A training run that was stopped resumes from its last checkpoint if it is run again with the same "
+        "options.",
         examples=[
             "vidpress train --input 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' \\",
             "    --hidden 2000 --lmbda 0.0015 --steps 3000 --output model.safetensors",
@@ -46,13 +47,13 @@ def parser() -> launch.Parser:
     record_options.add_record_options(files)
     add_model_options(parser)
     parser.add_argument(
-        "--paper", action="store_true", help=f"the paper's method whole: {paper_options()}, unless given"
+        "--paper", action="store_true", help=f"use the paper's method: {paper_options()}, unless these are given"
     )
     return parser
 
 
 def add_file_options(files: argparse._ArgumentGroup) -> None:
-    """Add the options that say what a model is made of, and where it goes."""
+    """Add the options that say what a model is made from, and where it is written."""
     files.add_argument(
         "--input",
         required=True,
@@ -66,7 +67,7 @@ def add_file_options(files: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="GLOB",
         type=launch.absolute,
-        help="data for GAP along the way and for the model's metrics",
+        help="data to measure GAP on during training, and the model's metrics at the end",
     )
     files.add_argument(
         "--output",
@@ -75,11 +76,11 @@ def add_file_options(files: argparse._ArgumentGroup) -> None:
         type=launch.model_output,
         help="the model; must not exist yet",
     )
-    files.add_argument("--no_head", action="store_true", help="leave the task's logits out of the model")
+    files.add_argument("--no_head", action="store_true", help="leave the task head (the logits) out of the model")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the job's options. What --paper says holds where no other option says otherwise."""
+    """Parse the job's options. --paper sets those of its options that are not given."""
     own_parser = parser()
     args = own_parser.parse_args(argv)
     if args.paper:
@@ -119,7 +120,7 @@ def _summary(
     videos: LabelledVideos,
     validation: LabelledVideos | None,
 ) -> str:
-    """Return what a person wants to know of a finished training."""
+    """Return a summary of a finished training run."""
     lines = [
         f"Trained to step {model.metadata['steps']:,} in {seconds:.1f} s, on {len(videos):,} videos"
         f" ({videos.num_unlabelled:,} without labels left out).",

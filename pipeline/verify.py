@@ -31,7 +31,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check what a path holds."""
+    """Check the data set at a path."""
     args = parser().parse_args(argv)
     with explained_errors("vidpress verify"):
         report = verify(args.path, sample=args.sample)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(printable(finding))
         if report.unlisted:
             print(
-                f"Note: {args.path} has {count(len(report.unlisted), 'file')} of a run that is at work or died: "
+                f"Note: {args.path} has {count(len(report.unlisted), 'file')} of a run that is still running or died: "
                 f"{report.unlisted[0]}{', ...' if len(report.unlisted) > 1 else ''}"
             )
         if report.findings:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class DamagedDataSetError(VidpressError):
-    """A data set that is not whole."""
+    """A damaged data set."""
 
 
 def summary(report: Report, path: str) -> str:

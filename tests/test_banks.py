@@ -155,7 +155,7 @@ def test_parts_of_other_tables_do_not_unite(tables):
         (None, "These tables have 8 banks: say which one each row has"),
         ([0, 1], r"bank is int64\[2\]; 3 rows take integers \[3\]"),
         ([0.0, 1.0, 2.0], "bank is float64"),
-        ([0, 1, 8], "Row 2 has bank 8, which is none of these tables'"),
+        ([0, 1, 8], "Row 2 has bank 8, which these tables do not have"),
         ([0, -1, 2], "Row 1 has bank -1"),
         ([0, 1, 5], "Row 2 has bank 5"),
     ],

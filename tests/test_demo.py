@@ -127,7 +127,7 @@ class TestRun:
     @staticmethod
     def rows(printed: str) -> dict[str, tuple[str, str]]:
         """The last table's bytes and GAP by name."""
-        last = printed[printed.rindex("what is stored of a video") :]
+        last = printed[printed.rindex("what is stored for each video") :]
         found = re.findall(r"^  (.*\S) +([\d,]+\.\d) +(\d\.\d{4})$", last, re.MULTILINE)
         return {name: (num_bytes.replace(",", ""), gap) for name, num_bytes, gap in found}
 
@@ -215,7 +215,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(SystemExit, match="2"):
         demo.main(["--output", str(tmp_path)])
-    assert "exists and is not a demo's: name another folder" in capsys.readouterr().err
+    assert "exists and was not written by a demo: name another folder" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").exists()
 
 

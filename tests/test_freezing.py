@@ -208,5 +208,7 @@ def test_the_lmbda_for_so_many_bytes_is_found():
         assert len(tried) <= 6
     assert freezing.find_lmbda(bytes_at, (0.001, 0.006), 5 + 3 * 0.006**-0.6) == 0.006
     for num_bytes in (60, 200):
-        with pytest.raises(ValueError, match=rf"{num_bytes} bytes a video cannot be had: .* gives 194.3 down to 69.6"):
+        with pytest.raises(
+            ValueError, match=rf"{num_bytes} bytes a video are not possible: .* gives 194.3 down to 69.6"
+        ):
             freezing.find_lmbda(bytes_at, (0.001, 0.006), num_bytes)

@@ -199,7 +199,7 @@ REFUSED_TABLES = {
     "LZMA of GBs": (lambda: packed_tables([bytes(2**24)] * 64), "they unpack to more than"),
     "a size of 600 million": (lambda: with_size(600_000_000), "Dimension 0 has a cdf of 600000000 entries"),
     "a size beyond the body": (lambda: with_size(65_000), "do not hold 65,117 entries"),
-    "wide banks": (lambda: banks_of_flat_tables(20, 49), "64,226,260 entries in all: 16,777,216 are possible"),
+    "wide banks": (lambda: banks_of_flat_tables(20, 49), "64,226,260 entries in all: at most 16,777,216 are possible"),
     "many dimensions": (lambda: packed_tables([bytes(100)], num_dims=2**20), "1 banks of 1,048,576 dimensions"),
     "no dimensions": (lambda: packed_tables([b""], num_dims=0), "1 banks of 0 dimensions"),
     "no banks": (lambda: packed_tables([bytes(400)], num_banks=0), "0 banks of 40 dimensions"),
@@ -309,7 +309,7 @@ def test_null_is_refused(name):
 
 def test_a_bank_that_the_tables_lack_is_a_damaged_code():
     read = opened(columns(5, bank=pa.array([0, 1, 0, 255, 0], pa.uint8()))).read(0)
-    with pytest.raises(DamagedCodeError, match="2 of 5 codes are damaged or of other tables: rows 1, 3"):
+    with pytest.raises(DamagedCodeError, match="2 of 5 codes are damaged or belong to other tables: rows 1, 3"):
         shard_rows.decode_rows(read)
 
 

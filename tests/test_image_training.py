@@ -129,7 +129,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(data, tmp_path, monkeypa
     assert weights(resumed) == weights(network)
     finished = train_on_images(FASHION, OPTIONS, training, tmp_path / "whole")
     assert weights(finished) == weights(network)
-    with pytest.raises(TrainingError, match=r"holds a training with lmbda 0.01, not 0.02"):
+    with pytest.raises(TrainingError, match=r"contains a training run with lmbda 0.01, not 0.02"):
         train_on_images(FASHION, dataclasses.replace(OPTIONS, lmbda=0.02), training, tmp_path / "whole")
 
 

@@ -23,7 +23,7 @@ def test_refuses_a_runner_that_loses_records(job, runner, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert message == (
         f"{job.parser().prog}: error: --runner {runner} is refused because it mixes up the outputs of a step and loses "
-        "records: take FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner."
+        "records: use FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner."
     )
     assert not (tmp_path / "out").exists()
 
@@ -64,7 +64,7 @@ def test_a_runner_that_nobody_tested_is_refused(runner, tmp_path, capsys):
         decode.main(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        f"vidpress decode: error: --runner {runner} is not tested: take FnApiRunner, PrismRunner, FlinkRunner or "
+        f"vidpress decode: error: --runner {runner} is not tested: use FnApiRunner, PrismRunner, FlinkRunner or "
         "DataflowRunner, or give --allow_untested_runner to try it.\n"
     )
 
@@ -88,7 +88,7 @@ def test_an_untested_runner_can_be_asked_for(capsys):
     assert options.view_as(StandardOptions).runner == "BundleBasedDirectRunner"
     with pytest.raises(SystemExit):
         launch.parse_args(decode.parser(), [*arguments, "NoSuchRunner"])
-    assert "--runner NoSuchRunner cannot be had: " in capsys.readouterr().err
+    assert "--runner NoSuchRunner is not available: " in capsys.readouterr().err
 
 
 def test_a_store_that_needs_an_extra_is_refused_at_once(tmp_path):

@@ -297,7 +297,7 @@ def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
     assert plan.models[1].resolved_options(context)["teacher"] == [second, first, "x"]
     assert parse(*common, "--method", "a:").models[0].teachers == ()
     assert all(not baseline.teachers for baseline in plan.baselines)
-    with pytest.raises(ValueError, match="cannot be in what baselines are trained with"):
+    with pytest.raises(ValueError, match="cannot be in the options that baselines are trained with"):
         parse("--baseline_options", "--teacher {baseline}")
 
 
@@ -334,7 +334,7 @@ def test_unusable_options_are_refused(argv, message, tmp_path, capsys):
 
 
 def test_missing_data_are_refused(data, tmp_path, capsys):
-    assert "--input and --validation are needed" in refusal(["--output", str(tmp_path / "out")], capsys)
+    assert "--input and --validation must be given" in refusal(["--output", str(tmp_path / "out")], capsys)
     argv = ["--input", str(tmp_path / "none*"), "--validation", "y", "--output", str(tmp_path / "out")]
     assert "none* matches no file" in refusal(argv, capsys)
     assert "results.json does not exist" in refusal(["--output", str(tmp_path / "no"), "--report_only"], capsys)

@@ -159,7 +159,7 @@ def test_held_out_images_are_not_trained_on(folder):
     ("argv", "message"),
     [
         (["--experiment", "mnist"], "invalid choice: 'mnist'"),
-        (["--experiment", NAME], "--input is needed"),
+        (["--experiment", NAME], "--input must be given"),
         (["--experiment", NAME, "--input", "x", "--hidden", "3"], "unknown option --hidden"),
         (["--experiment", NAME, "--input", "x", "--epochs", "0"], "epochs=0"),
         (["--experiment", NAME, "--input", "x", "--method", "a: --hidden 3"], "cannot have --hidden 3"),

@@ -113,11 +113,11 @@ def refusal(argv, capsys):
     [
         ([], "was trained for lmbda from 0.0005 to 0.01: give --lmbda or --bytes"),
         (["--lmbda", "0.03"], "lmbda=0.03 must lie in lmbda_range=0.0005 0.01"),
-        (["--lmbda", "0.003", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
+        (["--lmbda", "0.003", "--tables", "prior"], "tables=prior cannot be used with lmbda_range"),
         (["--lmbda", "0.003", "--banks", "3"], "3 banks"),
         (["--lmbda", "0.003", "--bytes", "9"], "not allowed with argument"),
-        (["--bytes", "1000"], "--bytes: 1000 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),
-        (["--bytes", "0.5"], "--bytes: 0.5 bytes a video cannot be had: lmbda from 0.0005 to 0.01 gives "),
+        (["--bytes", "1000"], "--bytes: 1000 bytes a video are not possible: lmbda from 0.0005 to 0.01 gives "),
+        (["--bytes", "0.5"], "--bytes: 0.5 bytes a video are not possible: lmbda from 0.0005 to 0.01 gives "),
     ],
 )
 def test_unusable_options_are_refused(argv, message, many_rates, data, tmp_path, capsys):
@@ -129,13 +129,13 @@ def test_unusable_options_are_refused(argv, message, many_rates, data, tmp_path,
 def test_a_training_at_one_rate_has_no_other(one_rate, data, tmp_path, capsys):
     for rate in (["--lmbda", "0.01"], ["--bytes", "10"]):
         argv = [*options(one_rate, data, tmp_path / "m.safetensors"), *rate]
-        assert "was trained at lmbda=0.001 alone: leave --lmbda and --bytes out" in refusal(argv, capsys)
+        assert "was trained at lmbda=0.001 only: leave out --lmbda and --bytes" in refusal(argv, capsys)
 
 
 def test_what_is_not_there_is_refused(one_rate, data, tmp_path, capsys):
     output = str(tmp_path / "m.safetensors")
     argv = ["--training", str(tmp_path), "--input", data[0], "--output", output]
-    assert "holds no training" in refusal(argv, capsys)
+    assert "does not contain a training run" in refusal(argv, capsys)
     argv = ["--training", str(one_rate.with_suffix(".training")), "--output", output, "--input"]
     assert "none* matches no file" in refusal([*argv, str(tmp_path / "none*")], capsys)
     assert "is not what" in refusal([*argv, data[1]], capsys)

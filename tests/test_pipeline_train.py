@@ -104,7 +104,7 @@ def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     train.main(argv)
     captured = capsys.readouterr()
-    assert "Going on from step 3" in captured.err
+    assert "Resuming from step 3" in captured.err
     model = FrozenModel.load(output)
     assert model.head is None
     assert f"Model {model.model_id} in {output}" in captured.out
@@ -125,11 +125,11 @@ def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_
         lines = process.stderr.read().splitlines()
     assert process.returncode == 128 + signum, lines
     *_, last = lines
-    assert re.fullmatch(r"vidpress train: stopped at step \d+: run the same command again to go on\.", last), lines
+    assert re.fullmatch(r"vidpress train: stopped at step \d+: run the same command again to resume\.", last), lines
     assert not output.exists()
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step" in result.stderr
+    assert "Resuming from step" in result.stderr
     whole, resumed = FrozenModel.load(trained), FrozenModel.load(output)
     assert [layer[0].tobytes() for layer in resumed.hidden] == [layer[0].tobytes() for layer in whole.hidden]
     assert resumed.tables.to_bytes() == whole.tables.to_bytes()
@@ -208,13 +208,13 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         "--work_dir",
         str(trained.with_name("model.training")),
     ]
-    assert "holds a training with seed 0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
+    assert "contains a training run with seed 0, not 1" in refusal([*argv, *SMALL, "--seed", "1"], capsys)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--hidden", "2000x"], "is not sizes"),
+        (["--hidden", "2000x"], "is not a list of sizes"),
         (["--hidden", "0"], "hidden="),
         (["--steps", "0"], "steps=0"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999 must be below"),
@@ -222,7 +222,7 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--lmbda", "0", "--tables", "prior"], "tables=prior needs lmbda above 0"),
         (["--hidden", "12,8193"], "hidden=8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
-        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be had with lmbda_range"),
+        (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be used with lmbda_range"),
         (["--features", "rgb"], "--features"),
         (["--learn", "0.1"], "unknown option --learn"),
     ],
@@ -287,7 +287,7 @@ def test_a_missing_backend_is_named_before_any_work(command, backend, extra, tmp
 
 @pytest.mark.parametrize("backend", ["nonsense", "", "Tensorflow", "openvino"])
 def test_a_backend_that_does_not_train_is_one_line(command, backend, tmp_path):
-    message = f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch."
+    message = f"KERAS_BACKEND={backend} is not a backend that can train: use tensorflow, jax or torch."
     refused_before_any_work(command, message, tmp_path, KERAS_BACKEND=backend)
 
 

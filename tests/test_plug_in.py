@@ -70,8 +70,8 @@ def test_unusable_models_are_refused(trained):
         plug_in.freeze(model, x, tables="trained")
     inputs = keras.Input((3,))
     for layers, found in (
-        ([], "no Bottleneck layer among its own: it must have one"),
-        ([Bottleneck(1.0), Bottleneck(1.0)], "2 Bottleneck layers among its own: it may have one"),
+        ([], "no Bottleneck layer among its own layers: it must have one"),
+        ([Bottleneck(1.0), Bottleneck(1.0)], "2 Bottleneck layers among its own layers: it may have one"),
     ):
         y = inputs
         for layer in layers:

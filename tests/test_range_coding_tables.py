@@ -129,7 +129,7 @@ def test_from_pmf_fills_every_precision(rng):
     [
         ([[0.5], [0.5, -0.1]], "pmf of dimension 1 has a probability that is negative or not finite"),
         ([[np.nan]], "pmf of dimension 0"),
-        ([[0.01] * 16], "Dimension 0 has 16 values, which do not fit precision 4: take 15 or fewer"),
+        ([[0.01] * 16], "Dimension 0 has 16 values, which do not fit precision 4: use 15 or fewer"),
     ],
 )
 def test_from_pmf_refuses(pmf, message):
@@ -227,12 +227,12 @@ def test_a_later_version_is_named():
 
 
 def test_tables_have_limits():
-    with pytest.raises(ValueError, match=r"There are 8,193 dimensions .*: 8,192 and 2,097,152 are possible"):
+    with pytest.raises(ValueError, match=r"There are 8,193 dimensions .*: at most 8,192 and 2,097,152 are possible"):
         RangeCodingTables(np.tile([0, 1, 2], 8193), np.arange(8194) * 3, np.zeros(8193, np.int32), 1)
     size = 2**16 + 1
     flat = RangeCodingTables(np.tile(np.arange(size), 6), np.arange(7) * size, np.zeros(6, np.int32), 16)
     tilt = np.repeat((np.arange(49) - 24).astype(np.int8)[:, None], 6, axis=1)
-    with pytest.raises(ValueError, match=r"entries in all: 16,777,216 are possible\. Take fewer banks"):
+    with pytest.raises(ValueError, match=r"entries in all: at most 16,777,216 are possible\. Use fewer banks"):
         dataclasses.replace(flat, bank_tilt=tilt)
     with pytest.raises(ValueError, match="did training diverge"):
         RangeCodingTables(np.tile(np.arange(size), 32), np.arange(33) * size, np.zeros(32, np.int32), 16)

@@ -142,8 +142,8 @@ def test_a_worker_that_dies_ends_the_job(records, model_path, tmp_path, early):
     assert job.end() == (
         1,
         [
-            "vidpress encode: error: a worker process was killed by SIGKILL, as systems do that run out of memory: the "
-            "job did not finish, run the same command again."
+            "vidpress encode: error: a worker process was killed by SIGKILL, as happens when the system runs out of "
+            "memory: the job did not finish, run the same command again."
         ],
     )
     assert not list(tmp_path.glob("out/manifest*"))

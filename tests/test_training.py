@@ -119,7 +119,7 @@ def test_a_finished_training_goes_on_to_more_steps(videos, tmp_path):
     assert weights(network) == weights(through)
     # By default, more steps would have had another schedule from the first one on.
     by_default = dataclasses.replace(longer, decay_steps=0)
-    with pytest.raises(loop.TrainingError, match=r"with decay_steps 1000, not 1 .*: give decay_steps 1000 to go on"):
+    with pytest.raises(loop.TrainingError, match=r"with decay_steps 1000, not 1 .*: give decay_steps 1000 to resume"):
         loop.train(by_default, SPEC, videos[0], str(tmp_path / "in_two"))
 
 
@@ -145,7 +145,7 @@ def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path)
     assert dataclasses.replace(loaded.options, **defaults) == options
     assert (loaded.spec, loaded.teachers) == (SPEC, [])
     assert loaded.training_data == videos[0].fingerprint["sha256"]
-    with pytest.raises(loop.TrainingError, match=r"holds no training: there is no options\.json"):
+    with pytest.raises(loop.TrainingError, match=r"does not contain a training run: it has no options\.json"):
         loop.load_trained(str(tmp_path))
     (tmp_path / "options.json").write_bytes((work_dir / "options.json").read_bytes())
     with pytest.raises(loop.TrainingError, match="without a checkpoint"):
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(videos, tmp_path):
     told = (tmp_path / "options.json").read_text()
     other = json.loads(told) | {"hidden": [20, 13]}
     (tmp_path / "options.json").write_text(json.dumps(other))
-    with pytest.raises(loop.TrainingError, match=r"of another version of vidpress: .*shape.* Remove that training"):
+    with pytest.raises(loop.TrainingError, match=r"another version of vidpress: .*shape.* Remove the folder"):
         loop.load_trained(str(tmp_path))
     (tmp_path / "options.json").write_text(told)
     (checkpoint,) = tmp_path.glob("checkpoints/*")
@@ -218,8 +218,8 @@ def test_a_damaged_checkpoint_is_passed_over(trained_twice, tmp_path, videos, ca
         assert "is damaged" not in said  # it is as if it had never been
     else:
         assert f"{NEWEST} is damaged" in said
-        assert "Taking an older checkpoint" in said
-    assert "Going on from step 6" in said
+        assert "Using an older checkpoint" in said
+    assert "Resuming from step 6" in said
     keras.utils.clear_session()
     assert weights(loop.load_trained(str(tmp_path / "work")).network) == through
 
@@ -297,7 +297,7 @@ def test_a_damaged_list_of_options_is_an_error(videos, trained, tmp_path, conten
         lambda: loop.train(options, SPEC, videos[0], str(tmp_path / "work")),
         lambda: loop.load_trained(str(tmp_path / "work")),
     ):
-        with pytest.raises(loop.TrainingError, match=r"options\.json is damaged.* Remove that training's folder"):
+        with pytest.raises(loop.TrainingError, match=r"options\.json is damaged.* Remove the folder of that"):
             go_on()
 
 
@@ -347,7 +347,7 @@ def test_a_network_learns_what_its_teacher_says(videos, tmp_path):
 
 def test_a_training_with_another_teacher_is_refused(videos, tmp_path):
     loop.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(1)])
-    with pytest.raises(loop.TrainingError, match="holds a training with teachers "):
+    with pytest.raises(loop.TrainingError, match="contains a training run with teachers "):
         loop.train(OPTIONS, SPEC, videos[0], str(tmp_path), teachers=[teacher_model(2)])
 
 
@@ -403,13 +403,13 @@ def test_evaluation_of_a_part_takes_it_evenly(videos):
 def test_another_training_in_the_folder_is_refused(trained, videos, change):
     _, options, work_dir = trained
     (name,) = change
-    with pytest.raises(loop.TrainingError, match=f"holds a training with {name} "):
+    with pytest.raises(loop.TrainingError, match=f"contains a training run with {name} "):
         loop.train(dataclasses.replace(options, **change), SPEC, videos[0], str(work_dir))
 
 
 def test_other_data_are_refused(trained, videos):
     _, options, work_dir = trained
-    with pytest.raises(loop.TrainingError, match="holds a training on other data"):
+    with pytest.raises(loop.TrainingError, match="contains a training run on other data"):
         loop.train(options, SPEC, videos[1], str(work_dir))
 
 

@@ -235,7 +235,7 @@ def test_what_is_not_of_the_data_set_is_said_but_no_finding(data_set, capsys):
     (data_set / "shard-00003-00000-of-00001-0123456789ab.parquet").write_text("")
     (data_set / "notes.txt").write_text("")
     cli.main(["verify", str(data_set)])
-    assert "has 1 file of a run that is at work or died: " in capsys.readouterr().out
+    assert "has 1 file of a run that is still running or died: " in capsys.readouterr().out
 
 
 def test_what_is_no_data_set_is_one_line(tmp_path, capsys):

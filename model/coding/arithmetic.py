@@ -1,4 +1,4 @@
-"""The range coder's arithmetic, as far as loops in lanes and row by row have it in common; compiled by Numba.
+"""The part of the range coder's arithmetic that the loops in lanes and row by row share; compiled by Numba.
 
 All of it is in uint64: Numba turns a mixture of signed and unsigned integers into floats, and checks signed indices
 for being negative.
@@ -22,7 +22,7 @@ DAMAGE = np.int64(-1 << 40)  # stands for no index
 
 @jit
 def escape_distance(value, offset, escape):
-    """Return how far a value is from its table of `escape` values from `offset` on; 0 if it is in there."""
+    """Return how far a value is from its table, which has `escape` values from `offset` on; 0 if it is in the table."""
     index = np.int64(value) - np.int64(offset)
     return -index if index < 0 else max(index - np.int64(escape) + 1, 0)
 
@@ -38,7 +38,7 @@ def bits_after_first(number):
 
 @jit
 def with_room(data, used, needed):
-    """Return an array that begins as `data` does, so far as it is used, and has room for `needed` bytes more."""
+    """Return an array with the used part of `data`, and room for `needed` bytes after it."""
     if used + needed <= len(data):
         return data
     larger = np.empty(2 * len(data) + needed, np.uint8)
@@ -50,12 +50,12 @@ def with_room(data, used, needed):
 def finish_row(data, begin, words, num_words, base, size):
     """Write a row's words, and the fewest bytes that stand for a number in [base, base + size); return the row's end.
 
-    Words are the 16 bits that left, one after the other, and above them the carry into the word before.
+    A word has 16 bits that were shifted out of `base`, and above them the carry into the word before.
     """
     carry = base >> U(32)
     base &= LOW_32_BITS
     is_over = base + size > FULL_SIZE
-    # If the number 2^32 is in the interval, it is the one: a carry, and no bytes after the last one that is not zero.
+    # If the number 2^32 is in the interval, it is chosen: a carry, and no bytes after the last one that is not zero.
     carry += U(is_over)
     end = U(begin) + U(2) * num_words
     place = end
@@ -154,7 +154,7 @@ def decode_escape(escape, data, position, end, ahead, size):
 
 @jit
 def is_finished(data, position, end, ahead, size):
-    """See whether the whole code was read and is the number that `finish_row` chooses."""
+    """Return whether the whole code was read and is the number that `finish_row` chooses."""
     if position < end:
         return False
     code = last_32_bits(data, position, end)

@@ -1,4 +1,4 @@
-"""Which loops the range coder runs: row by row, or in lanes, where the processor has registers for them."""
+"""Which loops the range coder runs: row by row or, if the processor has registers for them, in lanes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class CoderLoops(NamedTuple):
     """The loops of `range_coder`. They release the GIL, so that batches can run side by side in threads.
 
     Attributes:
-      encode_rows: Of `(z_hat, bank, tables, precision)`, returns data, offsets, and the place of a value that cannot be
-        coded, or -1, -1.
-      decode_rows: Of `(data, offsets, bank, tables, precision, z_hat, damaged)`, writes the last two.
+      encode_rows: Takes `(z_hat, bank, tables, precision)`, and returns data, offsets, and the place of a value that
+        cannot be coded, or -1, -1.
+      decode_rows: Takes `(data, offsets, bank, tables, precision, z_hat, damaged)`, and writes the last two.
     """
 
     encode_rows: Any
     decode_rows: Any
 
 
-# Each is compiled when it is called first. All take arguments of the same types.
+# Each is compiled when it is first called. All take arguments of the same types.
 LANES = CoderLoops(lane_encoder.encode_rows, lane_decoder.decode_rows)
 ROW_BY_ROW = CoderLoops(row_encoder.encode_rows, row_decoder.decode_rows)
 

@@ -95,7 +95,7 @@ class FeatureCodec:
           num_banks: How many banks of tables to fit, a power of two from 1 to 256, and at most n.
 
         Raises:
-          ValueError: If `z_hat` has another shape or type, or so many banks cannot be fitted.
+          ValueError: If `z_hat` has another shape or type, or if that many banks cannot be fitted.
         """
         return cls(RangeCodingTables.fit(z_hat), np.shape(z_hat)[1:]).with_banks(z_hat, num_banks)
 

@@ -70,12 +70,12 @@ def decode_rows(data, offsets, bank, tables, precision, z_hat, damaged):
 
 @jit
 def _decode_lanes(data, positions, ends, table_starts, tables, precision, aheads, lasts, symbols, damaged):
-    """Decode a group of rows to `symbols`, those of all lanes before the next ones.
+    """Decode a group of rows to `symbols`: first the first symbol of all lanes, then the second, and so on.
 
     `ahead` is the distance of the code from `base`, always in [0, size): the tables end with 2^precision, so that
-    some interval holds it, damaged or not. `base` itself is not needed before the end.
+    some interval contains it, damaged or not. `base` itself is not needed before the end.
 
-    Writes where each lane would read on, `ahead`, and `last`, which is size - 1.
+    Writes where each lane would continue to read, `ahead`, and `last`, which is size - 1.
     """
     first_uppers, escape, cdf_offset = tables.first_uppers.reshape(-1), tables.escape, tables.cdf_offset
     num_dims = U(len(cdf_offset))
@@ -85,7 +85,7 @@ def _decode_lanes(data, positions, ends, table_starts, tables, precision, aheads
     ahead = _read(data, position, end) >> 32
     position = position + 4
     buffer = _read(data, position, end)
-    used = lanes(0)  # so many bits have left the buffer
+    used = lanes(0)  # how many bits of the buffer were used
     last = lanes(LOW_32_BITS)
     found = np.empty(NUM_LANES, np.uint64)
     for first_symbol in range(U(0), U(len(symbols)), num_dims * U(NUM_LANES)):
@@ -130,7 +130,7 @@ def _decode_lanes(data, positions, ends, table_starts, tables, precision, aheads
                 index = load(found, 0)
                 buffer = _read(data, position, end)
                 used = lanes(0)
-                # Nothing is left to do for these.
+                # These lanes are done already.
                 lower = select(rare, 0, lower)
                 upper = select(rare, last + 1, upper)
             store(symbols, first_symbol + dim * U(NUM_LANES), index + cdf_offset[dim])

@@ -1,11 +1,11 @@
 """Encoding in lanes: as many rows side by side as there are lanes.
 
-Where fewer are left, the last one stands in all other lanes.
+If fewer rows are left, the other lanes repeat the last row.
 
-Which interval holds a value, and whether bytes leave, is anyone's guess, the processor's too, and a wrong guess takes
-longer than a symbol of eight rows: there are branches only for what is rare.
+The processor cannot predict which interval a value has, or whether bytes are shifted out, and a wrong prediction takes
+longer than a symbol of eight rows. So there are branches only for rare cases.
 
-Lanes hold `size - 1`, which has 32 bits as the factors of `multiply` have.
+Lanes hold `size - 1`, which has at most 32 bits, as the factors of `multiply` must.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BELOW_LANE = np.uint32((1 << 24) - 1)
 def encode_rows(z_hat, bank, tables, precision):
     """Encode rows, each with its bank.
 
-    A group of rows is first looked up as lists of intervals, to which the bits of escapes are no exception.
+    A group of rows is first turned into lists of intervals, which include intervals for the bits of escapes.
 
     Returns data, offsets, and the place of a value that cannot be coded, or -1, -1.
     """
@@ -83,9 +83,9 @@ def encode_rows(z_hat, bank, tables, precision):
 
 @jit
 def _list_intervals(z_hat, bank, tables, intervals, num_escapes):
-    """List where the intervals of the rows' values stand in `cdf`, and count the values that have none, and no place.
+    """List where the intervals of the rows' values are in `cdf`, and count the values of each row that have none.
 
-    Returns how many there are.
+    The places listed for the latter have no meaning. Returns how many such values there are.
     """
     num_dims = len(tables.cdf_offset)
     for lane in range(NUM_LANES):
@@ -105,10 +105,10 @@ def _list_intervals(z_hat, bank, tables, intervals, num_escapes):
 
 @jit
 def _list_escapes(z_hat, bank, tables, intervals, num_escapes):
-    """List the intervals of rows anew, with escapes and the bits that follow them.
+    """List the intervals of rows again, with escapes and the bits that follow them.
 
-    Those are the Elias gamma code of the distance >= 1, which is a zero for each bit after its first, then its bits;
-    and the sign. Shorter lists end with the whole interval, which changes nothing.
+    These bits are the Elias gamma code of the distance >= 1, which is a zero for each bit after its first, then its
+    bits; and the sign. Shorter lists are filled up with the whole interval, which changes nothing.
 
     Returns the lists, and the place of a value that cannot be coded, or -1, -1.
     """
@@ -161,8 +161,9 @@ def _append(listed, place, intervals):
 def _narrow(intervals, cdf, precision, leaving, bases, lasts):
     """Narrow the lanes' `[base, base + size)`, at first [0, 2^32), by their lists of intervals.
 
-    What leaves is written to `leaving`: words of 16 bits, above each the carry into the lane's word before, as that
-    has left already, and the lane's number. Returns how many, and writes base and size - 1.
+    The words of 16 bits that are shifted out of `base` are written to `leaving`. Above each are the carry into the
+    lane's word before, because that one was shifted out already, and the lane's number. Returns how many words there
+    are, and writes base and size - 1.
     """
     base = lanes(0)
     last = lanes(LOW_32_BITS)
@@ -174,8 +175,8 @@ def _narrow(intervals, cdf, precision, leaving, bases, lasts):
         ends = gather(cdf, load_column(intervals, place))
         lower_end = ends & LOW_32_BITS
         upper_end = ends >> 32
-        # size * end is (size - 1) * end + end. What is added makes these 1 and 2
-        # more than the ends of the interval, so that their difference is size - 1.
+        # size * end is (size - 1) * end + end. What is added makes `upper` 1 and `lower`
+        # 2 more than the ends of the interval, so that their difference is size - 1.
         upper = (multiply(last, upper_end) + (upper_end + one)) >> precision
         lower = (multiply(last, lower_end) + (lower_end + two)) >> precision
         last = upper - lower
@@ -192,7 +193,7 @@ def _narrow(intervals, cdf, precision, leaving, bases, lasts):
 
 @jit
 def _deal_out(leaving, words, num_words):
-    """Deal out words, with their carries, to their lanes."""
+    """Distribute words, with their carries, to their lanes."""
     num_words[:] = 0
     for word in leaving:
         lane = U(word) >> _LANE_SHIFT

@@ -1,8 +1,8 @@
-"""Eight integers side by side, as a type of Numba's: what is written once is done for eight rows at a time.
+"""Eight integers side by side, as a Numba type: what is written once is done for eight rows at a time.
 
-The type is a vector of LLVM's, which compiles it for any processor: to one register and one instruction each with
-AVX-512, to several elsewhere. In compiled functions, `+ - & | << >>` and comparisons work on lanes, with an integer on
-either side taken for all of them; arithmetic is modulo 2^64, and comparisons are unsigned. A comparison gives a mask.
+The type is an LLVM vector, which LLVM compiles for any processor: to one register and one instruction with AVX-512, to
+several elsewhere. In compiled functions, `+ - & | << >>` and comparisons work on lanes; an integer on either side is
+used for all of them. Arithmetic is modulo 2^64, and comparisons are unsigned. A comparison gives a mask.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def lane_numbers(_context):
 
 @_instruction
 def multiply(_context, a, b):
-    """Return the products of what the lower 32 bits of each lane hold, of 64 bits."""
+    """Return the products, of 64 bits, of the lower 32 bits of each lane."""
 
     def generate(_context, builder, _signature, arguments):
         low = ir.Constant(_VECTOR, [(1 << 32) - 1] * NUM_LANES)
@@ -162,7 +162,7 @@ def select(_context, mask, a, b):
 
 @_instruction
 def to_bits(_context, mask):
-    """Return an integer of a bit for each lane, the first lane's the lowest: 0 if the mask is set nowhere."""
+    """Return an integer with a bit for each lane, the first lane's the lowest: 0 if the mask is set nowhere."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.zext(builder.bitcast(arguments[0], ir.IntType(NUM_LANES)), _INT64)
@@ -203,7 +203,7 @@ def load(_context, array, index):
 
 @_instruction
 def store(_context, array, index, values):
-    """Write lanes to a one-dimensional array from `index` on, as much of each as an item holds."""
+    """Write lanes to a one-dimensional array from `index` on: of each lane, the bits that fit into an item."""
 
     def generate(context, builder, signature, arguments):
         bits = signature.args[0].dtype.bitwidth
@@ -236,7 +236,7 @@ def load_column(_context, array, index):
 
 @_instruction
 def gather(_context, array, index):
-    """Return the 64 bits, of little-endian machines, that begin with the items of an array at the lanes' indices."""
+    """Return the 64 bits, little endian, that begin with the items of an array at the lanes' indices."""
 
     def generate(context, builder, signature, arguments):
         data = array_struct(context, builder, signature.args[0], arguments[0]).data

@@ -7,9 +7,9 @@ message" (Video & Data Recording Conference, 1979), in the form that tensorflow-
 
 A code is a number in [0, 1), in base 256 without trailing zeros. The coder narrows an interval `[base, base +
 size)`, at first [0, 2^32), to the part that the next symbol's interval in its dimension's table stands for; when
-`size` is 2^16 or less, the upper 16 bits of `base` leave and both shift up by 16 bits. Symbols go through the
-tables in turn, beginning anew after the last. A value outside its table is coded as the escape symbol, followed by
-the Elias gamma code of its distance and by its sign, bit by bit.
+`size` is 2^16 or less, the upper 16 bits of `base` are written and both shift up by 16 bits. Symbols use the tables
+in turn, starting again after the last. A value outside its table is coded as the escape symbol, followed by the
+Elias gamma code of its distance and by its sign, bit by bit.
 
 The loops are those that `coder_loops` chooses.
 """
@@ -42,9 +42,11 @@ class DamagedCodeError(VidpressError, ValueError):
         self.rows = tuple(int(row) for row in rows)
         shown = ", ".join(map(str, self.rows[:_ROWS_IN_MESSAGE]))
         more = ", ..." if len(self.rows) > _ROWS_IN_MESSAGE else ""
-        super().__init__(f"{len(self.rows)} of {num_rows} codes are damaged or of other tables: rows {shown}{more}.")
+        super().__init__(
+            f"{len(self.rows)} of {num_rows} codes are damaged or belong to other tables: rows {shown}{more}."
+        )
 
-    def __reduce__(self) -> tuple:  # worker processes hand errors on as pickles
+    def __reduce__(self) -> tuple:  # worker processes pass errors on as pickles
         return _restore_error, (self.rows, str(self))
 
 
@@ -55,7 +57,7 @@ def _restore_error(rows: tuple[int, ...], message: str) -> DamagedCodeError:
 
 
 def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None) -> list[bytes]:
-    """Encode `z_hat` to one string a row.
+    """Encode `z_hat` to one string for each row.
 
     Args:
       tables: The range coding tables.
@@ -72,7 +74,7 @@ def compress(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | No
 
 
 class EncodedRows(NamedTuple):
-    """What `encode_cheapest` gives.
+    """What `encode_cheapest` returns.
 
     Attributes:
       data: uint8[total], the strings one after the other.
@@ -85,7 +87,7 @@ class EncodedRows(NamedTuple):
     bank: np.ndarray
 
     def strings(self) -> list[bytes]:
-        """Return the strings, one a row."""
+        """Return the strings, one for each row."""
         return _strings(self.data, self.offsets)
 
 
@@ -131,20 +133,20 @@ def decompress(
 def encode(
     tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode `z_hat` to one string a row, all in one array: the layout of Arrow's binary columns.
+    """Encode `z_hat` to one string for each row, all in one array: the layout of Arrow's binary columns.
 
     Args:
       tables: The range coding tables.
-      z_hat: Integers [n, ..., num_dims]; whole numbers of a floating-point type will do. All places of a row's
-        middle axes share the tables.
+      z_hat: Integers [n, ..., num_dims]; whole numbers of a floating-point type are accepted too. All positions on a
+        row's middle axes share the tables.
       bank: uint8[n], each row's bank; None if there is only one.
 
     Returns:
       `(data, offsets)`: uint8[total] and int64[n + 1]; row i's string is `data[offsets[i]:offsets[i + 1]]`.
 
     Raises:
-      ValueError: If the last axis is not `num_dims` long, or a bank is none of the tables', or a value is not a whole
-        number or is more than about 2^30 away from its table. The message names row, dimension and value.
+      ValueError: If the last axis is not `num_dims` long, if the tables do not have a bank, or if a value is not a
+        whole number or is more than about 2^30 away from its table. The message names row, dimension and value.
     """
     symbols = _symbols(tables, z_hat)
     bank = tables.check_bank(bank, len(symbols))
@@ -163,14 +165,14 @@ def decode(
     broadcast_shape: Sequence[int] = (),
     bank: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decode strings that stand in one array.
+    """Decode strings that are in one array.
 
-    Damage is seen where tensorflow-compression's `decode_sanity_check` sees it: much of it decodes to wrong values
-    in silence, so whatever stores the codes needs a checksum.
+    Damage is noticed where tensorflow-compression's `decode_sanity_check` notices it. Much damage is not noticed and
+    decodes to wrong values, so whatever stores the codes needs a checksum.
 
     Args:
       tables: The tables that the strings were written with.
-      data: uint8[...], holds the strings.
+      data: uint8[...], which contains the strings.
       offsets: int64[n + 1], not decreasing; row i's string is `data[offsets[i]:offsets[i + 1]]`.
       broadcast_shape: The lengths of the axes of `z_hat` between the first and the last.
       bank: uint8[n], each row's bank; None if there is only one.
@@ -179,8 +181,8 @@ def decode(
       int32[n, *broadcast_shape, num_dims], `z_hat`.
 
     Raises:
-      DamagedCodeError: If codes are seen to be damaged.
-      ValueError: If the offsets do not fit the data, or a bank is none of the tables'.
+      DamagedCodeError: If codes are found to be damaged.
+      ValueError: If the offsets do not fit the data, or if the tables do not have a bank.
     """
     data = np.ascontiguousarray(data)
     offsets = np.ascontiguousarray(offsets, np.int64)
@@ -231,7 +233,7 @@ def _value_error(tables: RangeCodingTables, z_hat: np.ndarray, row: int, symbol:
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """Return a view that cannot be written: Numba compiles anew for every mixture of writable and read-only."""
+    """Return a read-only view: Numba compiles again for every combination of writable and read-only arrays."""
     view = array.view()
     view.flags.writeable = False
     return view

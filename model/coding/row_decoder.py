@@ -39,10 +39,10 @@ def decode_rows(data, offsets, bank, tables, precision, z_hat, damaged):
 
 @jit
 def _decode_row(data, position, end, cdf, start, first_uppers, escape, cdf_offset, precision, z_hat):
-    """Decode the code between `position` and `end` to `z_hat`; return whether it is seen to be damaged.
+    """Decode the code between `position` and `end` to `z_hat`; return whether it is found to be damaged.
 
     `ahead` is the distance of the code from `base`, always in [0, size): the tables end with 2^precision, so that
-    some interval holds it, damaged or not. `base` itself is not needed before the end.
+    some interval contains it, damaged or not. `base` itself is not needed before the end.
     """
     num_dims = U(len(cdf_offset))
     position += U(4)

@@ -1,7 +1,7 @@
 """Encoding row by row.
 
-To call a function with arrays costs counts of references, which take as long as a symbol: what is not rare is written
-out where it is needed.
+Calling a function with arrays counts references, which takes as long as a symbol. So only rare cases have functions of
+their own.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def encode_rows(z_hat, bank, tables, precision):
 def _narrow(z_hat, cdf, start, first_uppers, escape, cdf_offset, precision, words):
     """Narrow [base, base + size), at first [0, 2^32), by a row's values.
 
-    What leaves is written to `words`, as `finish_row` takes it. Returns how many, base, size, and the index of a value
-    that cannot be coded or -1.
+    What is shifted out of `base` is written to `words`, as `finish_row` takes it. Returns how many words there are,
+    base, size, and the index of a value that cannot be coded or -1.
     """
     num_dims = U(len(cdf_offset))
     num_words, base, size = U(0), U(0), FULL_SIZE
@@ -79,7 +79,7 @@ def _narrow(z_hat, cdf, start, first_uppers, escape, cdf_offset, precision, word
             lower = (size * U(cdf[interval])) >> precision
             size = ((size * U(cdf[interval + U(1)])) >> precision) - lower
             base += lower
-            # Whether 16 bits leave now is anyone's guess, the processor's too: do it without a branch.
+            # The processor cannot predict whether 16 bits are shifted out now, so there is no branch.
             leaves = size <= MIN_SIZE
             words[num_words] = base >> U(16)
             num_words += U(leaves)

@@ -267,8 +267,8 @@ class Manifest:
         manifest = cls.from_json(data, name=uri)
         if manifest.generation != number:
             raise ManifestError(
-                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed: "
-                "rename it back."
+                f"{uri} lists {manifest.generation} generations, its name says {number}: it was renamed, so rename it "
+                "back."
             )
         return manifest
 
@@ -351,8 +351,8 @@ def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> N
 def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
     """Return whether an input file has to be encoded.
 
-    A file that has grown is read again, and so is one that was damaged and has changed since. Of its videos, those are
-    added that the data set does not have.
+    A file that has grown is read again, and so is one that was damaged and has changed since. Those of its videos that
+    the data set does not have are added.
 
     Args:
       file: Its path.

@@ -17,14 +17,14 @@ from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableErro
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard, shard_rows
 
-# A row also knows where it comes from until it is written, so that a dead letter can name both sources. One without
-# offset stands in the data set already, in the shard `file`.
+# A row also knows where it comes from until it is written, so that a dead letter can name both sources. A row without
+# offset is in the data set already, in the shard `file`.
 SCHEMA = shard_rows.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
     pa.field("offset", pa.int64())
 )
 
 
-# Of a dead letter; a stranger's record may have written the reason.
+# Limit for a dead letter's reason, which may quote a hostile record.
 MAX_REASON_LENGTH = 1000
 
 

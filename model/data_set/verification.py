@@ -39,7 +39,7 @@ class Report:
       findings: Everything that is wrong, one line each; none if the data set is whole.
       manifest: The newest manifest, with which everything was compared.
       num_sampled: How many codes were decoded.
-      unlisted: Names of files that an encode job wrote but no manifest lists: of a run that died, or that is at work.
+      unlisted: Names of files that an encode job wrote but no manifest lists: those of a run that died or still runs.
     """
 
     findings: list[str]
@@ -49,7 +49,7 @@ class Report:
 
 
 class _Letter(msgspec.Struct):
-    """A line that `vidpress.model.data_set.rows.DeadLetter.to_json` gives."""
+    """A line that `vidpress.model.data_set.rows.DeadLetter.to_json` returns."""
 
     file: str
     offset: int
@@ -95,7 +95,7 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
             check = functools.partial(_check_file, data_set, manifest, number, sample)
             checked = list(pool.map(check, generation.files))
             found = [finding for result in checked for finding in result.findings]
-            # Where a file is damaged, that has been said, and sums would only say it again.
+            # If a file is damaged, there is a finding already, and sums would only repeat it.
             findings += found or [f"generation {number}: {finding}" for finding in _check_counts(generation, checked)]
             num_sampled += sum(result.num_sampled for result in checked)
             listed |= {entry.name for entry in generation.files}
@@ -244,7 +244,7 @@ def _repeated_ids(shards: dict[str, np.ndarray]) -> Iterator[str]:
     same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     pairs = {tuple(sorted(pair)) for pair in zip(owner[order][same], owner[order][same + 1], strict=True)}
     for first, second in sorted(pairs):
-        # Ids of one hash need not be the same id.
+        # Two ids may have the same hash.
         shared = sorted(set(_ids(uris[first])) & set(_ids(uris[second])))
         if first != second and shared:
             shown = ", ".join(map(repr, shared[:_IDS_IN_MESSAGE]))

@@ -1,15 +1,16 @@
-"""Dense layers with a ReLU, fast, and with a proof of how far they are off: in NumPy, or in matrix units.
+"""Dense layers with a ReLU, fast, and with proven error bounds: in NumPy, or in matrix units.
 
-What a layer should give is in `exact_sums`. A fast layer sums in float32, in an order that depends on the processor.
+`exact_sums` defines what a layer gives. A fast layer sums in float32, in an order that depends on the processor.
 But whatever the order, and whether multiplications and additions are fused or not, a sum of rounded products is off by
 at most `gamma(k) = k u / (1 - k u)` times the sum of the products' magnitudes, where u = 2^-24 is float32's unit
 roundoff and k the greatest number of roundings that a product goes through on its way into the sum (Higham, "Accuracy
 and Stability of Numerical Algorithms", 2nd edition, sections 3.1 and 4.2). By Cauchy and Schwarz that sum of
-magnitudes, with the bias as one product more, is at most `|(x, 1)| * |(w, b)|`: a number for each row, times one for
+magnitudes, with the bias as one more product, is at most `|(x, 1)| * |(w, b)|`: a number for each row, times one for
 each column.
 
 What is assumed: NumPy's `matmul` of float32 rounds each product and each addition to the nearest float32, or better,
-and multiplies by no other formula (as Strassen's). Denormal numbers may be flushed. For matrix units, see there.
+and does not multiply by another formula, such as Strassen's. Denormal numbers may be flushed. `matrix_units` says what
+is assumed there.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from vidpress.model.frozen.matrix_units import has_matrix_units
 
 _UNIT = 2.0**-24
 
-# NumPy's sums run over so many inputs at a time, and are added: as fast, and nearer.
+# NumPy sums over this many inputs at a time, and these sums are added: just as fast, and more precise.
 _DEPTH_AT_ONCE = 384
 
-# What a bound takes more than the products' share: inputs that are float64 are rounded to float32 first, by 2^-24 of
+# What a bound includes besides the products' share: inputs that are float64 are first rounded to float32, by 2^-24 of
 # each. `exact_sums` and the bound itself round in float64: 2^-52 for each input, and some more.
 _INPUT_ERROR = 2.0**-23
 _FLOAT64_ERROR = 2.0**-52
@@ -64,14 +65,14 @@ def _finish(activations, part, bias):
 class Dense:
     """`dense` in float32 with certain weights, by NumPy.
 
-    A subclass multiplies in another way: it has its own `multiply`, and `row_bounds` or `num_roundings`.
+    A subclass that multiplies in another way has its own `multiply`, and `row_bounds` or `num_roundings`.
 
     Args:
       kernel: float32[in, out].
       bias: float32[out].
 
     Attributes:
-      column_bounds: float32[out]: an output is off by at most its row's bound times this.
+      column_bounds: float32[out]: an output is off by at most its row's bound times its column's.
       num_roundings: How many roundings a product goes through at most.
     """
 
@@ -98,8 +99,8 @@ class Dense:
           x: float32[n, in].
 
         Returns:
-          float32[n, out], and float32[n], the row bounds: times `column_bounds`, they are those of the outputs. Where a
-          sum may leave float32's range, that is beyond 2^24; of a row with NaN or infinity it is NaN or infinite.
+          float32[n, out], and float32[n], the row bounds: times `column_bounds`, they are the bounds of the outputs. If
+          a sum may leave float32's range, its bound is above 2^24; if a row has NaN or infinity, it is NaN or infinite.
         """
         outputs = self.multiply(x)
         row_norms = _row_norms(x)
@@ -122,12 +123,12 @@ class Dense:
         return gamma(self.num_roundings) * row_norms
 
     def exact(self, x: np.ndarray) -> np.ndarray:
-        """Return exactly what the layer should give, float64[n, out], for `x` float32[n, in] or float64."""
+        """Return exactly what `exact_sums` defines, float64[n, out], for `x` float32[n, in] or float64."""
         return exact_sums.exact_layer(np.ascontiguousarray(x), self._columns, self._bias)
 
     def exact_at(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return exactly what it should give at some rows and columns, int[m] each: float64[m]."""
-        # Sorted by columns, of which each is then read but once. A short type is sorted by radix.
+        """Return exactly what `exact_sums` defines at some rows and columns, int[m] each: float64[m]."""
+        # Sorted by columns, each of which is then read only once. NumPy sorts a short type by radix.
         order = np.argsort(columns.astype(np.min_scalar_type(len(self._bias))), kind="stable")
         outputs = np.empty(len(order))
         rows, columns = rows[order], columns[order]
@@ -138,12 +139,12 @@ class Dense:
 class SplitDense(Dense):
     """`Dense` by products of bfloat16.
 
-    Of `x * w`, with `x = x_hi + x_lo + x_rest` and `w` alike, `x_lo * w_lo + x_rest * (w_hi + w_lo) + x * w_rest` is
+    Of `x * w`, with `x = x_hi + x_lo + x_rest` and `w` likewise, `x_lo * w_lo + x_rest * (w_hi + w_lo) + x * w_rest` is
     left out: by Cauchy and Schwarz at most `|x_lo| |w_lo| + |x_rest| |w| (1 + 2^-17) + |x| |w_rest|`. These norms are
-    computed, those of the weights once.
+    computed, those of the weights only once.
 
     Raises:
-      RuntimeError: If this processor or process has no use of matrix units (`has_matrix_units`).
+      RuntimeError: If this processor or process cannot use matrix units (`has_matrix_units`).
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray):
@@ -151,7 +152,7 @@ class SplitDense(Dense):
             raise RuntimeError("SplitDense needs a processor with AMX, and Linux from 5.16 on: use `dense`.")
         super().__init__(kernel, bias)
         self._tiles = matrix_units.split_kernel(kernel)
-        # Of the column of which most is left out, in units of its norm.
+        # The largest over the columns of what is left out, in units of a column's norm.
         self._low, self._rest = (matrix_units.split_norms(self._columns) / self._column_norms[:, None]).max(axis=0)
 
     def multiply(self, x: np.ndarray) -> np.ndarray:
@@ -172,7 +173,7 @@ class SplitDense(Dense):
 
 
 def gamma(roundings: int) -> float:
-    """Return by what share of the terms' magnitudes a float32 sum is off at most, after so many roundings of each."""
+    """Return the largest error of a float32 sum after so many roundings of each term, relative to their magnitudes."""
     return roundings * _UNIT / (1 - roundings * _UNIT) if roundings * _UNIT < 1 else np.inf
 
 
@@ -186,6 +187,6 @@ def _row_norms(x: np.ndarray) -> np.ndarray:
 
 
 def _round_up(bounds: np.ndarray) -> np.ndarray:
-    """Return float32 numbers that are greater than float64 ones, by so much that their rounded products are, too."""
+    """Return float32 numbers above float64 ones, by so much that the rounded products of two are above, too."""
     with np.errstate(over="ignore"):
         return np.nextafter((bounds * _SLACK).astype(np.float32), np.float32(np.inf))

@@ -1,8 +1,8 @@
-"""The sums that say what a layer gives: float64, in one order, the same on every machine.
+"""The sums that define what a layer gives: float64, in one order, the same on every machine.
 
 A layer's `z[j]` is `relu(sum over k of x[k] * w[k, j] + b[j])`. The sum is made of 32 partial sums, which begin with 0:
-the i-th takes the products of k = i, i + 32, i + 64 and so on, in this order. They are added from the first to the
-last, then comes the bias. Each of these operations is rounded to the nearest float64, as IEEE 754 has it.
+the i-th adds the products of k = i, i + 32, i + 64 and so on, in this order. They are added from the first to the
+last, and then the bias. Each of these operations is rounded to the nearest float64, as IEEE 754 defines it.
 
 The product of two float32 numbers is a float64 number: it has 48 bits at most, and an exponent within range. So it is
 the same whether it is rounded before it is added (as here: see `compiled.jit`) or not. No sum is out of range either.
@@ -14,7 +14,7 @@ import numpy as np
 
 from vidpress.model.compiled import jit
 
-# Vector registers take a part of them at a time, whatever their length is.
+# Vector registers of any length hold some of the partial sums at a time.
 NUM_PARTS = 32
 
 _ROWS_AT_ONCE = 128
@@ -30,8 +30,8 @@ def exact_sums(
       x: float32[n, in], or float64 where the layer below is not rounded.
       columns: float32[out, in], the kernel's columns.
       bias: float32[out].
-      rows: int[m], of `x`.
-      numbers: int[m], of columns; fastest if those of a column stand together.
+      rows: int[m], rows of `x`.
+      numbers: int[m], numbers of columns; this is fastest if equal ones are next to each other.
 
     Returns:
       float64[m].
@@ -45,7 +45,7 @@ def exact_sums(
 
 @jit
 def exact_layer(x: np.ndarray, columns: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Return all `z` of a layer, float64[n, out], for arguments as those of `exact_sums`."""
+    """Return all `z` of a layer, float64[n, out]; the arguments are as for `exact_sums`."""
     outputs = np.empty((len(x), len(columns)))
     parts = np.empty(NUM_PARTS)
     for first in range(0, len(x), _ROWS_AT_ONCE):

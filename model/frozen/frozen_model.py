@@ -28,7 +28,7 @@ from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
 from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded.
+# Version 2 has banks of tables, 3 has rate-aware rounding, 4 has lower layers that are rounded.
 FORMAT_VERSION = 4
 _READABLE_VERSIONS = (1, 2, 3, 4)
 
@@ -38,7 +38,7 @@ _LOADING = threading.Lock()
 
 _MODEL_ID_LENGTH = 16
 
-# As JSON. Together with the rest of the header, and quoted in it, that is less than is read.
+# Size as JSON. With the rest of the header, and quoted in it, that is less than what is read at most.
 MAX_METADATA_BYTES = 2**18
 
 
@@ -59,7 +59,7 @@ class ModelError(VidpressError, ValueError):
     """A file that is not a usable vidpress model."""
 
 
-# Kernel and bias of each.
+# Kernel and bias of each layer.
 Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
@@ -105,7 +105,9 @@ class FrozenModel:
             if kernel.dtype != np.float32 or bias.dtype != np.float32:
                 raise ModelError(f"{name} must be float32, not {kernel.dtype} and {bias.dtype}.")
             if kernel.shape[:-1] != (size,) or bias.shape != kernel.shape[1:]:
-                raise ModelError(f"{name} has shapes {kernel.shape} and {bias.shape} behind {size} numbers.")
+                raise ModelError(
+                    f"{name} has shapes {kernel.shape} and {bias.shape}, but its input has {size} numbers."
+                )
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
                 raise ModelError(f"{name} holds NaN or infinity.")
             size = kernel.shape[1]
@@ -366,7 +368,7 @@ class FrozenModel:
                 found = _model_id(data)
                 if model_id not in (None, found):
                     raise ModelError(
-                        f"{os.fspath(uri)} is model {found}, not {model_id}: it was changed, or another one is meant."
+                        f"{os.fspath(uri)} is model {found}, not {model_id}: it was changed, or it is the wrong file."
                     )
                 model = cls._parse(data, os.fspath(uri), found, verified=model_id is not None)
                 _LOADED[found] = model

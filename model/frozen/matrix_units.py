@@ -2,14 +2,14 @@
 
 A float32 number is nearly the sum of two of bfloat16, `a = a_hi + a_lo`. Of a product of two such sums, the three
 greater parts are kept, `a_hi * b_hi + a_lo * b_hi + a_hi * b_lo`, and summed in float32 (Henry, Tang and Heinecke,
-"Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). Where all
-`a_lo` are 0, as with small integers, two parts are.
+"Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). If all `a_lo`
+are 0, as for small integers, two parts are enough.
 
-How the sums are rounded is what `dense_layers` builds on. One instruction, TDPBF16PS, adds 32 products to a sum. By
+`dense_layers` relies on how the sums are rounded. One instruction, TDPBF16PS, adds 32 products to a sum. According to
 Intel's manual (Software Developer's Manual, volume 2), the 16 even ones are summed by fused multiply-adds, and so are
-the 16 odd ones, then both sums are added, and what that gives is added to the sum: each time rounded to the nearest
-float32, with denormal numbers taken for 0. Other text of Intel's has the products added to the sum one by one, which
-rounds more; so `has_matrix_units` tries.
+the 16 odd ones, then both sums are added, and the result is added to the sum: each time rounded to the nearest float32,
+with denormal numbers treated as 0. In other texts of Intel, the products are added to the sum one by one, which rounds
+more; so `has_matrix_units` tries it out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 from vidpress.model.compiled import compiles_for, jit, reordered
 from vidpress.model.numba_internals import array_struct, call_llvm
 
-# Beyond, the nearest bfloat16 might be infinity.
+# For larger numbers, the nearest bfloat16 might be infinity.
 MAX_INPUT = 2.0**120
 
 # Tiles hold 16 rows of 64 bytes: 16 x 32 of A, 16 pairs of rows x 16 columns of B, or 16 x 16 float32 sums. A step
@@ -41,9 +41,9 @@ _HALF = _BLOCK // 2
 _TILE_BYTES = 1024
 _TILE = _HALF, _BLOCK
 _STEP_BYTES = 4 * _TILE_BYTES
-# So much of A stays in the second cache while all of B passes.
+# This many rows of A stay in the second-level cache while all of B passes.
 _ROWS_AT_ONCE = 128
-# Sums begin anew after so many blocks, and are added: the fewer roundings, the nearer they come.
+# Sums start again from 0 after this many blocks, and are added: fewer roundings, and so more precise.
 _BLOCKS_AT_ONCE = 36
 _DEPTH_AT_ONCE = _BLOCKS_AT_ONCE * _BLOCK
 
@@ -66,7 +66,7 @@ def has_matrix_units() -> bool:
     features = llvmlite.binding.get_host_cpu_features()
     if not all(features.get(feature) for feature in _FEATURES):
         return False
-    # Linux saves the tiles of processes that asked for it.
+    # Linux saves the tiles only for processes that asked for it.
     if ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) != 0:
         return False
     return sums_products_first()
@@ -75,7 +75,7 @@ def has_matrix_units() -> bool:
 def sums_products_first() -> bool:
     """Return whether an instruction sums its 32 products before it adds them to a sum.
 
-    Added to 2^24 one by one, products of 1 would be lost.
+    If they were added to 2^24 one by one, products of 1 would be lost.
     """
     sums = aligned((_HALF, _HALF), np.float32)
     sums[:] = 2.0**24
@@ -86,7 +86,7 @@ def sums_products_first() -> bool:
 
 
 def compile_ahead() -> None:
-    """Compile what layers run, without running it: for processors that this one is none of."""
+    """Compile what layers run, without running it: for other processors than this one."""
     matrix, outputs = (np.zeros((1, 1), np.float32) for _ in range(2))
     bias = np.zeros(1, np.float32)
     tiles, sums = aligned((1, 1, 4, *_TILE), np.uint16), aligned((_BLOCK, _BLOCK), np.float32)
@@ -102,14 +102,14 @@ def compile_ahead() -> None:
 def num_roundings(depth: int) -> int:
     """Return how many roundings a product goes through at most on its way into a sum of `multiply`, over a depth."""
     blocks = -(-depth // _BLOCK)
-    # Half of an instruction's products, the other half's sum; three instructions a block; the sums begun anew.
+    # Half of an instruction's products, and the other half's sum; three instructions a block; the sums of blocks.
     return _HALF + 1 + 3 * min(blocks, _BLOCKS_AT_ONCE) + -(-blocks // _BLOCKS_AT_ONCE)
 
 
 def split_kernel(kernel: np.ndarray) -> np.ndarray:
     """Return the tiles of a kernel float32[in, out], for `multiply`."""
     depth, columns = (-(-size // _BLOCK) for size in kernel.shape)
-    # For each block of columns, and of rows of those: two tiles of b_hi, then two of b_lo.
+    # For each block of columns, and each block of its rows: two tiles of b_hi, then two of b_lo.
     tiles = aligned((columns, depth, 4, *_TILE), np.uint16)
     tiles[:] = 0  # where the kernel ends within a block
     _split_kernel(np.ascontiguousarray(kernel), tiles)
@@ -117,9 +117,9 @@ def split_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def multiply(x: np.ndarray, tiles: np.ndarray, bias: np.ndarray) -> np.ndarray | None:
-    """Return `relu(x @ kernel + bias)` float32[n, out] of `x` float32[n, in], or None if a value is no number to split.
+    """Return `relu(x @ kernel + bias)` float32[n, out] of `x` float32[n, in], or None if a value cannot be split.
 
-    Such are those from `MAX_INPUT` on, and NaN.
+    These values are NaN, and numbers whose magnitude is `MAX_INPUT` or more.
     """
     columns, depth = tiles.shape[:2]
     rows = min(_ROWS_AT_ONCE, max(-(-len(x) // _BLOCK), 1) * _BLOCK)
@@ -132,7 +132,7 @@ def multiply(x: np.ndarray, tiles: np.ndarray, bias: np.ndarray) -> np.ndarray |
 
 
 def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return an array that begins with a cache line, as tiles should, filled with nothing in particular."""
+    """Return an uninitialised array that begins with a cache line, as tiles should."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -152,10 +152,10 @@ def _float32(bits):
 
 
 def split_norms(rows: np.ndarray) -> np.ndarray:
-    """Return upper bounds of the norms of what splitting does to each row of float32[n, k].
+    """Return upper bounds of the norms of the parts that splitting makes of each row of float32[n, k].
 
     Returns:
-      float64[n, 2]: of the low parts, and of what both parts leave out.
+      float64[n, 2]: of the low parts, and of what the high and the low parts leave out.
     """
     return np.sqrt(_split_squares(np.ascontiguousarray(rows))) * (1 + 2.0**-20)
 
@@ -189,9 +189,9 @@ def _split_kernel(kernel, tiles):
 
 @jit
 def _split_inputs(x, first, tiles):
-    """Split the columns of `x` from `first` on, `_BLOCK` a block.
+    """Split the columns of `x` from `first` on, in blocks of `_BLOCK`.
 
-    Return whether all are numbers that can be split, and whether a low part is not 0.
+    Returns whether all are numbers that can be split, and whether any low part is not 0.
     """
     fits, low = True, np.uint16(0)
     for row in range(len(x)):
@@ -231,9 +231,9 @@ def _multiply(x, kernel, bias, inputs, sums, part, config, outputs):
 
 @jit
 def _multiply_tiles(a, depth, has_low, b, first, sums, part, config):
-    """Add the products of A's blocks with those of B from `first` on to the sums, or begin them where that is 0.
+    """Add the products of A's blocks with those of B from `first` on to the sums; if `first` is 0, the sums begin.
 
-    Tiles 0 to 3 hold sums, 4 and 5 two of A, above one another, 6 and 7 two of B, side by side.
+    Tiles 0 to 3 hold sums, 4 and 5 two tiles of A, one above the other, 6 and 7 two of B, side by side.
     """
     _load_config(config)
     for column in range(b.shape[0]):
@@ -318,7 +318,7 @@ def _tile_instruction(name, *tiles):
 
 
 def _memory_instruction(name, tile, array, offset, stride):
-    """Compile an instruction for a tile, and an array with its rows: where the first one is, and how far the next."""
+    """Compile an instruction for a tile and an array with its rows: the offset of the first, and their distance."""
 
     def generate(context, builder, signature, arguments):
         tile, array, *integers = signature.args

@@ -28,13 +28,13 @@ class NoModelError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a model's header says; `vidpress.model.frozen.frozen_model` says what it means.
+    """What a model's header says; `vidpress.model.frozen.frozen_model` explains it.
 
     Attributes:
       architecture: The widths of `x` and of each layer.
-      num_classes: The head's, None without one.
-      precision: Of the range coding tables.
-      sha256: Of the other fields and the tensors.
+      num_classes: The head's classes; None without a head.
+      precision: The precision of the range coding tables.
+      sha256: The SHA-256 of the other fields and the tensors.
     """
 
     format_version: int
@@ -52,7 +52,7 @@ def header_text(data: bytes) -> str:
     """Return the JSON of a model's header, and read nothing else.
 
     Raises:
-      NoModelError: If there is none, or it is too large.
+      NoModelError: If there is no header, or if it is too large.
     """
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or length > len(data) - _LENGTH_BYTES:
@@ -61,7 +61,7 @@ def header_text(data: bytes) -> str:
         described = strict_json.decode(data[_LENGTH_BYTES : _LENGTH_BYTES + length], dict[str, dict[str, Any]])
         text = described[_METADATA_KEY][HEADER_KEY]
     except (JsonError, KeyError) as error:
-        raise NoModelError(f"it has no header of a model: {error}") from error
+        raise NoModelError(f"it does not have a model's header: {error}") from error
     if not isinstance(text, str):
         raise NoModelError("its header is not text")
     return text

@@ -1,7 +1,7 @@
-"""Rounding to the nearest integer, alike on every machine: by fast sums where these decide, by exact ones elsewhere.
+"""Rounding to the nearest integer, the same on every machine: by fast sums if these decide, otherwise by exact ones.
 
-A fast sum is off by its bound at most (`dense_layers`). If it lies farther from where rounding turns, the half between
-two integers, then the exact sum lies on the same side. What lies nearer is summed exactly (`exact_sums`).
+A fast sum is off by at most its bound (`dense_layers`). If its distance from the nearest half, where rounding changes,
+is larger than that, the exact sum lies on the same side. All others are summed exactly (`exact_sums`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from vidpress.model.compiled import jit
 from vidpress.model.frozen.dense_layers import Dense, dense
 
-# Up to here float32 holds every integer; a layer's activations are smaller by orders of magnitude.
+# Up to here float32 represents every integer; a layer's activations are smaller by orders of magnitude.
 MAX_Z = 2**24
 
 # Lower layers are rounded to this share of their activations' root mean square, or down to half of it.
@@ -39,7 +39,7 @@ def round_to_nearest(layer: Dense, x: np.ndarray, z: np.ndarray, row_bounds: np.
     rows, columns = _round(z, row_bounds, layer.column_bounds, out)
     if len(rows):
         exact = layer.exact_at(x, rows, columns)
-        fits = exact <= MAX_Z  # nor is NaN; bounds are such that what is beyond is always summed exactly
+        fits = exact <= MAX_Z  # false for NaN; bounds are such that larger values are always summed exactly
         usable[rows[~fits]] = False
         out[rows, columns] = np.rint(np.where(fits, exact, 0))
     return usable
@@ -47,7 +47,7 @@ def round_to_nearest(layer: Dense, x: np.ndarray, z: np.ndarray, row_bounds: np.
 
 @jit
 def _round(z, row_bounds, column_bounds, out):
-    """Round to integers, and return the rows and columns of what the bounds leave undecided."""
+    """Round to integers, and return the rows and columns of the values that the bounds leave undecided."""
     num_rows, num_columns = z.shape
     rows, columns = [0 for _ in range(0)], [0 for _ in range(0)]
     for i in range(num_rows):
@@ -68,24 +68,24 @@ def _round(z, row_bounds, column_bounds, out):
 
 @jit
 def _undecided(z, bound):
-    # What float32 rounds off this distance does not take it across a bound that is float32. Of NaN, it is not greater.
+    # Rounding this distance to float32 does not move it across a bound that is float32. NaN is never greater.
     return not (np.float32(0.5) - abs(z - np.rint(z)) > bound)
 
 
 def fit_steps(
     hidden: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray
 ) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Return the same network, its lower layers' activations in units of a step that they can well be rounded to.
+    """Return the same network, with its lower layers' activations in units of a step that they are then rounded to.
 
     The step is a power of two, from a sixteenth to an eighth of the root mean square of the activations that are not 0:
-    what rounding to it adds to the bottleneck is far less than the bottleneck's own rounding.
+    the error that this adds to the bottleneck is far smaller than that of the bottleneck's own rounding.
 
     Args:
       hidden: `(kernel float32[in, out], bias float32[out])` of each hidden layer.
       x: float32[n, in], inputs.
 
     Returns:
-      The layers; the last one's outputs are what they were.
+      The layers; the outputs of the last one stay the same.
     """
     layers = []
     scale = np.float32(1)

@@ -1,8 +1,8 @@
-"""Rate-aware rounding: of the two integers about an activation, the one that is worth its bits.
+"""Rate-aware rounding: of the two integers around an activation, the one that is worth its bits.
 
 The nearest integer is the one with the least error, whatever it costs. A dimension that hardly any video of a bank
-switches on costs many bits there, and to round it down to 0 instead costs little: video coders call this
-rate-distortion optimised quantisation. Decoders need not know.
+switches on costs many bits there, and rounding it down to 0 instead costs little accuracy. Video coders call this
+rate-distortion optimised quantisation. Decoders need not know about it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ROUNDING = 2.0**-50
 
 
 class Undecided(NamedTuple):
-    """Activations of which one has to know more.
+    """Activations for which float32 is not precise enough to decide.
 
     Attributes:
       row: int64[k].
       column: int64[k].
-      direction: int64[k], 1 or -1: where the neighbour lies.
+      direction: int64[k], 1 or -1: on which side the neighbour is.
       threshold: float64[k]. The neighbour is the better one if `direction * (z - z_hat)` is above it.
     """
 
@@ -45,21 +45,21 @@ def round_to_cheaper(
     rounding_lmbda: float,
     bounds: tuple[np.ndarray, np.ndarray],
 ) -> Undecided:
-    """Replace nearest integers by their neighbours where those have less of `(integer - z)^2 + rounding_lmbda * bits`.
+    """Replace nearest integers by their neighbours where `(integer - z)^2 + rounding_lmbda * bits` is less for these.
 
-    Only the neighbour towards a dimension's likeliest value is looked at, and only if both are in the table.
+    Only the neighbour towards a dimension's likeliest value is considered, and only if both are in the table.
 
     Args:
-      tables: The tables, whose bits are counted.
+      tables: The tables, under which the bits are counted.
       z: float32[n, num_dims].
       z_hat: int32[n, num_dims], the nearest integers; changed in place.
       bank: uint8[n], the bank of each row.
-      rounding_lmbda: What a bit costs, in squared rounding steps.
-      bounds: float32[n] and float32[num_dims], by whose product float32 `z` is off at most.
+      rounding_lmbda: Cost of a bit, in squared rounding steps.
+      bounds: float32[n] and float32[num_dims]; their product bounds the error of float32 `z`.
 
     Returns:
-      What is too near for float32 `z` to decide, and was left. The thresholds are the same numbers on every machine:
-      integers, and three operations in float64.
+      The values that are too close for float32 `z` to decide; they are not changed. The thresholds are the same numbers
+      on every machine: integers, and three operations in float64.
     """
     cost = float(rounding_lmbda) / UNITS_PER_BIT
     lists = _round_to_cheaper(
@@ -77,7 +77,7 @@ def _saved_bits(tables: RangeCodingTables) -> np.ndarray:
     sizes = arrays.escape[dim] + 2  # with the escape, and the end
     dim = np.repeat(dim, sizes)
     place = np.arange(len(dim)) - np.repeat(first, sizes)
-    # What is no interval has no positive width.
+    # A place that is not an interval does not have a positive width.
     widths = np.diff(arrays.cdf[: len(dim) + 1].astype(np.int64))
     bits = code_lengths(np.maximum(widths, 1), tables.precision)
     direction = np.sign((tables.likeliest_value - arrays.cdf_offset)[dim] - place)
@@ -103,7 +103,7 @@ def _round_to_cheaper(z, z_hat, bank, tables, likeliest_value, saved_bits, cost,
             direction = 1 if value < likeliest_value[column] else -1
             threshold = 0.5 * (1.0 - cost * saved)
             beyond = direction * (np.float64(z[row, column]) - value) - threshold
-            # Of NaN, neither is greater.
+            # For NaN, both comparisons are false.
             if not abs(beyond) > np.float64(row_bounds[row] * column_bounds[column]) + _ROUNDING:
                 rows.append(row)
                 columns.append(column)

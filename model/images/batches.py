@@ -15,11 +15,12 @@ from vidpress.model.images.files import ImageNetRecords
 from vidpress.model.training import prefetching
 from vidpress.model.training.prefetching import Batch
 
-# ImageNet's usual preprocessing: what is measured is the middle of an image whose shorter side is this much longer.
+# ImageNet's usual preprocessing: a crop of the middle is measured, of an image whose shorter side is this many times
+# the crop's.
 _MEASURED_SIDE = 256 / 224
 # A training crop's share of the image's area, and its aspect ratio (Szegedy et al., "Going Deeper with Convolutions").
 _AREA, _ASPECT_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-# After so many crops that would reach beyond the image, it is taken whole.
+# After this many crops that would reach beyond the image, the whole image is used.
 _CROP_ATTEMPTS = 10
 
 
@@ -28,16 +29,16 @@ def training_batches(
 ) -> Iterable[Batch]:
     """Return the batches of some training steps.
 
-    In every epoch each image comes once, in an order of its own; a batch may reach from one epoch into the next. Step
-    s's batch, augmentation included, depends on `seed` and s alone.
+    Every epoch has each image once, in its own order; a batch may reach from one epoch into the next. The batch of step
+    s, augmentation included, depends only on `seed` and s.
 
     Args:
       data: The training images.
       experiment: How they are augmented.
-      batch_size: Images a step.
-      seed: Of order and augmentation.
+      batch_size: Images in a step.
+      seed: Seed of the order and the augmentation.
       first_step: The first step, counted from 0.
-      num_steps: How many.
+      num_steps: How many steps.
 
     Returns:
       `(pixels float32[batch_size, height, width, channels], labels int32[batch_size])` of each step
@@ -65,7 +66,7 @@ def training_batches(
 
 
 def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int = 256) -> Iterable[Batch]:
-    """Return all images in their order, as they are: `(pixels, labels)` as `training_batches`, the last batch short."""
+    """Return all images in their order, not augmented, as `training_batches` does; the last batch may be smaller."""
 
     def read(start: int) -> Batch:
         found, labels = data.read(np.arange(start, min(start + batch_size, len(data))))
@@ -77,11 +78,11 @@ def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int =
 
 
 def shifted(images: np.ndarray, rng: np.random.Generator, max_shift: int, flip: bool) -> np.ndarray:
-    """Move images by up to `max_shift` pixels in each direction, what comes in being black, and mirror half of them.
+    """Move images by up to `max_shift` pixels in each direction, filling in black, and mirror half of them.
 
     Args:
       images: uint8[n, height, width, channels].
-      rng: Of where to.
+      rng: The source of the random numbers.
       max_shift: Pixels.
       flip: Whether images are mirrored.
     """
@@ -117,7 +118,7 @@ def _random_crop(jpeg: bytes, rng: np.random.Generator, size: int) -> np.ndarray
 
 
 def _middle_crop(jpeg: bytes, size: int) -> np.ndarray:
-    """Return the middle: the square that a `size` crop is of an image whose shorter side is `_MEASURED_SIDE` of it."""
+    """Return the middle of an image: a crop of `size` after its shorter side is scaled to `_MEASURED_SIDE * size`."""
     image = _decode(jpeg)
     side = max(1.0, min(image.size) / _MEASURED_SIDE)
     left, top = (image.width - side) / 2, (image.height - side) / 2

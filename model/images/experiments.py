@@ -1,7 +1,7 @@
 """The experiments on images: data sets, networks, and how they are trained.
 
 They are the image benchmarks of Singh et al. (ICIP 2020), sections 3.2 and 3.3, and a small one. Networks and schedules
-are those of He et al., "Identity Mappings in Deep Residual Networks" (ECCV 2016), whose ResNetV2 those sections take.
+are those of He et al., "Identity Mappings in Deep Residual Networks" (ECCV 2016), whose ResNetV2 those sections use.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class ImageTrainingOptions:
 
     Attributes:
       epochs: Passes over the training images.
-      batch_size: Images a step.
-      optimizer: "sgd", with momentum 0.9, or "adam". The prior always has an Adam of its own.
-      learning_rate: At first.
-      decays: After which shares of the training the learning rates fall to a tenth.
+      batch_size: Images in a step.
+      optimizer: "sgd", with momentum 0.9, or "adam". The prior always has its own Adam.
+      learning_rate: The learning rate at the start.
+      decays: The shares of the training after which the learning rates fall to a tenth.
       weight_decay: L2 penalty on kernels, `weight_decay / 2 * sum(kernel**2)`.
-      lmbda: What a bit costs in nats of the task's loss; 0 trains the baseline without rate and rounding.
-      prior_learning_rate: Adam's for the prior, at first.
-      prior_banks: Banks of the prior in training (`Bottleneck`); 1 is the paper's.
+      lmbda: Cost of a bit, in nats of the task's loss; 0 trains the baseline without rate and rounding.
+      prior_learning_rate: Adam's learning rate for the prior, at the start.
+      prior_banks: Banks of the prior in training (`Bottleneck`); the paper has 1.
       spatial: Put the bottleneck on the feature map before global pooling, not on the vector after it.
       mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster.
-      seed: Of weights, noise, and the order and augmentation of the data.
+      seed: Seed of the weights, the noise, and the order and augmentation of the data.
     """
 
     epochs: int
@@ -70,18 +70,18 @@ class Experiment:
     """A data set and a network for it.
 
     Attributes:
-      name: For `vidpress evaluate --experiment`.
-      data_set: What it is called.
+      name: Its name for `vidpress evaluate --experiment`.
+      data_set: The name of the data set.
       files: Which published files its folder holds, for help and errors.
       load: Reads training and test images from a folder.
-      image_shape: Height, width and channels of what the network is given.
+      image_shape: Height, width and channels of the network's input.
       num_classes: How many classes there are.
       network: "ResNetV2-20" or "ResNetV2-50".
-      map_shape: Of the network's last feature map: height, width, channels.
+      map_shape: Height, width and channels of the network's last feature map.
       options: How it is trained.
-      width: Channels of ResNetV2-20's first stage; the others' are twice and four times as many.
-      stem_strides: Of ResNetV2-20's first convolution: 2 takes a quarter of the work.
-      max_shift: A training image is cropped anew from itself with so many black pixels around it.
+      width: Channels of ResNetV2-20's first stage; the others have twice and four times as many.
+      stem_strides: Strides of ResNetV2-20's first convolution: with 2, there is a quarter of the work.
+      max_shift: A training image is moved by up to this many pixels in each direction, and filled with black.
       flip: Whether half of the training images are mirrored.
     """
 
@@ -105,14 +105,14 @@ class Experiment:
 
 
 # He et al.: batches of 128, SGD at 0.1, a tenth after 32,000 and a hundredth after 48,000 of 64,000 steps, which are
-# 164 epochs; weight decay 0.0001; crops of the image with 4 pixels around it, mirrored or not.
+# 164 epochs; weight decay 0.0001; crops of the image with 4 black pixels around it, mirrored or not.
 _CIFAR = ImageTrainingOptions(
     epochs=164, batch_size=128, optimizer="sgd", learning_rate=0.1, decays=(0.5, 0.75), weight_decay=1e-4
 )
 
-# He et al.: batches of 256, SGD at 0.1, a tenth after 30 and a hundredth after 60 epochs, which here are of 90; weight
-# decay 0.0001; 224 x 224 crops of random size and aspect ratio; measured on the middle of images of 256 on the shorter
-# side.
+# He et al.: batches of 256, SGD at 0.1, a tenth after 30 and a hundredth after 60 epochs, here of 90 in all; weight
+# decay 0.0001; 224 x 224 crops of random size and aspect ratio; measured on the middle of images whose shorter side is
+# 256.
 _IMAGENET = ImageTrainingOptions(
     epochs=90, batch_size=256, optimizer="sgd", learning_rate=0.1, decays=(1 / 3, 2 / 3), weight_decay=1e-4
 )
@@ -153,7 +153,7 @@ EXPERIMENTS = {
             map_shape=(7, 7, 2048),
             options=_IMAGENET,
         ),
-        # Not of the paper: small enough for two cores.
+        # Not in the paper: small enough for two cores.
         Experiment(
             name="fashion-mnist-resnetv2-20",
             data_set="Fashion-MNIST",

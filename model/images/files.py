@@ -1,6 +1,7 @@
 """Labelled images, in the formats that CIFAR, ImageNet, MNIST and Fashion-MNIST are published in.
 
-Images of one small size are read as a whole; ImageNet's stay in their files, as JPEGs that are found by their place.
+Data sets of small images of one size are read as a whole. ImageNet's images stay in their files, as JPEGs, and are
+found by their offsets.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _JPEG_KEY, _LABEL_KEY = "image/encoded", "image/class/label"
 
 
 class ImageDataError(VidpressError, ValueError):
-    """Images that cannot be read, or not trained on: the message names the file and the reason."""
+    """Images that cannot be read or trained on: the message names the file and the reason."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,14 +68,14 @@ class LabelledImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageNetRecords:
-    """The records of ImageNet's TFRecord files by their places; what is in them is read when it is asked for.
+    """The offsets of the records in ImageNet's TFRecord files; the records are read when they are asked for.
 
     Attributes:
       files: Their paths.
       file: int32[num_images], index of each record's file.
       offset: int64[num_images], where each record begins in its file.
       fingerprint: JSON values that tell which data these are: files, bytes, records, and a SHA-256 over the files'
-        names and sizes and the records' places.
+        names and sizes and the records' offsets.
     """
 
     files: tuple[str, ...]
@@ -89,7 +90,7 @@ class ImageNetRecords:
         """Return `(JPEGs object[n], labels int32[n], from 0)` of some rows.
 
         Raises:
-          ImageDataError: If a record is damaged, or no labelled image.
+          ImageDataError: If a record is damaged, or is not a labelled image.
         """
         found = [self._read_row(int(row)) for row in rows]
         jpegs = np.empty(len(found), object)
@@ -125,7 +126,7 @@ def load_mnist(folder: str | os.PathLike[str]) -> tuple[LabelledImages, Labelled
       Training and test images, of one channel and ten classes.
 
     Raises:
-      ImageDataError: If a file is missing, or damaged, or images and labels do not go together.
+      ImageDataError: If a file is missing or damaged, or if images and labels do not fit each other.
     """
     return _load_idx(folder, "train"), _load_idx(folder, "t10k")
 
@@ -150,7 +151,7 @@ def read_idx(path: str | os.PathLike[str], num_axes: int) -> np.ndarray:
       num_axes: How many axes it must have: 3 for images, 1 for labels.
 
     Returns:
-      uint8 of so many axes.
+      uint8, with `num_axes` axes.
 
     Raises:
       ImageDataError: If it is another kind of file, or cut short, or too long.
@@ -165,7 +166,8 @@ def read_idx(path: str | os.PathLike[str], num_axes: int) -> np.ndarray:
     header_size = 4 + 4 * num_axes
     if len(data) < header_size or data[:4] != magic:
         raise ImageDataError(
-            f"{path} begins with {data[:4].hex()}, not {magic.hex()}: it is no IDX file of bytes with {num_axes} axes."
+            f"{path} begins with {data[:4].hex()}, not {magic.hex()}: it is not an IDX file of bytes with {num_axes} "
+            "axes."
         )
     shape = struct.unpack(f">{num_axes}I", data[4:header_size])
     size = int(np.prod(shape, dtype=object))
@@ -180,7 +182,7 @@ def load_cifar10(folder: str | os.PathLike[str]) -> tuple[LabelledImages, Labell
     """Read CIFAR-10's training and test images: `data_batch_1.bin` to `data_batch_5.bin`, and `test_batch.bin`.
 
     Raises:
-      ImageDataError: If a file is missing or is no such file.
+      ImageDataError: If a file is missing or is not such a file.
     """
     training = [_existing(folder, [f"data_batch_{index}.bin"]) for index in range(1, 6)]
     return _load_cifar(training, 1, 10), _load_cifar([_existing(folder, ["test_batch.bin"])], 1, 10)
@@ -190,9 +192,9 @@ def load_cifar100(folder: str | os.PathLike[str]) -> tuple[LabelledImages, Label
     """Read CIFAR-100's training and test images with their fine labels: `train.bin` and `test.bin`.
 
     Raises:
-      ImageDataError: If a file is missing or is no such file.
+      ImageDataError: If a file is missing or is not such a file.
     """
-    # A coarse label, one of 20, stands before the fine one.
+    # A coarse label, one of 20, comes before the fine one.
     training, test = ([_existing(folder, [name])] for name in ("train.bin", "test.bin"))
     return _load_cifar(training, 2, 100), _load_cifar(test, 2, 100)
 
@@ -206,8 +208,8 @@ def _load_cifar(paths: Sequence[str], num_label_bytes: int, num_classes: int) ->
         data = np.fromfile(path, np.uint8)
         if not len(data) or len(data) % record_size:
             raise ImageDataError(
-                f"{path} has {len(data)} bytes, not a multiple of {record_size}: it is no binary batch of "
-                f"CIFAR-{num_classes}, or cut short."
+                f"{path} has {len(data)} bytes, not a multiple of {record_size}: it is not a binary batch of "
+                f"CIFAR-{num_classes}, or is cut short."
             )
         records = data.reshape(-1, record_size)
         _check_labels(path, records[:, num_label_bytes - 1], num_classes)
@@ -291,7 +293,7 @@ def _parse_imagenet(payload: bytes) -> tuple[bytes, int]:
 
 
 def even_rows(num_rows: int, max_rows: int) -> np.ndarray:
-    """Return so many rows at most, int64, at even distances."""
+    """Return the numbers of at most `max_rows` rows, int64, evenly spaced."""
     if num_rows <= max_rows:
         return np.arange(num_rows)
     return np.linspace(0, num_rows - 1, max_rows).astype(np.int64)

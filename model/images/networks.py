@@ -19,8 +19,8 @@ _LAST_BATCH_NORM = "post_bn"  # its name in keras.applications
 
 _BLOCKS_A_STAGE = 3  # of two convolutions; with the first one and the logits, 20 layers
 
-# What the last batch normalisation multiplies by at first where its activations are rounded, in rounding steps. A mean
-# over many positions varies less than each position does.
+# If activations are rounded: what the last batch normalisation multiplies by at first, in rounding steps. A mean over
+# many positions varies less than each position does.
 _SCALE_OF_POOLED = 3.0
 _SCALE_OF_MAP = 1.0
 
@@ -41,11 +41,11 @@ def build_image_network(
 
     Args:
       experiment: Which network, for which images.
-      lmbda: What a bit costs (`Bottleneck`). With 0 there is no bottleneck layer: this is the baseline.
+      lmbda: Cost of a bit (`Bottleneck`). With 0 there is no bottleneck layer: this is the baseline.
       prior_banks: Banks of the bottleneck's prior.
       spatial: Put the bottleneck before the pooling.
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, pooling, bottleneck and logits stay float32.
-      seed: Of the first weights, and of the bottleneck's noise.
+      seed: Seed of the initial weights, and of the bottleneck's noise.
 
     Returns:
       A model from pixels float32[batch, height, width, channels], scaled to [-1, 1], to logits float32[batch,
@@ -81,7 +81,7 @@ def build_image_network(
 
 @contextlib.contextmanager
 def _seed(seed: int) -> Iterator[None]:
-    """Build layers whose first weights follow from a seed: keras.applications takes none, and asks Python's for one."""
+    """Build layers whose initial weights follow from a seed: keras.applications takes none, and uses Python's own."""
     before = random.getstate()
     random.seed(seed)
     try:
@@ -112,10 +112,10 @@ def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_str
     Args:
       input_shape: Height, width and channels.
       width: Channels of the first stage.
-      stem_strides: Of the first convolution.
+      stem_strides: Strides of the first convolution.
 
     Returns:
-      A model to the last feature map, `[batch, height, width, 4 * width]`.
+      A model up to the last feature map, `[batch, height, width, 4 * width]`.
     """
 
     def convolution(filters: int, size: int = 3, strides: int = 1, name: str | None = None) -> keras.layers.Conv2D:
@@ -124,7 +124,7 @@ def resnet_v2_20(input_shape: tuple[int, int, int], *, width: int = 16, stem_str
         )
 
     def activation(x: Any, name: str | None = None) -> Any:
-        # The moments of the last hundred steps say more of a network in training than those of the last thousand.
+        # In training, the moments of the last hundred steps describe a network better than those of the last thousand.
         x = keras.layers.BatchNormalization(momentum=0.97, epsilon=1e-5, name=name)(x)
         return keras.layers.ReLU()(x)
 

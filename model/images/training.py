@@ -26,9 +26,10 @@ _MOMENTUM = 0.9  # He et al.
 def train_on_images(
     experiment: Experiment, options: ImageTrainingOptions, data: Images, work_dir: str | os.PathLike[str]
 ) -> keras.Model:
-    """Train an experiment's network, or go on with what `work_dir` holds; after every epoch there is a checkpoint.
+    """Train an experiment's network, or resume the training run in `work_dir`; write a checkpoint after every epoch.
 
-    A training that is stopped and goes on ends with the same weights as one that never stopped, on the same machine.
+    A training run that is stopped and resumed ends with the same weights as one that is never stopped, on the same
+    machine.
 
     Args:
       experiment: Which network, for which images.
@@ -40,7 +41,7 @@ def train_on_images(
       The trained network (`build_image_network`).
 
     Raises:
-      TrainingError: If `work_dir` holds a training with other options or data, or the loss is not finite.
+      TrainingError: If `work_dir` contains a training run with other options or data, or if the loss is not finite.
     """
     folder = os.fspath(work_dir)
     fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"]}
@@ -85,7 +86,7 @@ def train_on_images(
 
 
 def num_steps(options: ImageTrainingOptions, data: Images) -> int:
-    """Return how many steps a training takes: as many whole batches as its epochs have, and at least one."""
+    """Return how many steps a training run takes: as many whole batches as its epochs have, and at least one."""
     return max(1, options.epochs * len(data) // options.batch_size)
 
 
@@ -115,7 +116,7 @@ def _training_step(network: keras.Model, options: ImageTrainingOptions, last_ste
 def _report(
     options: ImageTrainingOptions, step: int, tasks: list[Any], bottleneck: Bottleneck | None
 ) -> dict[str, str]:
-    """Return the means since the last report, and begin anew."""
+    """Return the means since the last report, and reset them."""
     loss = mean_loss(tasks, step, options.learning_rate, options.prior_learning_rate)
     tasks.clear()
     numbers = {"task": f"{loss:.3f}"}

@@ -22,34 +22,34 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 class Bottleneck(keras.layers.Layer):
     """Rounds its input `z` to integers `z_hat`, and adds `lmbda * bits` to the model's loss (eq. 6 of the paper).
 
-    The output is `z_hat`, with straight-through gradients: what comes after it is trained on what a decoder will
-    get. The bits are those of `z` plus uniform noise under a learned prior, a differentiable upper bound on what a
-    range coder needs for `z_hat` with that prior's tables; outside training, those of `z_hat`. The prior is fully
-    factorised: each channel (the last axis) has a distribution of its own (`DeepFactorized`), which all other axes
-    share: positions of a spatial input are alike (section 2.2).
+    The output is `z_hat`, with straight-through gradients: the layers after it are trained on what a decoder will get.
+    In training, the bits are those of `z` plus uniform noise under a learned prior, a differentiable upper bound on
+    what a range coder needs for `z_hat` with that prior's tables; otherwise they are those of `z_hat`. The prior is
+    fully factorised: each channel (the last axis) has its own distribution (`DeepFactorized`), and all other axes share
+    it, because the positions of a spatial input are alike (section 2.2).
 
-    With banks, the prior is a mixture: each example is charged by the bank that has the shortest code for it, as a
-    range coder with banks of tables does (`model/tables/`). In a bank, the odds that a channel rounds to other than 0
-    are the prior's times a factor. Banks are a clustering of the examples by code length, which follows the network in
-    the course of training; and the network learns to switch on together what a bank expects together.
+    With banks, the prior is a mixture: the bits of each example are those of the bank that has the shortest code for
+    it, as in a range coder with banks of tables (`model/tables/`). In a bank, the odds that a channel rounds to other
+    than 0 are the prior's times a factor. Banks are a clustering of the examples by code length, which follows the
+    network during training; and the network learns to switch on together the channels that a bank expects together.
 
-    Bits are counted an example: summed over all axes but the first, averaged over the first. Of the mean this layer
-    keeps a metric, `bits`, which `fit` reports as `<layer name>_bits` (on JAX, `fit` leaves the metrics of layers as
-    they are: call the model on a batch, and read `bits.result()`).
+    Bits are counted for each example: summed over all axes but the first, averaged over the first. The mean is kept in
+    a metric, `bits`, which `fit` reports as `<layer name>_bits`. (On JAX, `fit` does not update the metrics of layers:
+    call the model on a batch, and read `bits.result()`.)
 
-    Noise follows from `seed` and a count of the training calls, which is among the weights: a model that goes on from
-    saved weights gets the noise that it would have got, on any backend.
+    Noise follows from `seed` and a count of the training calls, which is among the weights: a model that resumes from
+    saved weights gets the same noise as one that did not stop, on any backend.
 
-    The layer computes in float32 whatever the mixed-precision policy: float16 does not hold the integers beyond 2048.
+    The layer computes in float32 whatever the mixed-precision policy: float16 cannot represent all integers above 2048.
 
     Args:
-      lmbda: What a bit costs in units of the task's loss, above 0. Without a rate there is no reason to round: leave
-        the layer out.
-      num_banks: How many banks there are; with 1 the prior is the paper's.
-      seed: Of the noise and the prior's first state.
+      lmbda: Cost of a bit in units of the task's loss, above 0. Without a rate there is no reason to round: leave the
+        layer out.
+      num_banks: How many banks there are; with 1, the prior is the paper's.
+      seed: Seed of the noise and of the prior's initial state.
       num_filters: Sizes of the hidden layers of the prior's cumulative.
       init_scale: Width of the prior at first; most of `z` should lie within.
-      **kwargs: Of `keras.layers.Layer`; `dtype` is float32.
+      **kwargs: As for `keras.layers.Layer`; `dtype` is float32.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Bottleneck(keras.layers.Layer):
             raise ValueError(f"lmbda={lmbda} must be above 0: to train without a rate, leave the layer out.")
         dtype = kwargs.setdefault("dtype", "float32")
         if getattr(dtype, "name", dtype) != "float32":
-            raise ValueError(f"dtype={dtype!r} must be float32: smaller types do not hold all integers.")
+            raise ValueError(f"dtype={dtype!r} must be float32: smaller types do not represent all integers.")
         super().__init__(**kwargs)
         self.lmbda = float(lmbda)
         if num_banks < 1:
@@ -79,7 +79,7 @@ class Bottleneck(keras.layers.Layer):
         self.bits = keras.metrics.Mean(name=f"{self.name}_bits")
         self._banks: PriorBanks | None = None
 
-    _num_anchors = 1  # of what the prior depends on (`PriorBanks`)
+    _num_anchors = 1  # anchors of the variable that the prior depends on (`PriorBanks`)
 
     def build(self, input_shape: Any) -> None:
         """Create the prior: one distribution for each channel."""
@@ -119,9 +119,9 @@ class Bottleneck(keras.layers.Layer):
         return self.prior.tables()
 
     def _rounded(self, inputs: Any, training: bool) -> tuple[Any, Any, Any]:
-        """Return `z`, `z_hat`, and what is charged for."""
+        """Return `z`, `z_hat`, and the values whose bits are counted."""
         z = ops.cast(inputs, "float32")
-        z_hat = z + ops.stop_gradient(ops.round(z) - z)  # exactly the integer: floats that near differ exactly
+        z_hat = z + ops.stop_gradient(ops.round(z) - z)  # exactly the integer: the difference of close floats is exact
         if not training:
             return z, z_hat, ops.stop_gradient(z_hat)
         self._calls.assign(self._calls + 1)
@@ -158,12 +158,12 @@ class Bottleneck(keras.layers.Layer):
 
 
 def _has_state(metric: keras.metrics.Metric) -> bool:
-    """Say whether a metric can be updated: on JAX, `fit` takes the state of layers' metrics away while it runs."""
+    """Return whether a metric can be updated: on JAX, `fit` takes away the state of layers' metrics while it runs."""
     if keras.backend.backend() != "jax":
         return True
     try:
         return all(variable.value is not None for variable in metric.variables)
-    except TypeError:  # Keras would initialize it anew, with an initializer that it has let go of
+    except TypeError:  # Keras would initialize it again, with an initializer that it no longer has
         return False
 
 
@@ -173,12 +173,14 @@ def _bits(log_probs: Any) -> Any:
 
 
 def bottleneck_of(model: keras.Model) -> Bottleneck | None:
-    """Return the bottleneck among a model's layers, or None if it has none.
+    """Return the bottleneck among a model's layers, or None if there is none.
 
     Raises:
-      ValueError: If it has several.
+      ValueError: If there are several.
     """
     found = [layer for layer in model.layers if isinstance(layer, Bottleneck)]
     if len(found) > 1:
-        raise ValueError(f"Model {model.name!r} has {len(found)} Bottleneck layers among its own: it may have one.")
+        raise ValueError(
+            f"Model {model.name!r} has {len(found)} Bottleneck layers among its own layers: it may have one."
+        )
     return found[0] if found else None

@@ -15,18 +15,18 @@ from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottlene
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
 
-# Of a network for many rates: the layer that says at which a video is, and those that depend on it (before each ReLU,
-# behind the bottleneck, and behind the logits).
+# In a network for many rates: the layer that says which rate each video has, and those that depend on it (before each
+# ReLU, after the bottleneck, and after the logits).
 RATES = "rates"
 RATE_AFFINE = "rate_affine"
 
-# The average of the batches' moments that replaces them after training forgets within some hundred steps.
+# After training, averages of the batches' moments replace them. They forget within some hundred steps.
 BATCH_NORM_MOMENTUM = 0.99
 BATCH_NORM_EPSILON = 1e-3
 
-# Standard deviation, at first, of what the ReLU before the bottleneck is given, in rounding steps. At first 20 % of a
-# video's values round to something other than 0; from 1 it is 31 %, and after training there are more bytes at the same
-# GAP. From 0.3 on downwards, training is slow to switch dimensions on.
+# Standard deviation, at the start, of the input of the ReLU before the bottleneck, in rounding steps. Then 20 % of a
+# video's values round to something other than 0. With 1 it is 31 %, and after training there are more bytes at the same
+# GAP. With 0.3 or less, training is slow to switch dimensions on.
 BOTTLENECK_SCALE = 0.6
 
 
@@ -53,25 +53,25 @@ def build_network(
       input_size: Numbers in a video's input vector `x`.
       hidden: Units of each hidden layer; the last one's are the dimensions of the bottleneck.
       num_classes: How many classes there are.
-      lmbda: What a bit costs (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which
-        neither rounds nor pays for bits.
-      lmbda_range: Of a network for many rates, the least and the greatest lmbda. In training every video has one of its
-        own; otherwise it is `lmbda`, until `select_lmbda`.
-      weight_decay: Of the dense kernels.
+      lmbda: Cost of a bit (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which neither
+        rounds nor pays for bits.
+      lmbda_range: The lowest and the highest lmbda of a network for many rates. In training every video has its own;
+        otherwise all have `lmbda`, until `select_lmbda` is called.
+      weight_decay: L2 penalty on the dense kernels.
       class_frequencies: float64[num_classes], the share of videos that have each class, within (0, 1). The biases of
         the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
-        thousands; until then the network makes up for it with activations that are large in every video, which says
-        nothing of the video and costs bits.
+        thousands; until then the network makes up for it with activations that are large in every video, which say
+        nothing about the video and cost bits.
       prior_banks: Banks of the bottleneck's prior (`Bottleneck`).
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, the bottleneck and the loss stay float32.
-      seed: Of the first weights, and of the bottleneck's noise.
+      seed: Seed of the initial weights, and of the bottleneck's noise.
 
     Returns:
       A model from `x` float32[batch, input_size] to logits[batch, num_classes], float32 or bfloat16. The penalties,
       rate included, are its `losses`. Its layers are named hidden_0, batch_norm_0, relu_0, ..., bottleneck and logits.
 
     Raises:
-      ValueError: If a size is not positive, lmbda is negative or not in its range, or that is none.
+      ValueError: If a size is not positive, if lmbda is negative or not in its range, or if that is not a range.
     """
     sizes = (input_size, *hidden, num_classes)
     if not hidden or min(sizes) < 1:
@@ -185,6 +185,6 @@ def task_loss(labels: Any, logits: Any) -> Any:
       A float32 scalar.
     """
     logits = ops.cast(logits, "float32")
-    # A logit's loss is -log(sigmoid(logit)) if it is of a label, and that of minus the logit otherwise.
+    # A logit's loss is -log(sigmoid(logit)) if the video has the label, and -log(sigmoid(-logit)) otherwise.
     losses = ops.relu(logits) - logits * labels + ops.softplus(-ops.abs(logits))
     return ops.mean(ops.sum(losses, axis=1))

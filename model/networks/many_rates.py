@@ -1,9 +1,9 @@
 """One network for many rates: layers that depend on lmbda, and fold into the dense layers around them.
 
-A video whose bits are dear wants other activations than one whose bits are cheap: smaller ones, fewer of them, and a
-classifier that makes do with them. So here every channel's scale and shift, before the bottleneck and behind it, are
-functions of lmbda, as are those of the prior; and in training each video has an lmbda of its own. At any one lmbda all
-of that is constant, so that what is frozen there is an ordinary network.
+If bits are expensive, other activations are best than if they are cheap: smaller ones, fewer of them, and a classifier
+that works with them. So here every channel's scale and shift, before and after the bottleneck, are functions of lmbda,
+as are those of the prior; and in training each video has its own lmbda. At any one lmbda all of that is constant, so
+that what is frozen there is an ordinary network.
 
 Everywhere in this module `position` is where log(lmbda) lies in its range: 0 at the low end, 1 at the high one.
 """
@@ -21,10 +21,10 @@ from vidpress.model.networks import noise
 from vidpress.model.networks.bottleneck import Bottleneck
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Functions of lmbda are interpolated between anchors, of which neighbours differ by a factor of so much at most.
+# Functions of lmbda are interpolated between anchors. Neighbouring anchors differ by at most this factor.
 _ANCHOR_RATIO = 2.0
 
-# Keeps what is drawn of lmbda apart from the bottleneck's noise of the same seed.
+# Keeps the random numbers of lmbda apart from the bottleneck's noise of the same seed.
 _STREAM = 1 << 31
 
 # At first, activations before rounding are in proportion to lmbda to this power.
@@ -35,18 +35,18 @@ FIRST_EXPONENT = -0.25
 class Rates(keras.layers.Layer):
     """Says for each video of a batch where in a range its lmbda lies.
 
-    In training, lmbda is log-uniform in the range: the batch is spread over it, one video to each of as many equal
-    parts as it has videos. What is drawn follows from `seed` and a count of the training calls, which is among the
-    weights. Otherwise lmbda is that of `select`.
+    In training, lmbda is log-uniform in the range: the range is cut into as many equal parts as the batch has videos,
+    and each video gets one part. What is drawn follows from `seed` and a count of the training calls, which is among
+    the weights. Otherwise lmbda is that of `select`.
 
     Args:
-      low: The least lmbda, above 0.
-      high: The greatest.
-      seed: Of what is drawn.
-      **kwargs: Of `keras.layers.Layer`.
+      low: The lowest lmbda, above 0.
+      high: The highest.
+      seed: Seed of what is drawn.
+      **kwargs: As for `keras.layers.Layer`.
 
     Raises:
-      ValueError: If that is no range.
+      ValueError: If that is not a range.
     """
 
     def __init__(self, low: float, high: float, *, seed: int = 0, **kwargs: Any):
@@ -75,7 +75,7 @@ class Rates(keras.layers.Layer):
         return (places + drawn) / ops.cast(num_videos, "float32")
 
     def select(self, lmbda: float) -> None:
-        """Take this lmbda for every video, outside of training.
+        """Use this lmbda for every video, outside of training.
 
         Raises:
           ValueError: If it is not in the range.
@@ -99,10 +99,10 @@ class RateAffine(keras.layers.Layer):
     """Scales and shifts each channel by functions of lmbda: `inputs * exp(log_scale) + shift`.
 
     Args:
-      low: The least lmbda.
-      high: The greatest. A longer range has more anchors.
-      exponent: At first, the scale is lmbda to this power, and 1 in the middle of the range.
-      **kwargs: Of `keras.layers.Layer`; `dtype` is float32.
+      low: The lowest lmbda.
+      high: The highest. A longer range has more anchors.
+      exponent: At first, the scale is in proportion to lmbda to this power, and 1 in the middle of the range.
+      **kwargs: As for `keras.layers.Layer`; `dtype` is float32.
     """
 
     def __init__(self, low: float, high: float, *, exponent: float = 0.0, **kwargs: Any):
@@ -137,7 +137,7 @@ class RateAffine(keras.layers.Layer):
 
     @property
     def num_anchors(self) -> int:
-        """Between how many points over the range it is interpolated."""
+        """How many points of the range there are to interpolate between."""
         return 1 + math.ceil(math.log(self.high / self.low) / math.log(_ANCHOR_RATIO) - 1e-6)
 
     def anchor_weights(self, position: Any) -> Any:
@@ -159,9 +159,9 @@ class ManyRatesBottleneck(Bottleneck):
     greater values become rare.
 
     Args:
-      low: The least lmbda.
-      high: The greatest.
-      **kwargs: Of `Bottleneck`, but `lmbda`.
+      low: The lowest lmbda.
+      high: The highest.
+      **kwargs: As for `Bottleneck`, except `lmbda`.
     """
 
     def __init__(self, low: float, high: float, **kwargs: Any):
@@ -187,8 +187,8 @@ class ManyRatesBottleneck(Bottleneck):
         return z_hat
 
     def tables(self) -> RangeCodingTables:
-        """Refuse: at each lmbda the prior has others."""
-        raise ValueError("A network for many rates has no tables for its prior: take empirical ones.")
+        """Raise an error: the prior has other tables at each lmbda."""
+        raise ValueError("A network for many rates has no tables for its prior: use empirical ones.")
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of `z`."""

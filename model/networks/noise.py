@@ -1,7 +1,7 @@
-"""Noise that is a function of a seed, a call and a place: the same on every backend, and made within other loops.
+"""Noise that is a function of a seed, a call and a place: the same on every backend, and computed within other loops.
 
-The generators that Keras comes with give other numbers on each backend, and under XLA on TensorFlow they take half as
-long as a network's matrix products.
+Keras's own generators give different numbers on each backend, and under XLA on TensorFlow they take half as long as a
+network's matrix products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def uniform(shape: tuple[Any, ...], seed: int, call: Any) -> Any:
     """Return numbers that are uniform from 0 to 1.
 
     Args:
-      shape: Of what is returned; sizes may be tensors.
+      shape: The shape of the result; sizes may be tensors.
       seed: 0 to 2^32 - 1.
       call: int32 scalar. Each call has numbers of its own.
 
@@ -42,6 +42,6 @@ def _hash(values: Any) -> Any:
 
 
 def _folded(values: Any, shift: int) -> Any:
-    """Return values with their upper bits added to the lower ones; to the shift, int32 has a sign."""
+    """Return values with their upper bits added to the lower ones. The mask removes the sign that the shift extends."""
     upper = ops.bitwise_and(ops.right_shift(values, shift), 2 ** (32 - shift) - 1)
     return ops.bitwise_xor(values, upper)

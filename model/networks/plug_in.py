@@ -1,4 +1,4 @@
-"""The bottleneck as a plug-in: what a codec, a store and a decoder need of any Keras model that has one."""
+"""The bottleneck as a plug-in: what a codec, a store and a decoder need from any Keras model that has one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quantize(model: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarray
       int32[num_examples, ..., num_channels], `z_hat`.
 
     Raises:
-      ValueError: If a feature is NaN or beyond int32: the training diverged.
+      ValueError: If a feature is NaN or beyond int32, because the training diverged.
     """
     z_hat = encoder_of(model).predict(x, batch_size=batch_size if isinstance(x, np.ndarray) else None, verbose=0)
     if not (np.abs(z_hat) < 2**31).all():  # nor is NaN
@@ -47,12 +47,12 @@ def freeze(model: keras.Model, x: Any, *, tables: str = "empirical", num_banks: 
     Args:
       model: A functional model with one `Bottleneck`.
       x: Training data, as for `quantize`.
-      tables: "empirical" fits the tables to the features of `x`; "prior" takes those of the bottleneck's prior.
+      tables: "empirical" fits the tables to the features of `x`; "prior" uses those of the bottleneck's prior.
       num_banks: How many banks of tables to fit, a power of two from 1 to 256. With 1, strings are those of
         tensorflow-compression for the tables.
 
     Raises:
-      ValueError: If `tables` is neither, or so many banks cannot be fitted.
+      ValueError: If `tables` is neither, or if that many banks cannot be fitted.
     """
     z_hat = quantize(model, x)
     if tables == "empirical":
@@ -66,5 +66,5 @@ def freeze(model: keras.Model, x: Any, *, tables: str = "empirical", num_banks: 
 def _bottleneck(model: keras.Model) -> Bottleneck:
     found = bottleneck_of(model)
     if found is None:
-        raise ValueError(f"Model {model.name!r} has no Bottleneck layer among its own: it must have one.")
+        raise ValueError(f"Model {model.name!r} has no Bottleneck layer among its own layers: it must have one.")
     return found

@@ -24,7 +24,7 @@ _TAIL_MASS = 2**-8
 # Far out, float32 may not tell the cumulative's logits on both sides of an integer apart.
 _LEAST_DISTANCE = 1e-6
 
-# The search for tails ends when each has gone so many steps beyond the first that passed it, or is as close as this.
+# The search for the tails ends when each has made this many steps since it first passed its target, or is this close.
 _TAIL_STEPS = 100
 _TAIL_TOLERANCE = 1e-8
 
@@ -36,8 +36,8 @@ class DeepFactorized(keras.layers.Layer):
     Args:
       num_filters: Sizes of the hidden layers of the cumulative.
       init_scale: Width of the density at first; most values should lie within.
-      seed: Of the first state.
-      **kwargs: Of `keras.layers.Layer`; `dtype` is float32.
+      seed: Seed of the initial state.
+      **kwargs: As for `keras.layers.Layer`; `dtype` is float32.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class DeepFactorized(keras.layers.Layer):
         return self._logits(inputs)[0]
 
     def _logits(self, inputs: Any) -> tuple[Any, Any]:
-        """Return the logits of the cumulative and their derivative, which costs nothing where it is not used.
+        """Return the logits of the cumulative and their derivative, which costs nothing if it is not used.
 
-        Sums over the few filters are written out: XLA makes one loop of all of it.
+        Sums over the few filters are written out, so that XLA compiles all of it to one loop.
         """
         values, slopes = [inputs], [1.0]
         for index, (matrix, bias) in enumerate(zip(self._matrices, self._biases, strict=True)):
@@ -96,7 +96,7 @@ class DeepFactorized(keras.layers.Layer):
         Args:
           y: float32[..., channels].
           scale: What the cumulative's logits are multiplied by.
-          shift: What is added to them then.
+          shift: What is added to the product.
 
         Returns:
           float32[..., channels].
@@ -118,7 +118,7 @@ class DeepFactorized(keras.layers.Layer):
         lengths = highest - lowest + 1
         values = (np.arange(lengths.max())[:, None] + lowest).astype(self.compute_dtype)
         upper, lower = (ops.convert_to_numpy(self(values + side)) for side in (0.5, -0.5))
-        # On the right side of the median, survival functions are the more precise ones.
+        # To the right of the median, survival functions are more precise.
         right = upper > 0
         probabilities = np.where(right, _sigmoid(-lower) - _sigmoid(-upper), _sigmoid(upper) - _sigmoid(lower))
         pmf = [probabilities[:length, channel] for channel, length in enumerate(lengths)]
@@ -127,7 +127,7 @@ class DeepFactorized(keras.layers.Layer):
     def _where_logits_are(self, target: float) -> np.ndarray:
         """Return, for each channel, where the cumulative's logits are `target`, [channels] of the layer's type.
 
-        It is tensorflow-compression's search, step by step: a table begins and ends at the integers beyond.
+        It is tensorflow-compression's search, step by step. A table reaches to the next integers outside.
         """
         dtype, shape = np.dtype(self.compute_dtype), self._biases[0].shape[-1]
         target, first_rate, nearly_0 = dtype.type(target), dtype.type(0.1), dtype.type(1e-20)

@@ -10,10 +10,10 @@ from keras import ops
 
 # Banks begin at this call: before, activations change too fast for clusters of them.
 _BANKS_FROM = 150
-# Counts of a bank forget as if they were of the last so many videos.
+# Counts of banks decay with every batch, as if only about this many of the last videos were counted.
 _BANK_HORIZON = 20_000
-# A bank's counts are joined by so many rows of what is common to all; by fewer in the first calls, when each bank comes
-# from a single video.
+# To a bank's counts, this many rows of what is common to all banks are added; fewer in the first calls, when each bank
+# comes from a single video.
 _COMMON_ROWS = 8.0
 _COMMON_ROWS_AT_FIRST = 2.0
 _FIRST_CALLS = 60
@@ -25,16 +25,16 @@ _LEAST_PROBABILITY = 1e-5
 class PriorBanks(keras.layers.Layer):
     """What banks add to a prior's bits.
 
-    Bank b multiplies the odds of channel d being on, that is of rounding to other than 0, by `exp(tilt[b, d])`. For
-    what that takes from all probabilities, `log_norm[b]` nats are added at each position.
+    Bank b multiplies the odds of channel d being on, that is of rounding to other than 0, by `exp(tilt[b, d])`. To
+    normalise the probabilities, `log_norm[b]` nats are added at each position.
 
-    A prior may depend on something, as on lmbda (`many_rates`). How often a channel is on without regard to banks, and
-    `log_norm`, are then kept at some anchors, between which each example has weights that add up to 1.
+    A prior may depend on a variable, such as lmbda (`many_rates`). Then how often a channel is on in all banks
+    together, and `log_norm`, are kept at some anchors, and each example has weights of the anchors, which add up to 1.
 
     Args:
       num_banks: How many banks.
       num_anchors: How many anchors; with one, examples have no weights.
-      **kwargs: Of `keras.layers.Layer`; `dtype` is float32.
+      **kwargs: As for `keras.layers.Layer`; `dtype` is float32.
     """
 
     def __init__(self, num_banks: int, num_anchors: int = 1, **kwargs: Any):
@@ -57,15 +57,15 @@ class PriorBanks(keras.layers.Layer):
         self.built = True
 
     def call(self, z: Any, z_hat: Any, weights: Any = None) -> Any:
-        """Return the bits that each example takes more than by the prior alone, float32[batch].
+        """Return how many more bits each example takes than under the prior alone, float32[batch].
 
-        Of `z` plus noise, `clip(|z|, 0, 1)` is how probably it is on, so that a gradient reaches what the noise alone
-        would switch.
+        `clip(|z|, 0, 1)` is the probability that `z` plus noise is on, so that a gradient reaches values that only the
+        noise would switch on or off.
 
         Args:
           z: float32[batch, ..., channels].
           z_hat: `z` rounded.
-          weights: float32[batch, num_anchors], or none with one anchor.
+          weights: float32[batch, num_anchors]; None with one anchor.
         """
         weights = _weights(weights, z)
         on, positions = _sum_positions(ops.cast(ops.not_equal(z_hat, 0), "float32"))
@@ -76,7 +76,7 @@ class PriorBanks(keras.layers.Layer):
         return (positions * log_norm - saved) / math.log(2)
 
     def update(self, z_hat: Any, call: Any, weights: Any = None) -> None:
-        """Let the banks follow a batch, once it is their time: a step of hard expectation maximisation.
+        """Update the banks by a batch, once banks have begun: a step of hard expectation maximisation.
 
         Args:
           z_hat: float32[batch, ..., channels].
@@ -105,7 +105,7 @@ class PriorBanks(keras.layers.Layer):
         )
         rows = positions * ops.where(ops.greater(call, _BANKS_FROM + _FIRST_CALLS), _COMMON_ROWS, _COMMON_ROWS_AT_FIRST)
         count = ops.sum(position_count, axis=1, keepdims=True)
-        # What would be on in a bank's examples if they were like all others at their anchors.
+        # How often a channel would be on in a bank's examples if they were like all others at their anchors.
         bounded = _within(common)
         shares = position_count / ops.maximum(count, 1e-6)
         expected = _within(ops.matmul(shares, bounded))

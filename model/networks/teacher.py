@@ -1,4 +1,4 @@
-"""The teacher: networks trained without a rate, whose class probabilities a compressed network learns to give."""
+"""The teacher: networks trained without a rate, whose class probabilities a compressed network learns."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class TeacherError(VidpressError, ValueError):
 class Teacher:
     """Class probabilities of one or more frozen models, averaged.
 
-    Labels say of a video which few classes it has; a teacher says of any input how likely each class is, also of one
-    that nobody labelled. Learning that, a network is not led astray by the labels of a small training set.
+    Labels name the few classes of a labelled video. A teacher gives the probability of every class for any input. A
+    network that learns these probabilities is not misled by the labels of a small training set.
 
     Args:
       models: Models with a task head, trained without a rate (`lmbda=0`): their activations are not rounded.
       spec: The features that the network to be taught takes.
-      num_classes: Its classes.
+      num_classes: How many classes it has.
       mixed_precision: Multiply in bfloat16.
 
     Attributes:
       variables: The models' weights, which do not change.
 
     Raises:
-      TeacherError: If a model has no head, takes other features or has other classes, or there is none.
+      TeacherError: If a model has no head, takes other features or has other classes, or if there is no model.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Teacher:
                 raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
             if model.spec != spec:
                 raise TeacherError(
-                    f"Teacher {model.model_id} takes {model.spec}, not {spec}: take one of the same data."
+                    f"Teacher {model.model_id} takes {model.spec}, not {spec}: use one for the same features."
                 )
             if model.head[0].shape[1] != num_classes:
                 raise TeacherError(
                     f"Teacher {model.model_id} has {model.head[0].shape[1]} classes, not {num_classes}: "
-                    "take one of the same task."
+                    "use one for the same task."
                 )
             networks.append([*model.hidden, model.head])
         self._dtype = "bfloat16" if mixed_precision else "float32"

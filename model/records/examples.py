@@ -47,7 +47,7 @@ class RecordError(ValueError):
 
 
 class KindError(RecordError):
-    """A feature whose values are of another kind than they must be, such as strings for integers.
+    """A feature whose values are of the wrong kind, such as strings instead of integers.
 
     Attributes:
       found: Their kind, as `message_places` numbers them.
@@ -126,14 +126,14 @@ def _messages() -> dict[str, Any]:
 
 
 def parse_record(payload: bytes) -> tuple[Mapping[str, bytes | memoryview], Mapping[str, bytes | memoryview]]:
-    """Split a serialized Example or SequenceExample into its parts, without a look inside them.
+    """Split a serialized Example or SequenceExample into its parts, without parsing them.
 
     Args:
       payload: The serialized message.
 
     Returns:
       The serialized `Feature` of each context feature, and the serialized `FeatureList` of each feature list (none
-      in an Example), by name: views of the payload, where they stand there in one piece.
+      in an Example), by name: views of the payload, if they are contiguous there.
 
     Raises:
       RecordError: If the payload is not such a message, or has more than `MAX_ENTRIES` features.
@@ -153,7 +153,7 @@ def parse_record(payload: bytes) -> tuple[Mapping[str, bytes | memoryview], Mapp
             for _, group in itertools.groupby(places.tolist(), operator.itemgetter(1)):
                 (field, _, key_begin, key_end, begin, end), *rest = group
                 parts = context if field == 1 else feature_lists
-                # Protocol buffers merge messages that come in parts: as if they stood one after the other.
+                # Protocol buffers merge messages that come in parts, as if the parts were concatenated.
                 value = b"".join([view[begin:end], *(view[part[4] : part[5]] for part in rest)])
                 parts[payload[key_begin:key_end].decode()] = value
     except UnicodeDecodeError as error:
@@ -190,7 +190,7 @@ def int64_values(
 
     Raises:
       KindError: If it holds values of another kind.
-      RecordError: If there are more than `max_values`, or if they do not lie between `least` and `greatest`.
+      RecordError: If there are more than `max_values`, or if one does not lie between `least` and `greatest`.
     """
     kind, count, values, lowest, highest = message_places.read_integers(np.frombuffer(feature, np.uint8), max_values)
     if kind not in (INTEGERS, NO_KIND):
@@ -236,13 +236,13 @@ def delimited(field: int, length: int) -> bytes:
     return _varint(field << 3 | 2) + _varint(length)
 
 
-# What a Feature that holds nothing but one string begins with, by the string's size.
+# The first bytes of a Feature that holds only one string, by the string's size.
 _STRING_HEADERS = [delimited(1, size + 2) + delimited(1, size) for size in range(126)]
 
 
 @functools.lru_cache(maxsize=1024)
 def _float_header(num_bytes: int) -> bytes | None:
-    """Return what a Feature of `num_bytes` starts with if it holds nothing but packed floats."""
+    """Return the first bytes of a Feature of `num_bytes` that holds only packed floats."""
     for header_size in range(4, 17):
         num_floats, rest = divmod(num_bytes - header_size, 4)
         if rest == 0 and num_floats > 0:

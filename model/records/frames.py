@@ -1,6 +1,6 @@
 """The frames of a serialized `FeatureList` as one matrix.
 
-They are taken from the wire as they stand there: parsing 2 x 230 messages a video would cost more than the rest of the
+They are used as they are in the serialized bytes: parsing 2 x 230 messages a video would cost more than the rest of the
 pipeline.
 """
 
@@ -24,7 +24,7 @@ from vidpress.model.records.message_places import (
 
 @functools.lru_cache(maxsize=1024)
 def _frame_header(kind: int, num_bytes: int) -> np.ndarray:
-    """Return what stands before the bytes of every frame: FeatureList > Feature > BytesList or FloatList > value."""
+    """Return the bytes before the values of every frame: FeatureList > Feature > BytesList or FloatList > value."""
     value = delimited(1, num_bytes)
     values = delimited(kind, len(value) + num_bytes) + value
     return np.frombuffer(delimited(1, len(values) + num_bytes) + values, np.uint8)
@@ -33,14 +33,14 @@ def _frame_header(kind: int, num_bytes: int) -> np.ndarray:
 def frame_matrix(feature_list: bytes | memoryview, size: int, *, floats: bool = False) -> np.ndarray:
     """Return the frames of a serialized `FeatureList`.
 
-    All frames are equally long on the wire and begin alike, so that their matrix is a strided view of the buffer;
-    each frame's header is compared with the only one that is right. Any other valid encoding of the message is copied
-    frame by frame.
+    All frames usually have the same length and header in the serialized bytes, so that their matrix is a strided view
+    of the buffer; each frame's header is compared with the expected one. Any other valid encoding of the message is
+    copied frame by frame.
 
     Args:
       feature_list: The serialized FeatureList; a frame is one `bytes_list` with one string of `size` bytes, or one
         `float_list` of `size` numbers.
-      size: Numbers a frame.
+      size: How many numbers a frame has.
       floats: Whether the frames are floats instead of bytes.
 
     Returns:
@@ -82,7 +82,7 @@ def _copied_frames(feature_list: np.ndarray, kind: int, size: int) -> np.ndarray
 
 @jit
 def _survey_frames(feature_list: np.ndarray, kind: int, size: int) -> tuple[int, int, int, int, int]:
-    """Count the frames of a serialized `FeatureList`, and see whether they are alike.
+    """Count the frames of a serialized `FeatureList`, and check whether all are as they must be.
 
     Args:
       feature_list: uint8[num_bytes].
@@ -90,8 +90,8 @@ def _survey_frames(feature_list: np.ndarray, kind: int, size: int) -> tuple[int,
       size: How many bytes the string must have, or how many floats there must be.
 
     Returns:
-      The number of frames, -1 if it is no such message; and of the first frame that is otherwise, -1 if none is: its
-      number, kind, how many values it has, and the first one's size in bytes.
+      The number of frames, or -1 if it is not such a message. And of the first wrong frame: its number, or -1 if there
+      is none, its kind, how many values it has, and the size in bytes of the first.
     """
     num_frames = 0
     bad, bad_kind, bad_count, bad_bytes = -1, 0, 0, 0
@@ -118,7 +118,7 @@ def _survey_frames(feature_list: np.ndarray, kind: int, size: int) -> tuple[int,
 
 @jit
 def _copy_frames(feature_list: np.ndarray, kind: int, out: np.ndarray) -> None:
-    """Copy the bytes of frames that are alike, as `_survey_frames` found them, to uint8[num_frames, bytes a frame]."""
+    """Copy the bytes of frames that `_survey_frames` found to be right to uint8[num_frames, bytes of a frame]."""
     index = end = 0
     while end < len(feature_list):
         number, wire, begin, end = next_field(feature_list, end, len(feature_list))

@@ -1,8 +1,8 @@
-"""Where the parts of a serialized Example or SequenceExample stand, found without a copy; compiled by Numba.
+"""Where the parts of a serialized Example or SequenceExample are, found without a copy; compiled by Numba.
 
-Messages are read as protocol buffers read them, in whatever form they were encoded: unknown fields are passed over, of
-two kinds in a `Feature` the last one counts, and parts of one message that come apart belong together. Groups, which no
-writer has used for these messages, are not read. Nothing is allocated but places, and those are counted first.
+Messages are read as protocol buffers read them, in whatever form they were encoded: unknown fields are skipped; if a
+`Feature` has values of two kinds, the last kind counts; and separate parts of one message are merged. Groups, which no
+writer has used for these messages, are not read. Only places are allocated, and those are counted first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from vidpress.model.compiled import jit
 # Kinds of `Feature`, which are the numbers of its fields.
 NO_KIND, BYTES, FLOATS, INTEGERS = range(4)
 
-# Of a record, which has a few features; their names stand in messages.
+# Limits for a record, which usually has a few features; error messages quote their names.
 MAX_ENTRIES = 4096
 MAX_NAME_BYTES = 4096
 
-# What `locate_entries` gives for the number of entries where the message is unusable.
+# What `locate_entries` returns as the number of entries if the message is unusable.
 NO_MESSAGE, TOO_MANY_ENTRIES, LONG_NAME = -1, -2, -3
 
-LENGTH_DELIMITED = 2  # of wire types, that of strings and messages
+LENGTH_DELIMITED = 2  # the wire type of strings and messages
 _VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 _MALFORMED = -1
 
@@ -67,7 +67,7 @@ def locate_entries(message: np.ndarray) -> tuple[np.ndarray, int]:
                     places = _grown(places, count)
                     places[count, 4], places[count, 5] = value_begin, begin
                     count += 1
-            if count == first:  # without a value, it is an empty one
+            if count == first:  # an entry without a value has an empty one
                 if count == MAX_ENTRIES:
                     return places[:0], TOO_MANY_ENTRIES
                 places = _grown(places, count)
@@ -85,13 +85,13 @@ def locate_entries(message: np.ndarray) -> tuple[np.ndarray, int]:
 
 @jit
 def survey_feature(feature: np.ndarray) -> tuple[int, int, int]:
-    """Tell what a serialized `Feature` holds.
+    """Return what a serialized `Feature` holds.
 
     Args:
       feature: uint8[num_bytes].
 
     Returns:
-      Its kind, -1 if it is no such message; how many values it has; and from where on they stand.
+      Its kind, or -1 if it is not such a message; how many values it has; and where they begin.
     """
     kind = count = start = end = 0
     while end < len(feature):
@@ -142,7 +142,7 @@ def locate_values(feature: np.ndarray, kind: int, count: int, start: int) -> np.
 
 @jit
 def read_floats(feature: np.ndarray, count: int, start: int) -> np.ndarray:
-    """Return the values of a `Feature` of floats as they stand there, uint8[count, 4]."""
+    """Return the bytes of the values of a `Feature` of floats, uint8[count, 4]."""
     values = np.empty((count, 4), np.uint8)
     places = locate_values(feature, FLOATS, count, start)
     for index in range(count):
@@ -154,7 +154,7 @@ def read_floats(feature: np.ndarray, count: int, start: int) -> np.ndarray:
 def read_integers(feature: np.ndarray, max_values: int) -> tuple[int, int, np.ndarray, np.int64, np.int64]:
     """Return a `Feature`'s kind and number of values, its integers, and the least and the greatest of them.
 
-    The integers are int64[count], and none if there are more than `max_values` or values of another kind.
+    The integers are int64[count]; they are empty if there are more than `max_values`, or values of another kind.
     """
     kind, count, start = survey_feature(feature)
     values = np.empty(count if kind == INTEGERS and count <= max_values else 0, np.int64)
@@ -170,7 +170,7 @@ def read_integers(feature: np.ndarray, max_values: int) -> tuple[int, int, np.nd
 
 @jit
 def _count_values(feature, begin, end, kind):
-    """Return how many values the list at `begin` to `end` has, -1 if it is no such message."""
+    """Return how many values the list from `begin` to `end` has, or -1 if it is not such a message."""
     count = 0
     while begin < end:
         number, wire, value, begin = next_field(feature, begin, end)
@@ -199,7 +199,10 @@ def _count_values(feature, begin, end, kind):
 
 @jit
 def next_field(message, begin, end):
-    """Return number and wire type of the field at `begin`, and where its value begins and ends; number 0 if none is."""
+    """Return the number and the wire type of the field at `begin`, and where its value begins and ends.
+
+    The number is 0 if there is no field.
+    """
     tag, position = _varint(message, begin, end)
     if position == begin or position > begin + 5 or tag > 0xFFFFFFFF:
         return 0, 0, end, end

@@ -2,10 +2,9 @@
 
 All that is made here says that it is synthetic: ids begin with `synthetic-`, and so do file names.
 
-The planted structure: classes have long-tailed popularity and a prototype each in a small latent space. A
-video's latent vector is the sum of its classes' prototypes and noise of the video's own, so that no
-classifier can be right always; a fixed random projection takes it to the input features. Frames scatter about
-it as real ones do.
+The planted structure: classes have a long-tailed popularity, and each has a prototype in a small latent space. A
+video's latent vector is the sum of its classes' prototypes and of noise, so that no classifier can always be right; a
+fixed random projection maps it to the input features. Frames scatter around it as real ones do.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ID_PREFIX = "synthetic-"
 
 YOUTUBE_8M = FeatureSpec()
 
-# Frames of real videos scatter about their mean like this, and each resembles the one before it.
+# Frames of real videos scatter around their mean like this, and each resembles the one before it.
 FRAME_STD = 1.0
 FRAME_CORRELATION = 0.45
 
@@ -52,7 +51,7 @@ class _Classes:
     Attributes:
       popularity: float64[num_classes], summing to 1, falling.
       prototypes: float32[num_classes, input_size], what a class adds to a video's mean.
-      projection: float32[latent size, input_size], which takes a video's own noise to its mean.
+      projection: float32[latent size, input_size], which maps a video's noise to its mean.
     """
 
     popularity: np.ndarray
@@ -90,13 +89,13 @@ def make_videos(
 ) -> Iterator[bytes]:
     """Make synthetic videos: serialized SequenceExamples as in YouTube-8M's frame-level files.
 
-    A video depends on its index and the other arguments alone, so that sets can be made in parts.
+    A video depends only on its index and the other arguments, so that sets can be made in parts.
 
     Args:
       num_videos: How many.
       spec: The features, the id's key (the first one) and the labels' key.
       num_classes: Labels lie in [0, num_classes); the lower, the more frequent.
-      seed: Of everything random, the planted classes included.
+      seed: Seed of everything random, the planted classes included.
       frames: The least and the most frames of a video, each length equally likely.
       start: Index of the first video.
 
@@ -159,7 +158,7 @@ def write_shards(
     """Write synthetic videos to `synthetic-*.tfrecord` files; all share one planted structure.
 
     Args:
-      folder: Where to; made if it does not exist.
+      folder: The folder; it is made if it does not exist.
       num_shards: How many files.
       videos_per_shard: How many videos in each.
       spec: As for `make_videos`.
@@ -216,9 +215,9 @@ def frames_around(
 ) -> np.ndarray:
     """Make 8-bit frames whose dequantized mean is a given one, up to 8-bit rounding.
 
-    For load tests where only video-level features are at hand: the frames have the size, and their mean the
-    values, of the real video's; what lies between is AR(1) noise. Where the 8-bit range clips it, it is
-    shifted, so that the mean stays.
+    This is for load tests if only video-level features are at hand: the frames have the size of a real video's, and
+    their mean has its values; the rest is AR(1) noise. Where the 8-bit range clips the noise, it is shifted, so that
+    the mean stays the same.
 
     Args:
       mean: float32[d], dequantized, within the 8-bit range.
@@ -240,7 +239,7 @@ def frames_around(
         off = np.flatnonzero(np.abs(excess) > _MEAN_TOLERANCE)
         if not len(off):
             break
-        # Newton's step: only what is not clipped moves with a shift.
+        # Newton's step: only values that are not clipped move with a shift.
         columns = noise[:, off]
         free = np.mean((columns > 0) & (columns < 255), axis=0, dtype=np.float32)
         columns += excess[off] / np.maximum(free, 1 / num_frames)

@@ -1,4 +1,4 @@
-"""TFRecord files: reading them past damaged records, and writing them."""
+"""TFRecord files: reading them, also beyond damaged records, and writing them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vidpress.model.files import file_kinds
 from vidpress.model.files.gzip_stream import GzipError, GzipStream
 from vidpress.model.files.record_framing import FOOTER, HEADER, begins_with_a_record, footer_of, header_of
 
-# Protocol buffers end at 2 GiB; a longer record is no record.
+# Protocol buffers have at most 2 GiB; anything longer is not a record.
 MAX_PAYLOAD_BYTES = 2**31 - 1
 
-# What a few bytes of a gzip file may unpack to: a larger record must be at most so many times the bytes that it took.
-# Features of real videos shrink by a tenth.
+# A record of this size may unpack from a few bytes of a gzip file. A larger one must be at most `MAX_EXPANSION` times
+# the bytes that it takes in the file. Features of real videos shrink by a tenth.
 MAX_UNPACKED_BYTES = 2**28
 MAX_EXPANSION = 16
 
@@ -32,7 +32,8 @@ class Damage:
       offset: Byte offset of the record in the (unpacked) file.
       reason: What is wrong with it.
       ends_file: Whether the rest of the file could not be read either.
-      lost_bytes: How many bytes of the file itself that rest has, packed ones if it is packed; 0 if it goes on.
+      lost_bytes: How many bytes of the file that rest has, compressed bytes if the file is compressed; 0 if the file
+        can be read on.
     """
 
     offset: int
@@ -44,18 +45,18 @@ class Damage:
 def read_tfrecords(
     file: BinaryIO, num_bytes: int | None = None, *, name: str = ""
 ) -> Iterator[tuple[int, bytes | Damage]]:
-    """Read the records of a TFRecord file, going on after a damaged payload.
+    """Read the records of a TFRecord file, and continue after a damaged payload.
 
-    Whether a file is packed by gzip is told by its first bytes.
+    A gzipped file is recognised by its first bytes.
 
     Args:
-      file: A binary file at its start. Errors of reading itself, which a retry may mend, are passed on.
+      file: A binary file at its start. Errors of reading itself, which a retry may fix, are passed on.
       num_bytes: The file's size. No more is read; if there is less, something is lost.
-      name: The file's name: an empty file is whole unless it ends as gzip's do.
+      name: The file's name. An empty file is not damaged, unless its name ends like that of a gzip file.
 
     Yields:
-      `(offset, payload)`, or `(offset, Damage)` where a checksum does not fit or the file ends early. After a
-      damaged length, and at a cut, nothing of the file can be trusted any more: that `Damage` is the last.
+      `(offset, payload)`, or `(offset, Damage)` where a checksum does not fit or the file ends early. After a damaged
+      length, and after a cut, the rest of the file cannot be trusted: that `Damage` is the last.
     """
     offset = 0
 
@@ -119,7 +120,7 @@ def read_tfrecords(
 
 
 def _read_large(file: BinaryIO, length: int, stream: GzipStream | None, offset: int) -> tuple[bytes | None, int]:
-    """Return a record's payload and how much of it there is; None, passed over, if too little unpacks to it."""
+    """Return a record's payload and how much of it there is. The payload is None if too few bytes unpack to it."""
     data = io.BytesIO()
     num_read = 0
     too_large = False
@@ -138,7 +139,7 @@ def _read_large(file: BinaryIO, length: int, stream: GzipStream | None, offset: 
 
 
 def _explain(header: bytes, file: BinaryIO, offset: int, stream: GzipStream | None) -> str:
-    """Say why no record begins with `header`, and what the file is if that can be told."""
+    """Say why no record begins with `header`, and what the file is, if it can be recognised."""
     if len(header) < HEADER.size:
         reason = f"file ends within a record's length ({len(header)} bytes)"
     else:

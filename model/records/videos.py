@@ -13,7 +13,7 @@ from vidpress.model.records import examples
 from vidpress.model.records.examples import KindError, RecordError
 from vidpress.model.records.frames import frame_matrix
 
-# What a record may have at most: far more than any data set's, and little enough for thousands of them to be held.
+# Limits for a record: far more than any data set has, and so little that thousands of records fit into memory.
 MAX_ID_BYTES = 4096
 MAX_LABELS = 16_384
 
@@ -30,7 +30,7 @@ class Video:
       labels: int32[num_labels], class indices; empty if the record has none.
       features: By the spec's feature name, either uint8[num_frames, size] (frame level, quantized),
         float32[num_frames, size] (frame level, floats not yet scaled) or float32[size] (video level, means).
-      file: Where the record stands.
+      file: The file that the record is in.
       offset: Byte offset of the record in that (uncompressed) file.
     """
 
@@ -50,7 +50,7 @@ class PooledVideo:
       labels: int32[num_labels], class indices.
       x: float32[input_size], dequantized, the mean over the video's frames.
       num_frames: How many frames were averaged, or None if the record held their mean.
-      file: Where the record stands.
+      file: The file that the record is in.
       offset: Byte offset of the record in that (uncompressed) file.
     """
 
@@ -68,7 +68,7 @@ def parse_video(payload: bytes, spec: FeatureSpec, *, file: str = "", offset: in
     Args:
       payload: The serialized message.
       spec: The features to take.
-      file: Where the record stands, for messages.
+      file: The file that the record is in, for messages.
       offset: Where in that file it begins.
 
     Returns:
@@ -156,7 +156,7 @@ def _parse_feature(
 
 
 def listed(names: Iterable[str]) -> list[str]:
-    """Return the first of some names in order, each cut short, for a message: a stranger may have chosen them."""
+    """Return the first of some names, sorted and shortened, for a message: they may come from a hostile file."""
     ordered = sorted(names)
     shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in ordered[:20]]
     return shown if len(ordered) <= 20 else [*shown, f"and {len(ordered) - 20:,} more"]
@@ -166,8 +166,8 @@ def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
     """Average a video's frames and dequantize or scale the means; video-level features pass through.
 
     Only the video's own frames count (the dataset's starter code pads with zeros after dequantizing, which would
-    shift the mean). The 8-bit numbers are summed as integers, so that the mean does not depend on an order; floats in
-    float64, in the order of the frames.
+    shift the mean). The 8-bit numbers are summed as integers, so that the mean does not depend on their order; floats
+    are summed in float64, in the order of the frames.
 
     Args:
       video: What `parse_video` gave.
@@ -245,7 +245,7 @@ def sum_frames(frames: np.ndarray) -> np.ndarray:
     """
     num_frames, size = frames.shape
     total = np.zeros(size, np.uint64)
-    # 16-bit sums fit twice as many lanes, and 257 bytes of 255 are the most that they hold.
+    # Sums of 16 bits use twice as many lanes as larger ones, and hold at most 257 bytes of 255.
     partial = np.zeros(size, np.uint16)
     for start in range(0, num_frames, 256):
         partial[:] = 0

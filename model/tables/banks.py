@@ -18,10 +18,10 @@ from vidpress.model.tables.limits import MAX_BANKS
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.model.tables.widths import MAX_TILT, TILT_STEPS_PER_BIT, UNITS_PER_BIT, code_lengths
 
-# A bank's counts are joined by so many rows of the shared tables'. Of 5 to 80, the best on held-out YouTube-8M videos
-# with 64 banks, by a little.
+# To a bank's counts, this many rows of the shared tables' are added. Of 5 to 80, this is slightly the best on held-out
+# YouTube-8M videos with 64 banks.
 _SHARED_ROWS = 20.0
-# A bank starts from a single video, which says little of each dimension.
+# A bank starts from a single video, which says little about each dimension.
 _SHARED_ROWS_AT_FIRST = 2.0
 _MAX_ITERATIONS = 30
 _FEW_CHANGES = 1e-3
@@ -30,10 +30,10 @@ _UNITS_PER_TILT = UNITS_PER_BIT // TILT_STEPS_PER_BIT
 
 
 def choose_banks(tables: RangeCodingTables, z_hat: np.ndarray) -> np.ndarray:
-    """Return the bank with the shortest code for each row; of equally short ones the first.
+    """Return the bank with the shortest code for each row; if several are equally short, the first of them.
 
-    Only dimensions that are switched on need a look: a bank multiplies the odds of all values of a dimension but the
-    likeliest alike. What integers make of that is off by thousandths of a bit.
+    Only dimensions that are switched on have to be looked at: a bank multiplies the odds of all values of a dimension,
+    except the likeliest, by the same factor. With integers, this is off by thousandths of a bit.
 
     Args:
       tables: The tables.
@@ -53,9 +53,9 @@ def fit_banks(tables: RangeCodingTables, z_hat: np.ndarray, num_banks: int, *, s
 
     Args:
       tables: Tables fitted to data like these, whose banks are replaced.
-      z_hat: Integers [n, ..., num_dims], n >= 1; a few hundred rows a bank will do.
-      num_banks: A power of two, 1 to 256. A data set's footers hold, and every row says, which one.
-      seed: Of the first banks, which are those of random rows.
+      z_hat: Integers [n, ..., num_dims], n >= 1; a few hundred rows for each bank are enough.
+      num_banks: A power of two, 1 to 256. The footers of shards hold the banks, and every row names its bank.
+      seed: Seed of the first banks, which are fitted to random rows.
 
     Returns:
       The tables with `num_banks` banks.
@@ -68,7 +68,9 @@ def fit_banks(tables: RangeCodingTables, z_hat: np.ndarray, num_banks: int, *, s
     if num_banks == 1:
         return shared
     if len(z_hat) < num_banks:
-        raise ValueError(f"{num_banks} banks cannot be fitted to {len(z_hat)} rows: give more, or take fewer banks.")
+        raise ValueError(
+            f"{num_banks} banks cannot be fitted to {len(z_hat)} rows: give more rows, or use fewer banks."
+        )
     rows = np.ascontiguousarray(z_hat, np.int32).reshape(len(z_hat), math.prod(z_hat.shape[1:]))
     seeds = np.random.default_rng(seed).choice(len(rows), num_banks, replace=False)
     bank = np.arange(num_banks, dtype=np.uint8)
@@ -83,19 +85,19 @@ def fit_banks(tables: RangeCodingTables, z_hat: np.ndarray, num_banks: int, *, s
 
 
 def check_num_banks(num_banks: int) -> None:
-    """See that so many banks are possible.
+    """Check that a number of banks is possible.
 
     Raises:
       ValueError: If not.
     """
     if not 1 <= num_banks <= MAX_BANKS or num_banks & (num_banks - 1):
-        raise ValueError(f"There cannot be {num_banks} banks of tables: take a power of two from 1 to {MAX_BANKS}.")
+        raise ValueError(f"There cannot be {num_banks} banks of tables: use a power of two from 1 to {MAX_BANKS}.")
 
 
 def _maximise(
     shared: RangeCodingTables, rows: np.ndarray, bank: np.ndarray, num_banks: int, shared_rows: float
 ) -> RangeCodingTables:
-    """Return the shared tables with the banks that fit rows with given banks best."""
+    """Return the shared tables with the banks that fit rows best, where each row's bank is given."""
     counts = _count_switched_on(rows, shared.likeliest_value, bank, num_banks)
     positions = rows.shape[1] // shared.num_dims
     num_rows = np.bincount(bank, minlength=num_banks)[:, None] * positions
@@ -112,7 +114,7 @@ def _costs(tables: RangeCodingTables) -> tuple[np.ndarray, np.ndarray]:
     likeliest_cost = code_lengths(_likeliest_widths(tables), tables.precision)
     # A bank that was left out must not be chosen.
     likeliest_cost = np.where(tables.has_bank, likeliest_cost.sum(axis=1), np.iinfo(np.int64).max >> 20)
-    # A copy can be written, whatever its shape is: one type for the compiler.
+    # A copy is always writable: one type for the compiler.
     return likeliest_cost, tables.bank_tilt.T.copy()
 
 
@@ -152,8 +154,8 @@ def _choose(rows, likeliest_value, likeliest_cost, tilt):
 def list_switched_on(z_hat, likeliest_value, is_on, on):
     """List the dimensions of int32[num_dims] that differ from their likeliest values in `on`; return how many.
 
-    Which ones do is anyone's guess, the processor's too: there is no branch. `is_on` uint8[num_dims] and `on`
-    uint32[num_dims] are working space.
+    A processor cannot predict which ones do, so there is no branch. `is_on` uint8[num_dims] and `on` uint32[num_dims]
+    are working space.
     """
     for dim in range(len(z_hat)):
         is_on[dim] = z_hat[dim] != likeliest_value[dim]

@@ -63,7 +63,7 @@ def _symbol_bits(tables: RangeCodingTables, z_hat: np.ndarray, bank: np.ndarray 
     rows = z_hat.reshape(-1, tables.num_dims)
     bank = np.repeat(bank, len(rows) // max(len(z_hat), 1))
     arrays = tables.coder_arrays
-    widths = np.diff(arrays.cdf.astype(np.int64), append=0)  # those between two distributions are not used
+    widths = np.diff(arrays.cdf.astype(np.int64), append=0)  # the differences between two distributions are not used
     interval_bits = tables.precision - np.log2(np.maximum(widths, 1))
     step = max(1, _CHUNK // tables.num_dims)
     for first in range(0, len(rows), step):

@@ -9,7 +9,7 @@ import numpy as np
 
 from vidpress.model.tables.widths import MAX_TILT, cdf_of_widths, tilt_widths, widths_of_cdf
 
-# Where these intervals stand in `CoderArrays.cdf`, counted from its end.
+# Where these intervals are in `CoderArrays.cdf`, counted from its end.
 BIT_INTERVALS = 5
 WHOLE_INTERVAL = 2
 
@@ -17,17 +17,17 @@ _ENTRIES_CHUNK = 1 << 18  # computed at a time
 
 
 class CoderArrays(NamedTuple):
-    """Tables as the range coder's loops read them; none of the arrays can be written.
+    """Tables as the range coder's loops read them; all arrays are read-only.
 
     Attributes:
-      cdf: uint32[total + 5], the distributions of all banks one after the other. Banks share those in which they agree.
-        Behind them it has, `BIT_INTERVALS` before its end, one for bits, and then the whole interval, `WHOLE_INTERVAL`
-        before its end.
+      cdf: uint32[total + 5], the distributions of all banks one after the other. Banks share the distributions in which
+        they agree. After them, there is one for bits, `BIT_INTERVALS` before the end, and then the whole interval,
+        `WHOLE_INTERVAL` before the end.
       start: int32[num_banks, num_dims], where each distribution begins.
-      first_uppers: uint64[num_banks, num_dims], the upper ends of each first four intervals, less 1, in 16 bits each
-        from the lowest on. A distribution of fewer than four intervals has empty ones at its end.
-      escape: int32[num_dims], the index of each last interval, the escape.
-      cdf_offset: int32[num_dims], the value of each first interval.
+      first_uppers: uint64[num_banks, num_dims], the upper ends, minus 1, of each distribution's first four intervals,
+        in 16 bits each, from the lowest bits on. If there are fewer than four intervals, the last ones are empty.
+      escape: int32[num_dims], the index of each distribution's last interval, the escape.
+      cdf_offset: int32[num_dims], the value of each distribution's first interval.
     """
 
     cdf: np.ndarray
@@ -43,11 +43,11 @@ def lay_out(
     """Compute the distributions of all banks.
 
     Args:
-      cdf: int32[total], of `RangeCodingTables`.
+      cdf: int32[total], as in `RangeCodingTables`.
       cdf_start: int32[num_dims + 1].
       cdf_offset: int32[num_dims].
       precision: 1 to 16.
-      tilt: int8[num_banks, num_dims], by which tilt each bank's distribution differs from the shared one.
+      tilt: int8[num_banks, num_dims], the tilt by which each bank's distribution differs from the shared one.
     """
     occurs = occurring_tilts(tilt)
     dim, index = np.nonzero(occurs)

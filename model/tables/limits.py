@@ -6,11 +6,11 @@ MAX_ESCAPE_BITS = 30
 # Any distance then leads to an int32.
 MAX_OFFSET = 2**29
 
-# A row group of 4096 videos is decoded at once, to 128 MiB with so many dimensions.
+# A row group of 4096 videos is decoded at once, to 128 MiB with this many dimensions.
 MAX_DIMS = 2**13
 MAX_BANKS = 256
-# Of all dimensions' distributions together. Tables fitted to 2000 dimensions of YouTube-8M have some 20,000.
+# Entries of all dimensions' distributions together. Tables fitted to 2000 dimensions of YouTube-8M have some 20,000.
 MAX_ENTRIES = 2**21
-# Of the distributions of all banks together, where one is counted once however many banks share it. With 256 banks, the
-# tables of 2000 dimensions of YouTube-8M have some 500,000.
+# Entries of the distributions of all banks together; a distribution that banks share is counted once. With 256 banks,
+# the tables of 2000 dimensions of YouTube-8M have some 500,000.
 MAX_BANK_ENTRIES = 2**24

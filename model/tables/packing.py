@@ -1,6 +1,6 @@
-"""Range coding tables as few bytes, and back.
+"""Range coding tables packed into few bytes, and unpacked.
 
-What the bytes claim is checked against how many there are before anything is built of it.
+The sizes that the bytes claim are checked against the number of bytes before anything is built from them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 20, "lc": 0, "p
 
 
 class PackedArrays(NamedTuple):
-    """What `RangeCodingTables` are made of, and what it says of these."""
+    """The fields of `RangeCodingTables`, which documents them."""
 
     cdf: np.ndarray
     cdf_start: np.ndarray
@@ -71,7 +71,7 @@ def unpack(data: bytes) -> PackedArrays:
 
 
 def damaged(error: Exception) -> ValueError:
-    """Return the error that says of tables which fit their checksum what is wrong with them."""
+    """Return the error for tables that fit their checksum, but are damaged."""
     return ValueError(f"The range coding tables are damaged: {error}")
 
 
@@ -88,7 +88,7 @@ def _unpack(rest: bytes, version: int) -> PackedArrays:
 
 
 def _decompress(data: bytes, most: int) -> bytes:
-    """Return what LZMA unpacks to; a few bytes can claim gigabytes."""
+    """Return what LZMA unpacks to, at most `most` bytes: a few bytes can claim to be gigabytes."""
     decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=LZMA)
     body = decompressor.decompress(data, max_length=most + 1)
     if len(body) > most:
@@ -108,12 +108,12 @@ def pack_distributions(cdf: np.ndarray, cdf_start: np.ndarray, cdf_offset: np.nd
     shift = rounding_shift(widths)
     codes = (shift << SIGNIFICANT_BITS) + (widths >> shift)
     columns = np.concatenate([np.diff(start), cdf_offset, codes, widths - (widths >> shift << shift)])
-    # The four bytes of the numbers apart: nearly all but the lowest are 0.
+    # The numbers' four bytes are stored separately: nearly all but the lowest are 0.
     return columns.astype("<i4").view(np.uint8).reshape(-1, 4).T.tobytes()
 
 
 def num_bytes(num_entries: int, num_dims: int) -> int:
-    """Return how many bytes distributions take: sizes, offsets, and two numbers for all entries but two each."""
+    """Return how many bytes distributions take: sizes, offsets, and for all entries but two of each two numbers."""
     return 4 * (2 * num_dims + 2 * (num_entries - 2 * num_dims))
 
 

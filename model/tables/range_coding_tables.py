@@ -1,11 +1,11 @@
 """Range coding tables: how probable each value of each dimension of `z_hat` is, in integers.
 
-Integers, so that every machine narrows the coder's interval alike. The tables hold what tensorflow-compression's
-`ContinuousBatchedEntropyModel` holds in `cdf` and `cdf_offset`, and can be fitted to data anew.
+They are integers, so that the coder's intervals are the same on every machine. The tables contain what
+tensorflow-compression's `ContinuousBatchedEntropyModel` has in `cdf` and `cdf_offset`, and can also be fitted to data.
 
-There may be banks of them. A cooking video and a car video switch on different dimensions; with one bank for each kind
-of video, of which an encoder takes the cheapest, codes are shorter than with any single tables. A bank differs from the
-shared tables by how much likelier or less likely each dimension is to be switched on. `banks` fits and chooses.
+There may be banks of them. A cooking video and a car video switch on different dimensions. With one bank for each kind
+of video, of which the encoder uses the cheapest, codes are shorter than with any single tables. A bank differs from the
+shared tables by how much more or less likely each dimension is to be switched on. `banks` fits and chooses them.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _LEFT_OUT = -128
 class RangeCodingTables:
     """A cumulative distribution of integers for each dimension.
 
-    Dimension d's is `cdf[cdf_start[d]:cdf_start[d + 1]]`: 0, ..., 2^precision, strictly increasing. Its i-th interval
-    stands for the value `cdf_offset[d] + i`; the last one is the escape, for all values outside.
+    That of dimension d is `cdf[cdf_start[d]:cdf_start[d + 1]]`: 0, ..., 2^precision, strictly increasing. Its i-th
+    interval stands for the value `cdf_offset[d] + i`; the last one is the escape, for all values outside the table.
 
     Attributes:
       cdf: int32[total], the distributions one after the other.
-      cdf_start: int32[num_dims + 1], where each begins.
-      cdf_offset: int32[num_dims], the value of each first interval.
+      cdf_start: int32[num_dims + 1], where each distribution begins.
+      cdf_offset: int32[num_dims], the value of each distribution's first interval.
       precision: Probabilities are multiples of 2^-precision; 1 to 16.
-      bank_tilt: int8[num_banks, num_dims]: in bank b the odds that dimension d takes another than its likeliest value
-        are those of the tables times 2^(bank_tilt[b, d] / 2). A single column is taken for all dimensions. By default
-        there is one bank, the tables as they are.
+      bank_tilt: int8[num_banks, num_dims]: in bank b, the odds that dimension d has another than its likeliest value
+        are those of the tables times 2^(bank_tilt[b, d] / 2). A single column applies to all dimensions. By default
+        there is one bank, the unchanged tables.
     """
 
     cdf: np.ndarray
@@ -84,8 +84,8 @@ class RangeCodingTables:
             )
         if self.num_dims > MAX_DIMS or len(cdf) > MAX_ENTRIES:
             raise ValueError(
-                f"There are {self.num_dims:,} dimensions with {len(cdf):,} entries in all: {MAX_DIMS:,} and "
-                f"{MAX_ENTRIES:,} are possible. Take a narrower bottleneck; or did training diverge?"
+                f"There are {self.num_dims:,} dimensions with {len(cdf):,} entries in all: at most {MAX_DIMS:,} and "
+                f"{MAX_ENTRIES:,} are possible. Use a narrower bottleneck; or did training diverge?"
             )
         if start[0] != 0 or start[-1] != len(cdf):
             raise ValueError(
@@ -109,7 +109,7 @@ class RangeCodingTables:
         self._check_banks()
 
     def __reduce__(self) -> tuple:
-        """Let a pickle's arrays be read-only, too: for others, loops would be compiled anew."""
+        """Keep arrays read-only when they are unpickled: for writable ones, loops would be compiled again."""
         return RangeCodingTables, (self.cdf, self.cdf_start, self.cdf_offset, self.precision, self.bank_tilt)
 
     def _check_banks(self) -> None:
@@ -128,8 +128,8 @@ class RangeCodingTables:
         num_entries = int((occurring_tilts(self._tilt).sum(axis=1) * np.diff(self.cdf_start)).sum())
         if num_entries > MAX_BANK_ENTRIES:
             raise ValueError(
-                f"The banks' distributions have {num_entries:,} entries in all: {MAX_BANK_ENTRIES:,} are possible. "
-                "Take fewer banks."
+                f"The banks' distributions have {num_entries:,} entries in all: at most {MAX_BANK_ENTRIES:,} are "
+                "possible. Use fewer banks."
             )
 
     @property
@@ -139,7 +139,7 @@ class RangeCodingTables:
 
     @property
     def num_banks(self) -> int:
-        """How many banks there are, those left out included."""
+        """How many banks there are, including those that were left out."""
         return len(self.bank_tilt)
 
     @functools.cached_property
@@ -191,7 +191,7 @@ class RangeCodingTables:
 
     @functools.cached_property
     def likeliest_value(self) -> np.ndarray:
-        """int32[num_dims], the value of each dimension's widest interval, of equally wide ones the least."""
+        """int32[num_dims], the value of each dimension's widest interval; if several are equally wide, the lowest."""
         widths, start = widths_of_cdf(self.cdf, self.cdf_start)
         return (likeliest_interval(widths, start) - start[:-1] + self.cdf_offset).astype(np.int32)
 
@@ -199,25 +199,25 @@ class RangeCodingTables:
     def lookup(self) -> np.ndarray:
         """The tables in tensorflow-compression's layout, int32[total + num_dims].
 
-        Before each distribution stands -precision; the minus sign says that its last interval is the escape.
+        Before each distribution there is -precision; the minus sign says that its last interval is the escape.
         """
         return np.insert(self.cdf, self.cdf_start[:-1], -self.precision)
 
     @classmethod
     def from_lookup(cls, lookup: np.ndarray, cdf_offset: np.ndarray) -> RangeCodingTables:
-        """Take the tables of a `ContinuousBatchedEntropyModel`.
+        """Make tables from those of a `ContinuousBatchedEntropyModel`.
 
         Args:
           lookup: int32[total + num_dims], its `cdf`.
           cdf_offset: int32[num_dims], its `cdf_offset`.
 
         Raises:
-          ValueError: If these are not such tables, or have no escape symbol or no single precision.
+          ValueError: If these are not such tables, or have no escape symbol, or have several precisions.
         """
         lookup = np.asarray(lookup)
         if lookup.ndim != 1 or not len(lookup) or lookup[0] >= 0:
             raise ValueError(
-                "lookup must be a vector that begins with -precision: tables without escapes are not taken. Let "
+                "lookup must be a vector that begins with -precision: tables without escapes are not supported. Let "
                 "ContinuousBatchedEntropyModel build them."
             )
         begin = np.flatnonzero(lookup < 0)
@@ -233,8 +233,8 @@ class RangeCodingTables:
         """Round probabilities to multiples of 2^-precision, as tensorflow-compression does, to the same integers.
 
         Args:
-          pmf: For each dimension the probabilities of the values `cdf_offset`, `cdf_offset + 1`, and so on. What they
-            lack to 1 is the escape's.
+          pmf: For each dimension the probabilities of the values `cdf_offset`, `cdf_offset + 1`, and so on. The
+            remainder to 1 is that of the escape.
           cdf_offset: int32[num_dims].
           precision: 1 to 16.
 
@@ -254,8 +254,8 @@ class RangeCodingTables:
     def fit(cls, z_hat: np.ndarray | SymbolCounts, precision: int = DEFAULT_PRECISION) -> RangeCodingTables:
         """Fit tables to data.
 
-        A table reaches from the most frequent value as far as the values' escapes would cost more than their
-        intervals do; unseen values within, and the escape, get a share of a pseudo-count.
+        A table reaches from the most frequent value so far that the escapes of the values in it would cost more than
+        their intervals do. Values in it that were not seen, and the escape, get a pseudo-count.
 
         Args:
           z_hat: Integers [n, ..., num_dims], n >= 1, or counts of them.
@@ -278,8 +278,8 @@ class RangeCodingTables:
         """Return each row's bank, uint8[num_rows].
 
         Raises:
-          ValueError: If these are not one for each row, or there is no such bank, or none are given where there are
-            several.
+          ValueError: If there is not one bank for each row, if there is no such bank, or if none are given although the
+            tables have several.
         """
         if bank is None:
             if self.num_banks > 1 and num_rows:
@@ -293,7 +293,7 @@ class RangeCodingTables:
         if not known.all():
             row = int(np.argmin(known))
             raise ValueError(
-                f"Row {row} has bank {bank[row]}, which is none of these tables'. Are they another model's?"
+                f"Row {row} has bank {bank[row]}, which these tables do not have. Are they another model's?"
             )
         return bank.astype(np.uint8)
 

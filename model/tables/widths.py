@@ -1,6 +1,6 @@
 """Widths of the intervals of range coding tables: from probabilities to integers that add up to a power of two.
 
-All functions take the dimensions' widths one after the other, `start` says where each dimension's begin.
+All functions take the widths of all dimensions one after the other; `start` says where those of each dimension begin.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-# Widths are fitted to so many bits after the first: rounding costs 0.02 % of the bits, and saves a fifth of the bytes.
+# Fitted widths have this many significant bits after the first: rounding to them costs 0.02 % of the bits, and saves a
+# fifth of the bytes.
 SIGNIFICANT_BITS = 3
 
 # Tilts are in halves of a bit. On YouTube-8M, whole bits cost 0.4 % more code bytes, and quarters save 0.1 %.
@@ -21,7 +22,7 @@ MAX_TILT = 12 * TILT_STEPS_PER_BIT
 _TILT_FACTOR_BITS = 15
 _HALF_BIT = 46341  # 2^(15 + 1/2)
 
-# More than the number of intervals in a dimension has.
+# More bits than the number of intervals in a dimension has.
 _RANK_BITS = 17
 
 # Code lengths are compared in integers, so that every machine decides alike.
@@ -41,7 +42,7 @@ def check_precision(precision: int) -> None:
 
 
 def check_dims(fine: np.ndarray, values: np.ndarray, what: str) -> None:
-    """Raise a ValueError that names the first dimension that is not fine and says `what` of its value."""
+    """Raise a ValueError that names the first dimension that is not fine, and says `what` is wrong with its value."""
     if not fine.all():
         dim = int(np.argmin(fine))
         raise ValueError(f"Dimension {dim} has {what.format(values[dim])}.")
@@ -50,8 +51,8 @@ def check_dims(fine: np.ndarray, values: np.ndarray, what: str) -> None:
 def round_to_widths(weights: np.ndarray, start: np.ndarray, precision: int) -> np.ndarray:
     """Return intervals of at least 1 that add up to 2^precision in each dimension, at nearly the least code length.
 
-    The code length is least where every interval is `max(1, scale * weight)`. What rounding those down leaves over goes
-    to the intervals that gain most by one more.
+    The code length is least if every interval is `max(1, scale * weight)`. These are rounded down, and what is left
+    goes to the intervals that gain most from it.
 
     Args:
       weights: float64[total], not negative, proportional to the probabilities.
@@ -118,7 +119,7 @@ def round_one_by_one(weights: np.ndarray, start: np.ndarray, precision: int) -> 
                 return math.inf
             return weight[index] * (math.log2(width[index]) - math.log2(width[index] + step))
 
-        # Of equally good ones, the one that waits longest.
+        # If several intervals are equally good, the one that has waited longest comes first.
         turn = itertools.count()
         queue = [(cost(index), next(turn), index) for index in range(len(width))]
         heapq.heapify(queue)
@@ -135,12 +136,12 @@ def _check_num_values(start: np.ndarray, precision: int) -> None:
     most = (1 << precision) - 1
     num_values = np.diff(start) - 1
     check_dims(
-        num_values <= most, num_values, f"{{}} values, which do not fit precision {precision}: take {most} or fewer"
+        num_values <= most, num_values, f"{{}} values, which do not fit precision {precision}: use {most} or fewer"
     )
 
 
 def shorten(widths: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Round widths to few significant bits, which take fewer bytes; the widest of a dimension gives way."""
+    """Round widths to few significant bits, which take fewer bytes; the widest of a dimension keeps the sum right."""
     sizes = np.diff(start)
     dim = np.repeat(np.arange(len(sizes)), sizes)
     widest = np.lexsort((widths, dim))[start[1:] - 1]
@@ -149,7 +150,7 @@ def shorten(widths: np.ndarray, start: np.ndarray) -> np.ndarray:
     rounded[widest] = widths[widest]
     rest = np.add.reduceat(widths, start[:-1]) - np.add.reduceat(rounded, start[:-1])
     rounded[widest] += rest
-    # In tables of many equally wide intervals it might have nothing left to give.
+    # In tables of many equally wide intervals, the widest one might not be wide enough for that.
     return np.where(np.repeat(np.abs(rest) * 8 > widths[widest], sizes), widths, rounded)
 
 
@@ -178,7 +179,7 @@ def tilt_widths(widths: np.ndarray, start: np.ndarray, tilt: np.ndarray, precisi
     factor = np.where(half, _HALF_BIT, 1 << _TILT_FACTOR_BITS) << bits
     weights = widths * np.where(tilt > 0, factor, 1 << _TILT_FACTOR_BITS)[dim]
     weights[likeliest] = widths[likeliest] * np.where(tilt < 0, factor, 1 << _TILT_FACTOR_BITS)
-    # Each gets 1, and its share of what is left, rounded down; the likeliest takes what that leaves over.
+    # Each gets 1, and its share of what is left, rounded down; the likeliest takes the remainder.
     room = (1 << precision) - sizes
     tilted = 1 + weights * room[dim] // np.add.reduceat(weights, start[:-1])[dim]
     tilted[likeliest] += (1 << precision) - np.add.reduceat(tilted, start[:-1])
@@ -186,7 +187,7 @@ def tilt_widths(widths: np.ndarray, start: np.ndarray, tilt: np.ndarray, precisi
 
 
 def likeliest_interval(widths: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the index of each dimension's widest interval, of equally wide ones the first: int64[num_dims]."""
+    """Return the index of each dimension's widest interval, the first if several are equally wide: int64[num_dims]."""
     rank = np.arange(len(widths)) - np.repeat(start[:-1], np.diff(start))
     widest = np.maximum.reduceat((widths << _RANK_BITS) - rank, start[:-1])
     return start[:-1] + -widest % (1 << _RANK_BITS)
@@ -200,7 +201,7 @@ def by_rank_order(sizes: np.ndarray) -> np.ndarray:
 
 def cdf_of_widths(widths: np.ndarray, start: np.ndarray, precision: int) -> np.ndarray:
     """Return the cumulative distributions of each dimension's widths: one entry more than widths each."""
-    # A 0 in front of each dimension's widths; each but the first also takes the sum so far back to 0.
+    # There is a 0 before each dimension's widths. Before each but the first, it becomes what takes the sum back to 0.
     return np.cumsum(np.insert(widths, start[:-1], np.where(start[:-1] > 0, -(1 << precision), 0)))
 
 

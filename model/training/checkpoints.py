@@ -1,4 +1,4 @@
-"""A training's folder: what was begun there, and its checkpoints."""
+"""The folder of a training run: its options and its checkpoints."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ _CHECKSUM = "crc32"
 
 
 class TrainingError(VidpressError, RuntimeError):
-    """A training that cannot start, go on or end well: the message names the cause and the fix."""
+    """A training run that cannot start, resume or finish: the message names the cause and the fix."""
 
 
 def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
-    """Write down what is trained in a folder, or compare it with what was begun there.
+    """Record in a folder what is trained there, or compare it with what is recorded.
 
     Args:
       work_dir: The folder, local or on `gs://`.
-      wanted: JSON values of all that a training must not change when it goes on.
+      wanted: JSON values of everything that must not change when a training run resumes.
 
     Raises:
-      TrainingError: If the folder holds another training, or cannot be written.
+      TrainingError: If the folder contains another training run, or cannot be written.
     """
     path = f"{work_dir}/{OPTIONS_FILE}"
     paths = checkpoint_paths(work_dir)
     if not _exists(path):
         if paths:
-            raise TrainingError(f"{work_dir} holds checkpoints, but no {OPTIONS_FILE}: remove it, or name another.")
+            raise TrainingError(
+                f"{work_dir} contains checkpoints, but no {OPTIONS_FILE}: remove the folder, or name another one."
+            )
         _write(path, json.dumps(wanted, indent=1).encode())
         _check_writable(work_dir)
         return
@@ -54,31 +56,33 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
             continue
         if name == "training_data":
             raise TrainingError(
-                f"{work_dir} holds a training on other data than these: give the same to go on, or name another "
-                "folder, or remove this one."
+                f"{work_dir} contains a training run on other data than these: give the same data to resume it, or "
+                "name another folder, or remove this one."
             )
         if name == "decay_steps":
             raise TrainingError(
-                f"{work_dir} holds a training with decay_steps {found.get(name)}, not {value} (it is a 50th of the "
-                f"steps by default, and 1000 at most): give decay_steps {found.get(name)} to go on, or name another "
-                "folder."
+                f"{work_dir} contains a training run with decay_steps {found.get(name)}, not {value} (it is a 50th of "
+                f"the steps by default, and 1000 at most): give decay_steps {found.get(name)} to resume it, or name "
+                "another folder."
             )
         raise TrainingError(
-            f"{work_dir} holds a training with {name} {_shown(found.get(name))}, not {_shown(value)}: give the same "
-            "to go on, or name another folder, or remove this one."
+            f"{work_dir} contains a training run with {name} {_shown(found.get(name))}, not {_shown(value)}: give the "
+            "same value to resume it, or name another folder, or remove this one."
         )
     _check_writable(work_dir)
 
 
 def read_options(work_dir: str) -> dict[str, Any]:
-    """Return what `check_work_dir` wrote down.
+    """Return what `check_work_dir` recorded.
 
     Raises:
-      TrainingError: If there is nothing, or it is damaged, or it cannot be read.
+      TrainingError: If the folder does not contain a training run, or if the record is damaged or cannot be read.
     """
     path = f"{work_dir}/{OPTIONS_FILE}"
     if not _exists(path):
-        raise TrainingError(f"{work_dir} holds no training: there is no {OPTIONS_FILE}. Give the folder of one.")
+        raise TrainingError(
+            f"{work_dir} does not contain a training run: it has no {OPTIONS_FILE}. Give the folder of a training run."
+        )
     try:
         return strict_json.decode(_read(path, strict_json.MAX_BYTES), dict[str, Any])
     except (strict_json.JsonError, PathError) as error:
@@ -86,10 +90,10 @@ def read_options(work_dir: str) -> dict[str, Any]:
 
 
 def damaged(path: str, error: Exception) -> TrainingError:
-    """Return the error that says that a file of a training's folder is damaged."""
+    """Return the error that says that a file in the folder of a training run is damaged."""
     return TrainingError(
-        f"{path} is damaged, or of another version of vidpress: {_reason(error)}. Remove that training's folder, or "
-        "name another."
+        f"{path} is damaged, or was written by another version of vidpress: {_reason(error)}. Remove the folder of "
+        "that training run, or name another one."
     )
 
 
@@ -112,10 +116,10 @@ def save(work_dir: str, step: int, state: Mapping[str, Sequence[keras.Variable]]
     """Write a checkpoint, and remove older ones.
 
     Args:
-      work_dir: The folder of the training.
-      step: The last one made.
+      work_dir: The folder of the training run.
+      step: The last step that was made.
       state: All that a step changes, by what it belongs to.
-      max_to_keep: How many checkpoints stay.
+      max_to_keep: How many checkpoints are kept.
 
     Raises:
       TrainingError: If it cannot be written.
@@ -135,17 +139,17 @@ def save(work_dir: str, step: int, state: Mapping[str, Sequence[keras.Variable]]
 
 
 def restore_newest(work_dir: str, state: Mapping[str, Sequence[keras.Variable]]) -> int | None:
-    """Restore the newest checkpoint that is whole, and say so where it is not the newest.
+    """Restore the newest checkpoint that is not damaged, and say so if there are newer ones that are.
 
     Args:
-      work_dir: The folder of the training.
-      state: As `save` took it; owners may be left out.
+      work_dir: The folder of the training run.
+      state: As for `save`; owners may be left out.
 
     Returns:
       Its step; None if there is no checkpoint.
 
     Raises:
-      TrainingError: If there are checkpoints, but none is whole and has the variables' shapes; or one may not be read.
+      TrainingError: If there are checkpoints, but all are damaged or of other shapes; or if one may not be read.
     """
     problems: list[TrainingError] = []
     for path in checkpoint_paths(work_dir):
@@ -157,7 +161,7 @@ def restore_newest(work_dir: str, state: Mapping[str, Sequence[keras.Variable]])
             continue
         if problems:
             reason = str(problems[0]).partition(" Remove")[0]
-            print(f"Taking an older checkpoint, {path}: {reason}", file=sys.stderr)
+            print(f"Using an older checkpoint, {path}: {reason}", file=sys.stderr)
         return _step(path)
     if problems:
         raise problems[0]
@@ -165,17 +169,17 @@ def restore_newest(work_dir: str, state: Mapping[str, Sequence[keras.Variable]])
 
 
 def _restore(data: bytes, state: Mapping[str, Sequence[keras.Variable]]) -> None:
-    """Take over what a checkpoint holds.
+    """Assign the values in a checkpoint to variables.
 
     Raises:
-      ValueError: If it is damaged, or of other variables.
+      ValueError: If it is damaged, or was made of other variables.
     """
     try:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"it is not in safetensors' format: {error}") from error
     if _CHECKSUM not in tensors or tensors.pop(_CHECKSUM) != _checksum(tensors):
-        raise ValueError("its checksum is not that of its values")
+        raise ValueError("its values do not fit its checksum")
     for owner, variables in state.items():
         shapes = [tuple(variable.shape) for variable in variables]
         names = [f"{owner}.{index}" for index in range(len(variables))]
@@ -227,7 +231,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _check_writable(work_dir: str) -> None:
-    """See that checkpoints can be written to a local folder of a training, before the first step.
+    """Check, before the first step, that checkpoints can be written to the local folder of a training run.
 
     Raises:
       TrainingError: If not.
@@ -248,7 +252,7 @@ def _no_access(path: str, done: str, error: Exception) -> TrainingError:
 
 
 def _shown(value: Any) -> str:
-    """Return an option's value as it is given in a command line."""
+    """Return an option's value as it is given on a command line."""
     if isinstance(value, list):
         return (" " if any(isinstance(each, float) for each in value) else ",").join(map(str, value)) or "none"
     return "none" if value is None else str(value)

@@ -33,10 +33,10 @@ from vidpress.model.training.training_data import LabelledVideos
 # Videos taken through the network at a time.
 _CHUNK = 2048
 
-# Banks of tables are fitted to so many videos at most: 800 MB with 2000 dimensions.
+# Banks of tables are fitted to at most this many videos: 800 MB with 2000 dimensions.
 _BANK_VIDEOS = 100_000
 
-# A search for a rate ends within this share below the bytes that are wanted, or after so many trials.
+# The search for a rate ends within this share below the wanted bytes, or after this many trials.
 _BYTES_TOLERANCE = 0.01
 _MAX_TRIALS = 12
 
@@ -47,8 +47,8 @@ def fold_batch_norm(
     """Return the weights of a network of `classifiers.build_network`, batch normalisation folded into the kernels.
 
     `gamma * (x @ kernel - mean) / sqrt(variance + epsilon) + beta` is `x @ (kernel * scale) + (beta - mean * scale)`
-    with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, scales and shifts by lmbda are folded
-    in as well, as they are at the selected one. Products are in float64, and rounded once.
+    with `scale = gamma / sqrt(variance + epsilon)`. In a network for many rates, the scales and shifts at the selected
+    lmbda are folded in as well. Products are in float64, and rounded once.
 
     Returns:
       `(hidden, head)`: `(kernel float32[in, out], bias float32[out])` of each hidden layer, and the same of the logits.
@@ -72,7 +72,7 @@ def fold_batch_norm(
 def _prior_tables(network: keras.Model) -> RangeCodingTables:
     bottleneck = bottleneck_of(network)
     if bottleneck is None:
-        raise ValueError("A network trained with lmbda=0 has no prior: take empirical tables.")
+        raise ValueError("A network trained with lmbda=0 has no prior: use empirical tables.")
     return bottleneck.tables()
 
 
@@ -94,15 +94,16 @@ def freeze(
       network: A network of `classifiers.build_network`.
       spec: What `x` is made of.
       videos: The training data, for the tables.
-      options: How to. Where rounding looks at the bits, tables are fitted to what is rounded with tables that were
-        fitted to the nearest integers.
-      metadata: JSON values that tell where the model comes from.
+      options: How to freeze it. If rounding takes the bits into account, tables are fitted twice: first to the nearest
+        integers, and then to what is rounded with the first tables.
+      metadata: JSON values that say where the model comes from.
 
     Returns:
       The model, with its task head.
 
     Raises:
-      ValueError: If there is no prior to take tables from, a weight is not finite, or so many banks cannot be fitted.
+      ValueError: If there is no prior to take tables from, if a weight is not finite, or if that many banks cannot be
+        fitted.
     """
     hidden, head = fold_batch_norm(network)
     hidden = fit_steps(hidden, videos.x[_evenly(len(videos), _CHUNK)])
@@ -120,23 +121,23 @@ def freeze(
 
 
 def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, float], num_bytes: float) -> float:
-    """Return the least lmbda, nearly, at which no more than so many bytes are taken.
+    """Return nearly the lowest lmbda at which a video takes at most `num_bytes` bytes.
 
-    The logarithm of the bytes is nearly linear in that of lmbda, so that few have to be tried.
+    The logarithm of the bytes is nearly linear in that of lmbda, so few values have to be tried.
 
     Args:
-      bytes_at: Gives the bytes at an lmbda. They fall as it rises.
-      lmbda_range: The least and the greatest lmbda.
-      num_bytes: As many are wanted; at most 1 % fewer are taken.
+      bytes_at: Returns the bytes at an lmbda. They fall as lmbda rises.
+      lmbda_range: The lowest and the highest lmbda.
+      num_bytes: How many bytes are wanted; up to 1 % fewer are accepted.
 
     Raises:
-      ValueError: If no lmbda in the range gives so many; the message says which can be had.
+      ValueError: If no lmbda in the range gives that many; the message says which numbers are possible.
     """
     low, high = lmbda_range
     most, least = bytes_at(low), bytes_at(high)
     if not least <= num_bytes <= most:
         raise ValueError(
-            f"{num_bytes:g} bytes a video cannot be had: lmbda from {low:g} to {high:g} gives {most:.1f} down to "
+            f"{num_bytes:g} bytes a video are not possible: lmbda from {low:g} to {high:g} gives {most:.1f} down to "
             f"{least:.1f}."
         )
     for _ in range(_MAX_TRIALS):
@@ -154,14 +155,14 @@ def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, flo
 
 
 def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
-    """Return `z_hat` of videos at even distances, as many as banks of tables need at most."""
+    """Return `z_hat` of evenly spaced videos, at most as many as banks of tables are fitted to."""
     rows = _evenly(len(videos), _BANK_VIDEOS)
     chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
     return np.concatenate(list(_run_in_threads(lambda chunk: model.quantize(videos.x[chunk]), chunks)))
 
 
 def _evenly(num_videos: int, wanted: int) -> np.ndarray:
-    """Return the numbers of so many videos, or all, at even distances."""
+    """Return the numbers of `wanted` evenly spaced videos, or of all videos if there are fewer."""
     return np.unique(np.linspace(0, num_videos - 1, min(num_videos, wanted)).astype(np.int64))
 
 
@@ -178,7 +179,7 @@ def _run_in_threads(function: Callable[[np.ndarray], Any], chunks: Iterable[np.n
 
 
 def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
-    """Measure what a frozen model's codes cost and are worth.
+    """Measure the size and the accuracy of a frozen model's codes.
 
     Args:
       model: A model with its task head.
@@ -186,8 +187,8 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
 
     Returns:
       gap, hit_at_1, perr and mean_ap of the head's logits on `z_hat`; num_videos; bits_per_video, the Shannon bits
-      under the tables; bytes_per_video, the length of the range coder's codes and, with several banks, a byte fraction
-      that says which one.
+      under the tables; bytes_per_video, the length of the range coder's codes and, with several banks, the fraction of
+      a byte that names the bank.
 
     Raises:
       ValueError: If the model has no task head.
@@ -210,9 +211,9 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
 
 
 def measure_unrounded(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int]:
-    """Measure what a frozen model's activations cost and are worth as they are: not rounded, float32, deflated by zlib.
+    """Measure the size and the accuracy of a frozen model's activations without rounding: float32, deflated by zlib.
 
-    Of a network trained with lmbda=0 this is the baseline that a rate has to beat.
+    For a network trained with lmbda=0, this is the baseline that a network with a rate has to beat.
 
     Args:
       model: A model with its task head.

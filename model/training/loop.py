@@ -26,22 +26,22 @@ from vidpress.model.training.options import TrainingOptions
 from vidpress.model.training.steps import Group, TrainingStep
 from vidpress.model.training.training_data import LabelledVideos, training_batches
 
-# How many steps a line in TensorBoard and the progress bar averages over.
+# How many steps a point in TensorBoard and a number in the progress bar average over.
 _REPORT_EVERY = 50
 _KEEP_CHECKPOINTS = 2
 
-# What may change between a run and its continuation without changing the result up to there.
+# Options that may change when a training run resumes, because they do not change its result up to there.
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
 
-# What backends say where memory is too little.
+# What backends say when there is too little memory.
 _NO_MEMORY = ("OOM", "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")
 
 
 class TrainingStopped(Exception):  # noqa: N818 - nothing went wrong
-    """A training that was asked to stop, and did so.
+    """A training run was asked to stop, and stopped.
 
     Attributes:
-      step: Its last one, at which there is a checkpoint.
+      step: Its last step, of which there is a checkpoint.
     """
 
     def __init__(self, step: int) -> None:
@@ -59,30 +59,30 @@ def train(
     teachers: Sequence[FrozenModel] = (),
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> keras.Model:
-    """Train a network, or go on with what `work_dir` holds.
+    """Train a network, or resume the training run in `work_dir`.
 
-    With teachers, the task is not to give the labels but the teachers' class probabilities, of mixtures of two videos
-    (`training_batches`), which never come twice.
+    With teachers, the network does not learn the labels. It learns the teachers' class probabilities for mixtures of
+    two videos (`training_batches`), which never occur twice.
 
-    A training that is stopped and goes on ends with the same weights, to the bit, as one that never stopped: batches
-    are a function of seed and step, noise one of seed and call, and everything else is in the checkpoint. (On the same
-    machine; another number of threads adds up in another order.)
+    A training run that is stopped and resumed ends with exactly the same weights as one that is never stopped: batches
+    are a function of seed and step, noise is one of seed and call, and everything else is in the checkpoint. (This
+    holds on the same machine; with another number of threads, sums are in another order.)
 
     Args:
       options: How to train.
       spec: What `x` is made of.
       videos: The training data.
       work_dir: A folder, local or on `gs://`, for `checkpoints/` and `tensorboard/`.
-      validation: Videos on which metrics are measured along the way, if given.
-      teachers: Models trained on the same task without a rate, if the network shall learn from them.
-      asked_to_stop: Says after each step whether that is to be the last one for now.
+      validation: Videos on which metrics are measured during training, if given.
+      teachers: Models trained on the same task without a rate, if the network is to learn from them.
+      asked_to_stop: Called after each step; says whether to stop there.
 
     Returns:
       The trained network (`classifiers.build_network`).
 
     Raises:
-      TrainingError: If `work_dir` holds a training with other options or data or cannot be written, or the loss is
-        not finite.
+      TrainingError: If `work_dir` contains a training run with other options or data, or cannot be written, or if the
+        loss is not finite.
       TrainingStopped: If it was asked to stop.
       TeacherError: If a model cannot teach this network.
     """
@@ -96,11 +96,11 @@ def train(
     if first_step:
         if options.lmbda_range is not None:
             classifiers.select_lmbda(network, options.lmbda)
-        print(f"Going on from step {first_step:,} in {work_dir}.", file=sys.stderr)
+        print(f"Resuming from step {first_step:,} in {work_dir}.", file=sys.stderr)
     if first_step > options.steps:
         raise TrainingError(
-            f"{work_dir} holds a training at step {first_step}, beyond steps={options.steps}: give at least as many, "
-            "or name another folder."
+            f"{work_dir} contains a training run at step {first_step}, beyond steps={options.steps}: give at least as "
+            "many steps, or name another folder."
         )
     if first_step == options.steps:
         return network
@@ -139,12 +139,12 @@ def train(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training's folder holds.
+    """What the folder of a training run contains.
 
     Attributes:
-      network: As it was at the last checkpoint.
-      options: How it was trained; `steps` are those of the checkpoint. Of a network for many rates, `lmbda` is the
-        geometric mean of the range, which the network is at.
+      network: The network at the last checkpoint.
+      options: How it was trained; `steps` is that of the checkpoint. For a network for many rates, `lmbda` is the
+        geometric mean of the range, and the network is set to it.
       spec: What `x` is made of.
       training_data: The SHA-256 of the training data's fingerprint.
       teachers: The teachers' model ids.
@@ -159,7 +159,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class _Begun:
-    """What a training's folder says beside the options."""
+    """What the folder of a training run records besides the options."""
 
     features: str
     training_data: str
@@ -168,18 +168,19 @@ class _Begun:
 
 
 def load_trained(work_dir: str) -> Trained:
-    """Load the network of a training's last checkpoint.
+    """Load the network of a training run's last checkpoint.
 
     Args:
-      work_dir: As `train` takes it.
+      work_dir: As for `train`.
 
     Raises:
-      TrainingError: If that folder does not hold a training, or one without a checkpoint, or that is damaged.
+      TrainingError: If the folder does not contain a training run, or contains one that has no checkpoint or is
+        damaged.
     """
     path = f"{work_dir}/{checkpoints.OPTIONS_FILE}"
     values = checkpoints.read_options(work_dir)
     if not checkpoints.checkpoint_paths(work_dir):
-        raise TrainingError(f"{work_dir} holds a training without a checkpoint: go on with it first.")
+        raise TrainingError(f"{work_dir} contains a training run without a checkpoint: resume it first.")
     try:
         begun = strict_json.decode(json.dumps(values), _Begun)
         if begun.lmbda_range is not None:
@@ -197,7 +198,7 @@ def load_trained(work_dir: str) -> Trained:
 
 
 def build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies: np.ndarray | None) -> keras.Model:
-    """Return the network of a training (`classifiers.build_network`)."""
+    """Return the network of a training run (`classifiers.build_network`)."""
     return classifiers.build_network(
         spec.input_size,
         options.hidden,
@@ -227,7 +228,7 @@ def _check_training(
 
 
 def build_step(network: keras.Model, options: TrainingOptions, teacher: Teacher | None = None) -> TrainingStep:
-    """Return what makes a step of a training: Adam, on the task's loss and all of the network's penalties."""
+    """Return the step of a training run: Adam, on the task's loss and all of the network's penalties."""
 
     def adam(learning_rate: float, name: str) -> keras.optimizers.Optimizer:
         schedule = keras.optimizers.schedules.ExponentialDecay(
@@ -262,14 +263,14 @@ def optimizer_groups(
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Explain what a backend says where there is too little memory.
+    """Explain the error of a backend that runs out of memory.
 
     Raises:
-      TrainingError: If so.
+      TrainingError: If it does.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
-            raise TrainingError("Not enough memory: lower batch_size, or take a larger machine.") from error
+            raise TrainingError("Not enough memory: lower batch_size, or use a larger machine.") from error
         raise

@@ -1,4 +1,4 @@
-"""How a network is trained and frozen: the options, their defaults and their limits; Keras is not needed for that."""
+"""How a network is trained and frozen: the options, their defaults and their limits. Keras is not needed here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vidpress.model.tables.limits import MAX_DIMS
 
 TABLES = ("empirical", "prior")
 
-# What the method of Singh et al. (ICIP 2020) has otherwise than the defaults: one prior for all videos, its tables, and
-# the nearest integers.
+# Where the method of Singh et al. (ICIP 2020) differs from the defaults: one prior for all videos, its tables, and
+# rounding to the nearest integers.
 PAPER = MappingProxyType({"prior_banks": 1, "tables": "prior", "banks": 1, "rounding_lmbda": 0})
 
 
 def check_positive(options: Any, names: Iterable[str]) -> None:
-    """See that options are above 0 and finite.
+    """Check that options are above 0 and finite.
 
     Raises:
       ValueError: If not; the message names the first that is not.
@@ -31,7 +31,7 @@ def check_positive(options: Any, names: Iterable[str]) -> None:
 
 
 def check_not_negative(options: Any, names: Iterable[str]) -> None:
-    """See that options are 0 or more, and finite.
+    """Check that options are 0 or more, and finite.
 
     Raises:
       ValueError: If not; the message names the first that is not.
@@ -44,29 +44,30 @@ def check_not_negative(options: Any, names: Iterable[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
-    """How a network is trained. The defaults, but for `prior_banks`, are those of Singh et al. (ICIP 2020).
+    """How a network is trained. Except `prior_banks`, the defaults are those of Singh et al. (ICIP 2020).
 
     Attributes:
       hidden: Units of the hidden layers; the paper's are (2000,) and (6000, 2000).
-      lmbda: What a bit costs in nats of the task's loss; 0 trains the baseline without rate and rounding.
-      lmbda_range: The least and the greatest lmbda of a network for many rates (`classifiers.build_network`). What is
-        trained does not depend on `lmbda` then, which is that of validation and of the network at the end.
+      lmbda: Cost of a bit, in nats of the task's loss; 0 trains the baseline without rate and rounding.
+      lmbda_range: The lowest and the highest lmbda of a network for many rates (`classifiers.build_network`). Then what
+        is trained does not depend on `lmbda`, which is only that of validation and of the network at the end.
       steps: Training steps (paper).
       num_classes: Classes of the task; 3862 are those of YouTube-8M's version of May 2018.
-      batch_size: Videos a step (paper).
-      learning_rate: Adam's, at first. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005.
-      prior_learning_rate: Adam's for the prior, at first. The prior must follow the activations, whose
-        distribution every other weight moves.
-      decay_rate: Factor on both learning rates (paper).
-      decay_steps: Every so many steps. 0 becomes 1000 (paper), or a 50th of `steps` if that is less: a short training,
-        too, then ends with small steps.
-      weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos want more: see
-        the README.
-      input_dropout: The share of the input's numbers that each step sets to 0. Not of the paper: few videos want it.
-      prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. 1
-        is the paper's.
-      mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. What is frozen multiplies in float32.
-      seed: Of weights, noise and the order of the data.
+      batch_size: Videos in a step (paper).
+      learning_rate: Adam's learning rate at the start. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005.
+      prior_learning_rate: The same for the prior. The prior must follow the activations, whose distribution every other
+        weight changes.
+      decay_rate: Factor on both learning rates every `decay_steps` (paper).
+      decay_steps: Steps between decays. 0 becomes 1000 (paper), or a 50th of `steps` if that is less, so that a short
+        training run ends with a low learning rate, too.
+      weight_decay: L2 penalty on the dense kernels (paper). Ten passes over tens of thousands of videos need a higher
+        one: see the README.
+      input_dropout: The share of the input's numbers that each step sets to 0. Not in the paper; it helps with few
+        videos.
+      prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. The
+        paper has 1.
+      mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. The frozen model multiplies in float32.
+      seed: Seed of the weights, the noise and the order of the data.
       checkpoint_every: Steps between checkpoints.
       validate_every: Steps between validations.
     """
@@ -133,10 +134,10 @@ class FreezingOptions:
 
     Attributes:
       tables: "empirical" fits the range coding tables to the counts of `z_hat` on the training data, which the frozen
-        model itself computes; "prior" takes the trained prior's.
-      banks: How many banks of tables to fit, a power of two from 1 to 256: each video's code is made with the bank that
-        suits it best. With 1, codes are those of tensorflow-compression for the tables.
-      rounding_lmbda: What a bit costs when rounding, in squared rounding steps (`FrozenModel`); 0 rounds to the nearest
+        model itself computes; "prior" uses those of the trained prior.
+      banks: How many banks of tables to fit, a power of two from 1 to 256: each video is coded with the bank that makes
+        its code shortest. With 1, codes are those of tensorflow-compression for the tables.
+      rounding_lmbda: Cost of a bit in rounding, in squared rounding steps (`FrozenModel`); 0 rounds to the nearest
         integers.
     """
 
@@ -151,16 +152,16 @@ class FreezingOptions:
         check_not_negative(self, ("rounding_lmbda",))
 
     def check_rate(self, lmbda: float, lmbda_range: tuple[float, float] | None = None) -> None:
-        """See that a network of that rate can be frozen so.
+        """Check that a network that was trained at a rate can be frozen with these options.
 
         Args:
           lmbda: What a bit cost in its training.
           lmbda_range: The range of a network for many rates.
 
         Raises:
-          ValueError: If it has no prior whose tables could be taken.
+          ValueError: If tables of its prior are wanted, and there are none.
         """
         if self.tables == "prior" and not lmbda:
             raise ValueError("tables=prior needs lmbda above 0: without a rate no prior is trained.")
         if self.tables == "prior" and lmbda_range is not None:
-            raise ValueError("tables=prior cannot be had with lmbda_range: take empirical tables.")
+            raise ValueError("tables=prior cannot be used with lmbda_range: use tables=empirical.")

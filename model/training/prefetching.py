@@ -1,4 +1,4 @@
-"""Batches that are made ahead, while a step is made: by tf.data where Keras runs on TensorFlow, else in threads."""
+"""Batches that are prepared while a step runs: by tf.data if Keras runs on TensorFlow, else in threads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def batches(make: Callable[[int], Batch], steps: range) -> Iterable[Batch]:
     """Return the batches of some steps, in their order.
 
     Args:
-      make: Makes a step's batch: arrays of the same types for each, and of the same shapes but for the last one. It is
-        called in several threads.
+      make: Makes a step's batch: arrays of the same types for all steps, and of the same shapes for all but the last.
+        It is called in several threads.
       steps: The steps.
 
     Returns:
-      What can be iterated once or more: a `tf.data.Dataset` of tensors on TensorFlow, else arrays.
+      An iterable, which can be iterated several times: a `tf.data.Dataset` of tensors on TensorFlow, else arrays.
     """
     if not steps:
         return []

@@ -1,4 +1,4 @@
-"""What a person watches of a training, and how good its network is on the way."""
+"""The progress of a training run, and the accuracy of its network on the way."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from vidpress.model.training.training_data import LabelledVideos
 
 _EVALUATION_BATCH = 1024
 
-# Validation in the course of training looks at so many videos at most; after it, at all.
+# Validation during training uses at most this many videos; after training, it uses all.
 _MAX_VALIDATION_VIDEOS = 10_000
 
 
 def tensorboard_writer(folder: str) -> Writer:
-    """Return what writes down curves. It loads TensorFlow where that is installed, unless told that there is none."""
+    """Return TensorBoard's writer. On other backends, keep it from loading TensorFlow, which it does if it can."""
     if keras.backend.backend() != "tensorflow":
         sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     return Writer(folder)
 
 
 def mean_loss(losses: Sequence[Any], step: int, learning_rate: float, prior_learning_rate: float) -> float:
-    """Return the mean of the task's losses up to a step of a training with these learning rates.
+    """Return the mean of the task's losses up to a step; the learning rates are for the error message.
 
     Raises:
       TrainingError: If it is not finite.
@@ -61,11 +61,11 @@ class Progress:
         self._numbers: dict[str, str] = {}
 
     def add(self, task: Any) -> None:
-        """Take the task's loss of a step, which need not be computed yet."""
+        """Add the task's loss of a step, which need not be computed yet."""
         self._tasks.append(task)
 
     def report(self, step: int) -> None:
-        """Write down the means since the last report.
+        """Write the means since the last report.
 
         Raises:
           TrainingError: If the loss is not finite.
@@ -81,7 +81,7 @@ class Progress:
         self._bar.set_postfix(self._numbers)
 
     def validate(self, step: int, validation: LabelledVideos) -> None:
-        """Measure the network on other videos, and write that down."""
+        """Measure the network on other videos, and write the metrics."""
         metrics = evaluate_network(self._network, validation, max_videos=_MAX_VALIDATION_VIDEOS)
         for name in ("gap", "hit_at_1", "perr", "mean_ap"):
             self._write(f"validation/{name}", getattr(metrics, name), step)
@@ -94,7 +94,7 @@ class Progress:
         self._writer.add_scalar(name, value, step)
 
     def _write_bits(self, part: str, step: int) -> float:
-        """Write down the mean bits of a video since they were written last."""
+        """Write the mean bits of a video since they were last written."""
         assert self._bottleneck is not None
         bits = float(self._bottleneck.bits.result())
         self._write(f"{part}/bits_per_video", bits, step)
@@ -113,7 +113,7 @@ def evaluate_network(network: keras.Model, videos: LabelledVideos, *, max_videos
     Args:
       network: The network.
       videos: Labelled videos.
-      max_videos: Of more videos, take so many at even distances.
+      max_videos: If there are more videos, use this many of them, evenly spaced.
 
     Returns:
       The metrics.

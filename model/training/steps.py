@@ -9,24 +9,24 @@ from typing import Any
 
 import keras
 
-# Takes a batch and its labels, and returns the task's loss and all that is to be made less.
+# Takes a batch and its labels, and returns the task's loss and the whole loss, which is minimised.
 Losses = Callable[[Any, Any], tuple[Any, Any]]
 
-# An optimizer, and what it moves.
+# An optimizer, and the variables that it updates.
 Group = tuple[keras.optimizers.Optimizer, Sequence[keras.Variable]]
 
 
 class TrainingStep:
-    """Moves variables against the gradient of a loss.
+    """Updates variables by the gradient of a loss.
 
     A step is compiled as a whole, by XLA on TensorFlow and JAX: the prior's many small operations and an optimizer's
     passes over its weights become a few loops. PyTorch runs it operation by operation.
 
     Args:
       network: The network.
-      losses: What is to be made less, on float32 batches of one size.
+      losses: Returns the losses of float32 batches of one size.
       groups: Optimizers by their names, each with variables of the network.
-      frozen: Variables that `losses` reads beside the network's.
+      frozen: Variables that `losses` reads besides the network's.
       jit_compile: Compile by XLA on TensorFlow, too; otherwise it runs operation by operation there.
     """
 

@@ -12,15 +12,15 @@ from vidpress.model.networks import classifiers
 from vidpress.model.training.steps import TrainingStep
 from vidpress.model.training.training_data import LabelledVideos
 
-# The share of the training videos that says when to stop.
+# The share of the training videos that decides when to stop.
 STOPPING_SHARE = 0.1
 
 _BATCH = 256
-# Adam's, at first. A head that is good already must not be led away from where it is by the first round.
+# Adam's learning rates at the start: lower for a head that is already good, so that the first round does not spoil it.
 _LEARNING_RATE = 0.001
 _LEARNING_RATE_FROM_INITIAL = 0.0001
 _DECAY_A_ROUND = 0.85
-# A round is an epoch, or so many steps if that is more.
+# A round is an epoch, or this many steps if that is more.
 _MIN_ROUND_STEPS = 30
 _MAX_ROUNDS = 40
 # Rounds without a better GAP after which training stops.
@@ -35,7 +35,8 @@ class TaskHead(NamedTuple):
     Attributes:
       kernel: float32[num_dims, num_classes].
       bias: float32[num_classes].
-      rounds: Rounds of training after which it was best: passes over the training data, or several for few videos.
+      rounds: After how many rounds of training it was best. A round is a pass over the training data, or several passes
+        if there are few videos.
     """
 
     kernel: np.ndarray
@@ -58,14 +59,14 @@ def train_head(
     """Train a logistic classifier, and stop where its GAP on a tenth of the training videos is best.
 
     Args:
-      features: float32[num_videos, num_dims], what was stored and read back of the training videos.
+      features: float32[num_videos, num_dims], the features of the training videos, stored and read back.
       videos: The training videos, for their labels.
       num_classes: How many classes there are.
-      initial: Kernel and bias to start from; else from 0 and the classes' log-odds.
-      seed: Of the split and the order of the data.
+      initial: Kernel and bias to start from; by default 0 and the classes' log-odds.
+      seed: Seed of the split and of the order of the data.
 
     Returns:
-      The classifier of the best round; before training is the 0th.
+      The classifier of the best round; round 0 is before training.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(features))

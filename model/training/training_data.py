@@ -32,7 +32,7 @@ _FRAME_LEVEL_CHUNK = 16
 
 
 class TrainingDataError(VidpressError, ValueError):
-    """Training data that cannot be read, or not trained on: the message names the file and the reason."""
+    """Training data that cannot be read or trained on: the message names the file and the reason."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class LabelledVideos:
         return multi_hot(lists, num_classes)
 
     def sample(self, max_videos: int) -> LabelledVideos:
-        """Return so many of the videos at most, at even distances; the fingerprint stays that of all."""
+        """Return at most `max_videos` of the videos, evenly spaced; the fingerprint stays that of all."""
         if len(self) <= max_videos:
             return self
         return self.take(np.linspace(0, len(self) - 1, max_videos).astype(np.int64))
@@ -81,7 +81,7 @@ class LabelledVideos:
     def class_frequencies(self, num_classes: int) -> np.ndarray:
         """Return the share of videos that have each class, float64[num_classes], within (0, 1).
 
-        Half a video more has each class and half a video more has not, so that no share is 0 or 1.
+        For each class, half a video that has it and half a video that does not are added: no share is 0 or 1.
         """
         counts = np.minimum(np.bincount(self.labels, minlength=num_classes), len(self))
         return (counts + 0.5) / (len(self) + 1)
@@ -182,21 +182,21 @@ def training_batches(
 ) -> Iterable[prefetching.Batch]:
     """Return the batches of some training steps.
 
-    In every epoch each video comes once, in an order of its own; a batch may reach from one epoch into the next. Step
-    s's batch depends on `seed` and s alone.
+    Every epoch has each video once, in its own order; a batch may reach from one epoch into the next. The batch of step
+    s depends only on `seed` and s.
 
     Args:
       videos: The training data.
       num_classes: How many classes there are.
-      batch_size: Videos a step.
-      seed: Of the order.
+      batch_size: Videos in a step.
+      seed: Seed of the order.
       first_step: The first step, counted from 0.
-      num_steps: How many.
-      input_dropout: The share of the numbers of `x` that become 0, drawn anew in every step; the others grow by as much
-        as keeps their mean.
+      num_steps: How many steps.
+      input_dropout: The share of the numbers of `x` that become 0, drawn in every step; the others are scaled up, so
+        that the mean stays the same.
       mix: Mix each video's `x` with that of another video of its batch, `share * x + (1 - share) * other`, with a share
-        drawn from 1/2 to 1: what the pooled frames of both would be, cut together. The labels stay the video's own, and
-        so say little of the mixture: this is for a teacher, who is asked about it.
+        drawn from 1/2 to 1. That is the mean over a video that is cut together from both. The labels stay the video's
+        own, and so say little about the mixture: this is for training with a teacher, which does not use them.
 
     Returns:
       `(x float32[batch_size, input_size], labels float32[batch_size, num_classes])` of each step, labels multi-hot
@@ -231,7 +231,7 @@ def _append(store: IO[bytes], x: np.ndarray) -> None:
         store.flush()
     except OSError:
         with contextlib.suppress(OSError):
-            store.close()  # which else complains once more, when it is forgotten
+            store.close()  # otherwise it raises once more when it is garbage-collected
         raise
 
 
@@ -249,7 +249,7 @@ def _open(file: str) -> tuple[BinaryIO, int]:
 
 
 def _records(file: str) -> Iterator[tuple[int, bytes]]:
-    """Yield place and payload of a file's records; all must be whole."""
+    """Yield offset and payload of a file's records; none may be damaged."""
     opened, num_bytes = _open(file)
     try:
         with opened:
@@ -263,7 +263,7 @@ def _records(file: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int) -> Iterator[list[PooledVideo]]:
-    """Yield the videos of each file in lists of the sizes that fingerprints are made by."""
+    """Yield the videos of each file in lists of the sizes by which fingerprints are computed."""
     frame_level = None
     for file in files:
         chunk: list[PooledVideo] = []

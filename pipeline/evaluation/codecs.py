@@ -1,4 +1,4 @@
-"""What the bottleneck is measured against: codecs that know nothing of the task.
+"""What the bottleneck is compared with: codecs that know nothing of the task.
 
 The first four are the paper's baselines (Singh et al., ICIP 2020, section 3), which compress the activations of a
 network that was trained without a rate. The others are what users of feature warehouses would pick.
@@ -19,10 +19,10 @@ from vidpress.model.deflate import deflated_bytes
 # Rows whose covariance is added up at a time.
 _CHUNK = 4096
 
-# A code of product quantization names one of so many centroids, that is takes one byte.
+# Each part of a product quantizer's code is the number of one of this many centroids: one byte.
 PQ_CENTROIDS = 256
 
-# Faiss asks for so many training rows a centroid at least, and takes a sample of more than 256 a centroid.
+# Faiss asks for at least this many training rows for each centroid. If there are more than 256, it uses a sample.
 _PQ_ROWS_PER_CENTROID = 39
 
 # Components that a byte stands for. On YouTube-8M, 2 and 4 were worse and 8 no better (16 and 64 bytes).
@@ -30,18 +30,18 @@ _COMPONENTS_PER_BYTE = 16
 
 
 class Codec(abc.ABC):
-    """Stores vectors and gives them back, not quite the same."""
+    """Stores vectors, and restores them approximately."""
 
     @abc.abstractmethod
     def encode(self, z: np.ndarray) -> np.ndarray:
-        """Return what is stored of float32[num_videos, num_dims]: an array of as many rows."""
+        """Return what is stored for float32[num_videos, num_dims]: an array with as many rows."""
 
     @abc.abstractmethod
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return float32[num_videos, num_dims] of what `encode` gave."""
 
     def num_bytes(self, codes: np.ndarray) -> int:
-        """Return how many bytes all rows of `encode` take where they are stored: here, as they are."""
+        """Return how many bytes all rows of `encode` take in storage; without a subclass, they are not compressed."""
         return codes.nbytes
 
 
@@ -63,12 +63,12 @@ class Float32(_Deflated):
         return np.asarray(z, np.float32)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the very numbers."""
+        """Return the same numbers."""
         return codes
 
 
 class Float16(_Deflated):
-    """16 bit: float16, each video deflated by zlib at level 9. Beyond float16's range, its largest numbers."""
+    """16 bit: float16, each video deflated by zlib at level 9. Larger numbers become float16's largest ones."""
 
     def encode(self, z: np.ndarray) -> np.ndarray:
         """Return float16[num_videos, num_dims]."""
@@ -88,12 +88,12 @@ class Float16Parquet(_InParquet, Float16):
 class Quantized(_Deflated):
     """Scaled to the unit range, rounded to equal bins, each video deflated by zlib at level 9.
 
-    The middles of the first and the last bin are the ends of the range, so that the many zeros behind a ReLU stay
-    zeros: 16 bins that begin at the ends were worth much less.
+    The middles of the first and the last bin are the ends of the range, so that the many zeros after a ReLU stay
+    zeros: with 16 bins that begin at the ends, the accuracy was much lower.
 
     Attributes:
-      low: Of the range, a number or float32[num_dims]; what lies outside is taken to its ends.
-      high: Of the range, likewise.
+      low: The low end of the range, a number or float32[num_dims]; values outside the range are moved to its ends.
+      high: The high end of the range, likewise.
       num_bins: How many bins, 2 to 2**16. Up to 256 an entry takes a byte, else two.
     """
 
@@ -118,7 +118,7 @@ class Quantized(_Deflated):
 
 
 class Int8Parquet(_InParquet, Quantized):
-    """A byte a dimension, each with a range of its own, in a Parquet column with zstd."""
+    """A byte for each dimension, each with its own range, in a Parquet column with zstd."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class ProductQuantizer(Codec):
 
     Attributes:
       quantizer: A trained `faiss.ProductQuantizer`.
-      num_dims: Of the vectors; what the quantizer has more is filled up with zeros.
+      num_dims: Dimensions of the vectors; if the quantizer has more, they are filled with zeros.
     """
 
     quantizer: object
@@ -174,8 +174,8 @@ class RotatedProductQuantizer(Codec):
     """PCA followed by product quantization of the components.
 
     Attributes:
-      rotation: The components, in the order in which the quantizer cuts them.
-      quantizer: Of the components.
+      rotation: The components, in the order in which the quantizer cuts them into parts.
+      quantizer: The quantizer of the components.
     """
 
     rotation: PrincipalComponents
@@ -220,7 +220,7 @@ def fit_product_quantizer(z: np.ndarray, num_bytes: int) -> ProductQuantizer:
 
     Args:
       z: float32[num_videos, num_dims], at least 256 videos.
-      num_bytes: Of a code: into so many parts the dimensions are cut.
+      num_bytes: Bytes of a code, which is the number of parts that the dimensions are cut into.
 
     Raises:
       ValueError: If there are too few videos for the centroids, or fewer dimensions than bytes.
@@ -228,14 +228,15 @@ def fit_product_quantizer(z: np.ndarray, num_bytes: int) -> ProductQuantizer:
     import faiss
 
     if len(z) < PQ_CENTROIDS:
-        raise ValueError(f"{len(z)} videos are too few for product quantization: it wants {PQ_CENTROIDS} at least.")
+        raise ValueError(f"{len(z)} videos are too few for product quantization: it needs at least {PQ_CENTROIDS}.")
     num_dims = z.shape[1]
     if num_bytes > num_dims:
-        raise ValueError(f"{num_dims} dimensions cannot be quantized to {num_bytes} bytes: ask for fewer.")
-    # Its threads wait for each other in loops: where other processes want the cores, one is many times as fast as two.
+        raise ValueError(f"{num_dims} dimensions cannot be quantized to {num_bytes} bytes: use fewer bytes.")
+    # Its threads wait for each other in busy loops: if other processes use the cores, one thread is many times as fast
+    # as two.
     faiss.omp_set_num_threads(1)
     quantizer = faiss.ProductQuantizer(-(-num_dims // num_bytes) * num_bytes, num_bytes, 8)
-    # Faiss warns of fewer rows, once for every part.
+    # Otherwise faiss warns about few rows, once for every part.
     quantizer.cp.min_points_per_centroid = min(_PQ_ROWS_PER_CENTROID, len(z) // PQ_CENTROIDS)
     quantizer.train(_padded(z, quantizer.d))
     return ProductQuantizer(quantizer, num_dims)
@@ -244,14 +245,14 @@ def fit_product_quantizer(z: np.ndarray, num_bytes: int) -> ProductQuantizer:
 def fit_rotated_product_quantizer(
     z: np.ndarray, num_bytes: int, components: PrincipalComponents
 ) -> RotatedProductQuantizer:
-    """Train a product quantizer on principal components, dealt to its parts so that all have as much to do.
+    """Train a product quantizer on principal components, divided among its parts so that all carry about as much.
 
-    The parts' products of variances are made alike by eigenvalue allocation (Ge et al., Optimized Product Quantization,
-    section 3.2): the largest variance goes to the part with the smallest product so far that has room.
+    The parts' products of variances are made similar by eigenvalue allocation (Ge et al., Optimized Product
+    Quantization, section 3.2): the largest variance goes to the part with the smallest product so far that has room.
 
     Args:
       z: float32[num_videos, num_dims].
-      num_bytes: Of a code.
+      num_bytes: Bytes of a code.
       components: All principal components of `z`.
 
     Raises:
@@ -265,17 +266,17 @@ def fit_rotated_product_quantizer(
 
 
 def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:
-    """Deal dimensions to parts of one size whose products of variances are as alike as a greedy choice makes them.
+    """Divide dimensions among parts of equal size whose products of variances are similar, by a greedy choice.
 
     Args:
       variances: float64[num_dims], descending.
-      num_parts: How many parts; cuts `num_dims` evenly.
+      num_parts: How many parts; it divides `num_dims`.
 
     Returns:
       int64[num_dims], a permutation: the dimensions of the first part, then those of the second, ...
     """
     size = len(variances) // num_parts
-    # Against the smallest: products must grow with every dimension.
+    # Relative to the smallest variance: products must grow with every dimension.
     log_variances = np.log(np.maximum(variances, variances[0] * 1e-12) / max(variances[-1], variances[0] * 1e-12))
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     products = np.zeros(num_parts)
@@ -287,7 +288,7 @@ def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:
 
 
 def parquet_bytes(rows: np.ndarray) -> int:
-    """Return the size of a Parquet column, compressed with zstd, that holds each row as a binary of fixed size."""
+    """Return the size of a Parquet column, compressed with zstd, that stores each row as a binary of fixed size."""
     rows = np.ascontiguousarray(rows)
     width = rows.nbytes // len(rows)
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pa.py_buffer(rows)])

@@ -28,7 +28,8 @@ from vidpress.pipeline.training.options import fields_of
 if TYPE_CHECKING:
     import keras
 
-# The training error is that of so many of the training images at most; tables and rivals are fitted to so many.
+# The training error is measured on at most this many training images; and tables and rivals are fitted to at most this
+# many.
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 100_000
 
@@ -69,24 +70,31 @@ class ImageKind(Kind):
             "--prior_banks",
             type=int,
             default=options.prior_banks,
-            help="banks of the prior in training, as many as --banks at best; 1 is the paper's",
+            help="banks of the prior in training, ideally as many as --banks; the paper has 1",
         )
         training.add_argument("--epochs", type=int, default=options.epochs, help="passes over the training images")
-        training.add_argument("--batch_size", type=int, default=options.batch_size, help="images a step")
-        training.add_argument("--optimizer", choices=OPTIMIZERS, default=options.optimizer, help="of all but the prior")
-        training.add_argument("--learning_rate", type=float, default=options.learning_rate, help="at first")
+        training.add_argument("--batch_size", type=int, default=options.batch_size, help="images in a step")
+        training.add_argument(
+            "--optimizer",
+            choices=OPTIMIZERS,
+            default=options.optimizer,
+            help="optimizer of all weights but the prior's",
+        )
+        training.add_argument(
+            "--learning_rate", type=float, default=options.learning_rate, help="learning rate at the start"
+        )
         training.add_argument(
             "--prior_learning_rate",
             type=float,
             default=options.prior_learning_rate,
-            help="Adam's for the prior, at first",
+            help="Adam's learning rate for the prior, at the start",
         )
         training.add_argument(
             "--decays",
             type=float,
             nargs="*",
             default=list(options.decays),
-            help="the shares of the training after which the learning rates fall to a tenth",
+            help="shares of the training after which the learning rates fall to a tenth",
         )
         training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
         training.add_argument(
@@ -94,40 +102,42 @@ class ImageKind(Kind):
             action="store_true",
             help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
         )
-        training.add_argument("--seed", type=int, default=0, help="of weights, noise, order and augmentation")
+        training.add_argument(
+            "--seed", type=int, default=0, help="seed of the weights, the noise, the order and the augmentation"
+        )
 
     def add_options(
         self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
     ) -> None:
-        """Add the data, and what is coded of them."""
+        """Add the options for the data, and for which features are coded."""
         files.add_argument(
             "--input",
             metavar="FOLDER",
             type=launch.local_folder,
-            help=f"holds {self.experiment.data_set} as published: {self.experiment.files}",
+            help=f"folder with {self.experiment.data_set} as published: {self.experiment.files}",
         )
         files.add_argument(
             "--hold_out",
             type=launch.positive_int,
             default=0,
             metavar="IMAGES",
-            help="measure on so many of the training images, which are not trained on, instead of the test images: to "
-            "choose options by",
+            help="measure on this many of the training images instead of the test images, and do not train on them: to "
+            "choose options",
         )
         sweep.add_argument("--spatial", action="store_true", help="code the feature map before global pooling")
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """See that a network can be trained with the options of `add_network_options`."""
+        """Check that a network can be trained with the options of `add_network_options`."""
         ImageModelOptions.of(options)
 
     @property
     def baseline_options(self) -> dict[str, Any]:
-        """One bank, and the experiment's values of what says nothing without a rate."""
+        """One bank, and the experiment's values of the options that have no effect without a rate."""
         prior_learning_rate = self.experiment.options.prior_learning_rate
         return {"tables": "empirical", "banks": 1, "prior_banks": 1, "prior_learning_rate": prior_learning_rate}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Return what is coded of which experiment's network."""
+        """Return the experiment, and which of its network's features are coded."""
         return {"experiment": self.experiment.name, "spatial": args.spatial}
 
     def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
@@ -139,7 +149,7 @@ class ImageKind(Kind):
         return {}
 
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-        """Yield the rivals of each baseline, all of which the baseline's own head reads."""
+        """Yield the rivals of each baseline; the baseline's own head reads all of them."""
         for baseline in baselines:
             num_dims = int(np.prod(dict(baseline.options)["hidden"]))
             yield tuple(
@@ -149,7 +159,7 @@ class ImageKind(Kind):
             )
 
     def context(self, args: argparse.Namespace, work_dir: str) -> Context:
-        """Return what all points share, but for the data's fingerprints."""
+        """Return what all points share, except the data's fingerprints."""
         return Context(
             input=(args.input,),
             validation=(args.input,),
@@ -206,7 +216,7 @@ class ImageKind(Kind):
         return record
 
     def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
-        """Return a baseline's activations, and how its head's work on them is measured."""
+        """Return a baseline's activations, and a function that measures its head on them."""
         if source is None:
             raise ValueError("Images have no rivals on the input.")
         data, test = self.load_data(context)
@@ -278,7 +288,7 @@ def _train(point: ModelPoint, experiment: Experiment, context: Context) -> tuple
 
 
 def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Return a network up to its features, and from there on."""
+    """Return the part of a network up to its features, and the rest of it."""
     import keras
 
     from vidpress.model.images.networks import FEATURES
@@ -288,7 +298,7 @@ def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def _pixels(data: Images, experiment: Experiment) -> Iterator[tuple[np.ndarray]]:
-    """Yield what a network takes, batch by batch."""
+    """Yield a network's input, batch by batch."""
     from vidpress.model.images.batches import measuring_batches
 
     for pixels, _ in measuring_batches(data, experiment):
@@ -296,7 +306,7 @@ def _pixels(data: Images, experiment: Experiment) -> Iterator[tuple[np.ndarray]]
 
 
 def task_metrics(head: keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:
-    """Return the metrics of a head's logits of features, as decoded: accuracy, top_5_accuracy and num_images."""
+    """Return the metrics of a head's logits for decoded features: accuracy, top_5_accuracy and num_images."""
     logits = head.predict(features.astype(np.float32), batch_size=1024, verbose=0)
     return dataclasses.asdict(metrics.measure_accuracy(logits, labels_of(data)))
 

@@ -1,4 +1,4 @@
-"""What kinds of data have in common that can be evaluated: a kind says what is trained on them, and measures it."""
+"""What the kinds of data have in common that can be evaluated: a kind says what is trained on it, and measures that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Data(Protocol):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells them from others: `sha256`, and more for the page."""
+        """What identifies them: `sha256`, and more for the page."""
 
 
 class Vectors(NamedTuple):
@@ -29,7 +29,7 @@ class Vectors(NamedTuple):
     Attributes:
       fitting: float32[num_examples, num_dims], of the training data.
       validation: float32[num_others, num_dims].
-      measure_head: Takes a point and what was restored of both, and returns the metrics and more of its record.
+      measure_head: Takes a point and what was restored of both, and returns the metrics and other fields of its record.
     """
 
     fitting: np.ndarray
@@ -40,10 +40,10 @@ class Vectors(NamedTuple):
 class Kind(abc.ABC):
     """A kind of data.
 
-    No method imports Keras but those that measure.
+    Only the methods that measure import Keras.
 
     Attributes:
-      methods: The methods if `--method` names none.
+      methods: The methods, if `--method` is not given.
       needed_options: Options without which nothing can be measured.
     """
 
@@ -52,7 +52,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """Return what results.json says of the kind, from which `task_of` tells what things are called."""
+        """Return what results.json says about the kind; from this, `task_of` knows what things are called."""
 
     @property
     def task(self) -> Task:
@@ -61,7 +61,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def add_network_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options that say which network is trained and how: those that a method can have of its own."""
+        """Add the options that say which network is trained and how: those that can differ between methods."""
 
     @abc.abstractmethod
     def add_options(
@@ -71,7 +71,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """See that a network can be trained with the options of a point.
+        """Check that a network can be trained with the options of a point.
 
         Raises:
           ValueError: If not; the message names the option.
@@ -80,7 +80,7 @@ class Kind(abc.ABC):
     @property
     @abc.abstractmethod
     def baseline_options(self) -> dict[str, Any]:
-        """What baselines have otherwise than the options of all."""
+        """The options in which baselines differ from the common ones."""
 
     @abc.abstractmethod
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
-        """Return the architectures of methods that name none: units of hidden layers, or the shape of what is coded."""
+        """Return the default architectures of methods: units of hidden layers, or the shape of what is coded."""
 
     @abc.abstractmethod
     def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
@@ -100,11 +100,11 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-        """Yield the rivals of the first baseline of each architecture; a tuple is of one source, and done at once."""
+        """Yield the rivals of the first baseline of each architecture; a tuple has one source, and is one task."""
 
     @abc.abstractmethod
     def context(self, args: argparse.Namespace, work_dir: str) -> Context:
-        """Return what all points share, but for the data's fingerprints.
+        """Return what all points share, except the data's fingerprints.
 
         Raises:
           ValueError: If an option that says what the data are cannot be used.
@@ -120,15 +120,15 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
-        """Return a baseline's activations, or the input, and how a head's work on them is measured."""
+        """Return a baseline's activations, or the input, and a function that measures a head on them."""
 
     def measure_rivals(
         self, points: Sequence[CodecPoint], context: Context
     ) -> Iterator[tuple[CodecPoint, dict[str, Any]]]:
-        """Fit, train heads and measure: yield the record of each point, those of one codec after another.
+        """Fit codecs, train heads and measure; yield the record of each point, codec by codec.
 
         Args:
-          points: Of one source, at least one.
+          points: The points of one source, at least one.
           context: What all points share.
         """
         source = points[0].source

@@ -1,4 +1,4 @@
-"""The plan of an evaluation: from options to the points that are to be measured."""
+"""The plan of an evaluation: from options to the points to measure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
     Attributes:
       baselines: Networks without a rate, which the others need.
       models: The methods' networks.
-      rivals: Those that share a process's work together.
+      rivals: The rivals, in tuples that are one task each.
     """
 
     baselines: list[ModelPoint]
@@ -44,9 +44,9 @@ class Plan:
         yield from self.tasks()
 
     def tasks(self) -> Iterator[tuple[Point, ...]]:
-        """Yield what is done after the baselines, in the order to begin it in.
+        """Yield the tasks that come after the baselines, in the order in which they begin.
 
-        Points that share a training are one task: it must not go on twice at a time.
+        Points that share a training run are one task: it must not run twice at the same time.
         """
         by_training: dict[str, list[Point]] = {}
         for point in self.models:
@@ -59,11 +59,11 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
     """Return the points that options ask for.
 
     Args:
-      kind: Of the data.
-      args: As `add_sweep_options`, `kind` and the evaluation's parser have them.
+      kind: The kind of data.
+      args: The values of the options of `add_sweep_options`, of `kind` and of the evaluation's parser.
 
     Raises:
-      ValueError: If an option of a network is out of range, or a method or baseline is not to be used.
+      ValueError: If an option of a network is out of range, or a method or baseline cannot be used.
     """
     seeds = range(args.seed, args.seed + args.seeds)
     names = vars(_model_parser(kind).parse_args([]))
@@ -83,13 +83,15 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
     for text in args.method or kind.methods:
         name, colon, options = text.partition(":")
         if not colon or not name.strip() or name.strip() == BASELINE:
-            raise ValueError(f"--method {text!r} must be a name, not {BASELINE!r}, a colon, and options.")
+            raise ValueError(f"--method {text!r} must be a name other than {BASELINE!r}, a colon, and options.")
         method = _parse_own(f"--method {name}", options, kind)
         sweep = {key: method.pop(key, getattr(args, key)) for key in ("lmbda", "headline_lmbda")}
         for hidden in method.pop("hidden", kind.architectures(args)):
             for lmbda in sweep["lmbda"]:
                 if not lmbda > 0:
-                    raise ValueError(f"--lmbda {lmbda} must be above 0: the baseline, without a rate, is always there.")
+                    raise ValueError(
+                        f"--lmbda {lmbda} must be above 0: the baseline, without a rate, is always measured."
+                    )
                 headline = sweep["headline_lmbda"] is None or lmbda in sweep["headline_lmbda"]
                 for seed in seeds if headline else seeds[:1]:
                     models.append(point(name.strip(), method, hidden, lmbda, seed))
@@ -98,7 +100,7 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
             baseline = point(BASELINE, own, hidden, 0.0, seed)
             if _placeholder(baseline):
                 raise ValueError(
-                    f"{_placeholder(baseline)} cannot be in what baselines are trained with: see --method."
+                    f"{_placeholder(baseline)} cannot be in the options that baselines are trained with: see --method."
                 )
             baselines[hidden, seed] = dataclasses.replace(baseline, baseline=given.get(hidden))
     unused = sorted(path for hidden, path in given.items() if (hidden, args.seed) not in baselines)
@@ -141,10 +143,10 @@ def _model_parser(kind: Kind) -> argparse.ArgumentParser:
 
 
 def _parse_own(option: str, text: str, kind: Kind) -> dict[str, Any]:
-    """Return the options in a method's text, and no defaults.
+    """Return the options that are given in a method's text, without defaults.
 
     Raises:
-      ValueError: If there are others.
+      ValueError: If it gives options that a method cannot have.
     """
     parser = _model_parser(kind)
     add_sweep_options(parser)
@@ -156,17 +158,19 @@ def _parse_own(option: str, text: str, kind: Kind) -> dict[str, Any]:
     own = {name: value for name, value in vars(namespace).items() if value is not None}
     unknown += ["--seed"] if "seed" in own else []
     if unknown:
-        raise ValueError(f"{option} cannot have {' '.join(unknown)}: options of `vidpress train` but --seed can.")
+        raise ValueError(
+            f"{option} cannot have {' '.join(unknown)}: it can have the options of `vidpress train`, except --seed."
+        )
     return own
 
 
 def add_sweep_options(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add the options of a curve, which a method can have of its own."""
-    group.add_argument("--lmbda", type=float, nargs="+", default=list(LMBDAS), help="what a bit costs, point by point")
+    """Add the options of a curve, which can differ between methods."""
+    group.add_argument("--lmbda", type=float, nargs="+", default=list(LMBDAS), help="cost of a bit, for each point")
     group.add_argument(
         "--headline_lmbda",
         type=float,
         nargs="+",
         metavar="LMBDA",
-        help="the points that get all --seeds; the others get the first alone (default: all points)",
+        help="the points that are trained with all --seeds; the others are trained with the first only (default: all)",
     )

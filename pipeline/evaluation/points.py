@@ -22,39 +22,39 @@ from vidpress.model.strict_json import JsonError
 from vidpress.pipeline.evaluation.task import Task
 from vidpress.pipeline.training.options import default_values
 
-# A record that was made by another version of this module is made anew.
+# Records that another version of this module wrote are made again.
 _VERSION = 1
 
-# What every record has; and more than a file of an evaluation ever has.
+# The fields that every record has; and more bytes than a file of an evaluation ever has.
 _RECORD_FIELDS = ("method", "hidden", "validation", "training", "seconds")
 _MAX_BYTES = 2**28
 
-# Stand, in a method's options, for the file of the frozen baseline of the same architecture and seed; and, in an option
-# that takes several, for those of all seeds.
+# In a method's options, these stand for the file of the frozen baseline of the same architecture and seed; and, in an
+# option that takes several files, for those of all seeds.
 BASELINE_PLACEHOLDER = "{baseline}"
 BASELINES_PLACEHOLDER = "{baselines}"
-# Names of methods: networks without a rate, and what others are compared with.
+# Names of methods: networks without a rate, and the method that others are compared with.
 BASELINE = "baseline"
 PAPER = "paper"
 
-# Of how many dimensions, at most, a record keeps the bits.
+# A record keeps the bits of at most this many dimensions.
 _RANKS = 200
 
-# Options that say how a training is watched, and those that come after it.
+# Options that say how a training run is monitored, and options of the freezing that comes after it.
 _WATCHING = ("checkpoint_every", "validate_every")
 _FREEZING = ("tables", "banks", "rounding_lmbda")
 
 
 class DamagedRecordError(VidpressError, ValueError):
-    """A file of an evaluation that does not hold what was written to it."""
+    """A file of an evaluation that does not contain what was written to it."""
 
 
 def read_fields(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
     """Read a JSON object that an evaluation wrote.
 
     Raises:
-      FileNotFoundError: If there is none.
-      DamagedRecordError: If it is no object, or lacks one of the named fields.
+      FileNotFoundError: If the file does not exist.
+      DamagedRecordError: If it is not a JSON object, or lacks one of the named fields.
     """
     try:
         fields = strict_json.decode(storage.read_bytes(path), dict[str, Any], max_bytes=_MAX_BYTES)
@@ -62,7 +62,7 @@ def read_fields(path: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
             raise JsonError(f"it has no {min(missing)!r}")
     except JsonError as error:
         raise DamagedRecordError(
-            f"{path} is damaged: {error}. Remove it, and run the same evaluation again: it makes what is missing anew."
+            f"{path} is damaged: {error}. Remove it, and run the same evaluation again: it makes what is missing."
         ) from error
     return fields
 
@@ -74,13 +74,13 @@ class Context:
     Attributes:
       input: Globs of the training data.
       validation: Globs of the validation data.
-      features: What `x` is made of; of images, what they are.
-      classes: How many there are.
+      features: What `x` is made of; for images, their shape.
+      classes: How many classes there are.
       output: Folder of the records.
-      work_dir: Folder of the trainings and models.
-      training_sha256: Of the training data's fingerprint.
-      validation_sha256: Of the validation data's.
-      held_out: Of images, how many of the training images are measured instead of the test images.
+      work_dir: Folder of the training runs and models.
+      training_sha256: The SHA-256 in the training data's fingerprint.
+      validation_sha256: The same of the validation data.
+      held_out: For images: how many of the training images are measured instead of the test images.
     """
 
     input: tuple[str, ...]
@@ -101,7 +101,7 @@ class Context:
         return self.features
 
     def key(self, values: dict[str, Any]) -> str:
-        """Return a hash of all that determines a record."""
+        """Return a hash of everything that determines a record."""
         everything = {
             **values,
             "version": _VERSION,
@@ -122,7 +122,7 @@ class Context:
         return read_fields(path, _RECORD_FIELDS) if path.exists() else None
 
     def save_record(self, name: str, record: dict[str, Any]) -> None:
-        """Write a finished record; nobody ever sees a part of it."""
+        """Write a finished record; a reader sees all of it or nothing."""
         text = json.dumps({"name": name, **record}) + "\n"
         storage.write(self.record_path(name), text.encode())
 
@@ -134,8 +134,8 @@ class ModelPoint:
     Attributes:
       method: Its name in the report.
       options: Names and values of the options of its kind's networks, sorted by name.
-      baseline: The file of a frozen baseline to take instead of training it, if given.
-      teachers: The baselines that placeholders in the options stand for: that of the same seed first.
+      baseline: The file of a frozen baseline to use instead of training one, if given.
+      teachers: The baselines that placeholders in the options stand for: the one with the same seed first.
     """
 
     method: str
@@ -152,17 +152,17 @@ class ModelPoint:
         return f"{slug(self.method)}-{self._label()}-{context.key({'kind': 'model', **values})}"
 
     def network_name(self, context: Context) -> str:
-        """Return the name of the training, which points share that are only frozen otherwise."""
+        """Return the name of the training run. Points that differ only in how they are frozen share it."""
         values = {"kind": "network", "options": self.network_options(), "teachers": self._teacher_names(context)}
         return f"{self._label(dict(self.options).get('lmbda_range'))}-{context.key(values)}"
 
     def network_options(self) -> dict[str, Any]:
-        """Return the options that say what is trained; with a range of lmbda, it is the same for all in it."""
+        """Return the options that say what is trained; with a range of lmbda, they do not depend on lmbda."""
         swept = ("lmbda",) if dict(self.options).get("lmbda_range") else ()
         return self._options_but((*_WATCHING, *_FREEZING, *swept))
 
     def resolved_options(self, context: Context) -> dict[str, Any]:
-        """Return the options with files for the placeholders."""
+        """Return the options with files in place of the placeholders."""
         paths = [teacher.model_path(context) for teacher in self.teachers]
 
         def resolved(value: Any) -> Any:
@@ -176,7 +176,7 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        # Not hashed: an option that a later version brings leaves the records of before what they are.
+        # Defaults are not hashed, so that an option that a later version adds does not change the names of old records.
         defaults = default_values()
         return {
             name: value
@@ -193,17 +193,17 @@ class ModelPoint:
         return f"{'-'.join(map(str, options['hidden']))}-lmbda{lmbda}-seed{options['seed']}"
 
     def model_path(self, context: Context) -> str:
-        """Return where the frozen model is, once it is."""
+        """Return where the frozen model is, once it exists."""
         return self.baseline or os.path.join(context.work_dir, "models", f"{self.name(context)}.safetensors")
 
     def describe(self, task: Task) -> str:
-        """Return what a person wants to read in the progress."""
+        """Return what the progress lines call the point."""
         options = dict(self.options)
         network = task.network_name(options["hidden"])
         return f"{self.method}, {network}, lmbda {options['lmbda']:g}, seed {options['seed']}"
 
     def record(self, steps: int | None) -> dict[str, Any]:
-        """Return the part of the record that says what was trained, in so many steps."""
+        """Return the part of the record that says what was trained, and in how many steps."""
         options = dict(self.options)
         return {
             "method": self.method,
@@ -219,15 +219,15 @@ class ModelPoint:
 
 @dataclasses.dataclass(frozen=True)
 class CodecPoint:
-    """A rival, fitted to activations of a baseline or to the input features, and what can be read of it.
+    """A rival, fitted to activations of a baseline or to the input features, and the head that reads what it restores.
 
     Attributes:
       method: Its name in `rivals.RIVALS`.
-      size: Bins, components or bytes, where the method has a choice.
-      source: The baseline whose activations they are, or None for the input features.
-      head: Which classifier reads it: "baseline" (of the source), "logistic" or "network", both trained on
-        its reconstructions.
-      options: Of the network, if that is the head.
+      size: Bins, components or bytes, if the method has a choice of sizes.
+      source: The baseline whose activations it is fitted to, or None for the input features.
+      head: Which classifier reads it: "baseline" (the source's), "logistic" or "network", both trained on its
+        reconstructions.
+      options: Options of the network, if that is the head.
     """
 
     method: str
@@ -253,7 +253,7 @@ class CodecPoint:
         return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"
 
     def describe(self, task: Task) -> str:
-        """Return what a person wants to read in the progress."""
+        """Return what the progress lines call the point."""
         if self.source is None:
             of = "the input features"
         else:
@@ -270,7 +270,7 @@ def _model_id(path: str) -> str:
 
 
 def training_seconds(network_dir: str, seconds: float) -> float:
-    """Return how long a training took, which is known to whoever finished it."""
+    """Return how long a training run took: what the run that finished it wrote down, or else `seconds`."""
     path = pathlib.Path(network_dir, "seconds.json")
     if not path.exists():
         path.write_text(json.dumps(round(seconds, 1)))
@@ -278,11 +278,11 @@ def training_seconds(network_dir: str, seconds: float) -> float:
 
 
 def by_rank(values: np.ndarray) -> list[list[float]]:
-    """Return enough `[rank, value]` of many for a curve over the logarithm of the rank."""
+    """Return `[rank, value]` pairs, enough of them for a curve over the logarithm of the rank."""
     ranks = np.unique(np.rint(np.geomspace(1, len(values), _RANKS)).astype(int))
     return [[int(rank), float(f"{values[rank - 1]:.4g}")] for rank in ranks]
 
 
 def slug(text: str) -> str:
-    """Return a text as a part of a file's name."""
+    """Return a text in a form that can be part of a file's name."""
     return "".join(char if char.isalnum() or char in "+" else "_" for char in text)

@@ -1,4 +1,4 @@
-"""The rivals that the bottleneck is measured against: an entry has all that plan, records, tables and figures need."""
+"""The rivals that the bottleneck is compared with: an entry has all that plan, records, tables and figures need."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class Rival:
     """A codec that knows nothing of the task, in all settings that are measured.
 
     Attributes:
-      name: In records and options of points. It never changes: finished records are found by it.
-      title: In tables.
-      label: In figures.
+      name: Its name in records and options of points. It never changes: finished records are found by it.
+      title: Its name in tables.
+      label: Its name in figures.
       text: What it is, a sentence for the page.
-      fit: Makes the codec from a sample and a size; the size is 0 where there is no choice.
-      colour: Of its curve.
-      marker: Of its points.
-      line: Of its curve on activations; on the input all are dashed.
-      sizes: What it can be set to, of `unit`; empty where there is no choice.
-      small_sizes: Further ones, for features of few dimensions as images have them.
+      fit: Makes the codec from a sample and a size; the size is 0 if there is no choice.
+      colour: The colour of its curve.
+      marker: The marker of its points.
+      line: The line style of its curve on activations; on the input all are dashed.
+      sizes: The sizes that are measured, in `unit`s; empty if there is no choice.
+      small_sizes: Further sizes, for features of few dimensions, such as those of images.
       unit: What its sizes count.
       within_dims: Whether no size can be larger than the number of dimensions.
-      sources: To which of `ACTIVATIONS` and `FEATURES` it is fitted.
+      sources: Which of `ACTIVATIONS` and `FEATURES` it is fitted to.
       paper: Whether it is one of the paper's baselines, which only the network's own head reads.
     """
 
@@ -71,12 +71,12 @@ class Rival:
     paper: bool = False
 
     def settings(self, num_dims: int, *, small: bool = False) -> list[int | None]:
-        """Return the sizes that are measured on vectors of so many dimensions; None where there is no choice."""
+        """Return the sizes that are measured on vectors of `num_dims` dimensions; None if there is no choice."""
         sizes = self.small_sizes + self.sizes if small else self.sizes
         return [size for size in sizes if size <= num_dims or not self.within_dims] if sizes else [None]
 
     def setting_text(self, size: int | None) -> str:
-        """Return a size to read: "64 bytes", "1 component", or "" where there is no choice."""
+        """Return a size as text: "64 bytes", "1 component", or "" if there is no choice."""
         return "" if size is None else f"{size:,} {self.unit}{'' if size == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation's examples and networks are called, and by what their task is judged."""
+"""What an evaluation's examples and networks are called, and which metrics judge their task."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Error(NamedTuple):
-    """An error that is shown: 1 less a metric.
+    """An error that is shown: 1 minus a metric.
 
     Attributes:
       metric: Its key in a record.
-      name: What a person calls it.
+      name: The metric's name in texts.
       column: The error's column in the CSV, without the data's name before it.
     """
 
@@ -22,17 +22,17 @@ class Error(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is measured, and how the page tells of it.
+    """What is measured, and how the page describes it.
 
     Attributes:
       example: What one example is called; its plural has an s.
       metrics: The keys of the metrics in a record.
-      errors: Those that are shown; by the first, methods are compared.
+      errors: The errors that are shown; methods are compared by the first.
       coding: What happens to the validation examples before they are measured.
-      rival_heads: Who reads what rivals give back.
+      rival_heads: A sentence that says which heads read what rivals restore.
       rivals_on_input: Whether rivals are measured on the input, too.
-      source_of_metrics: Where the metrics are from, a sentence, if that has to be said.
-      network: What the network is called; empty where networks are called by their layers.
+      source_of_metrics: A sentence that says where the metrics are from, if that has to be said.
+      network: What the network is called; empty if networks are named by their number of layers.
     """
 
     example: str
@@ -51,7 +51,7 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        """What a person calls it."""
+        """Its name in texts."""
         return self.errors[0].name
 
     @property
@@ -65,7 +65,7 @@ class Task:
         return f"bytes_per_{self.example}"
 
     def network_name(self, hidden: tuple[int, ...]) -> str:
-        """Return what a person calls an architecture."""
+        """Return an architecture's name in texts."""
         return self.network or f"{len(hidden) + 1}-layer network"
 
     def title(self, hidden: tuple[int, ...]) -> str:
@@ -104,5 +104,5 @@ TASKS = {
 
 
 def task_of(about: dict[str, Any]) -> Task:
-    """Return the task of an evaluation, by what it says about itself; without a word it is videos."""
+    """Return the task of an evaluation, by what it says about itself; if it says nothing, the task is videos."""
     return dataclasses.replace(TASKS[about.get("task", "videos")], network=about.get("network", ""))

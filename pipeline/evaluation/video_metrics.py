@@ -1,4 +1,4 @@
-"""What videos' features are worth to the task and what they take: as they are, and read back from a shard."""
+"""How accurate the task is on videos' features, and how many bytes they take: unchanged, and read back from a shard."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
 
     Returns:
       validation: The task's metrics on the decoded features. bytes_per_video: the range coder's codes and the bits that
-      tell the bank. stored_bytes_per_video: the columns `code` and `bank` of the Parquet file. tables_bytes: the tables
-      in the file's footer. bits_per_video: under the tables. bits_by_rank: pairs of a rank and the bits a video of the
-      dimension that has it; the most expensive dimension has rank 1.
+      name the bank. stored_bytes_per_video: the columns `code` and `bank` of the Parquet file. tables_bytes: the tables
+      in the file's footer. bits_per_video: the information under the tables. bits_by_rank: pairs of a rank and the bits
+      a video of the dimension that has it; the most expensive dimension has rank 1.
     """
     bits = np.zeros(model.num_dims)
     tables, starts = [], range(0, len(videos), _CHUNK)
@@ -95,7 +95,7 @@ def _labels(videos: LabelledVideos, row: int) -> np.ndarray:
 
 
 def chunks(num_rows: int) -> Iterator[np.ndarray]:
-    """Yield the numbers of rows, as many at a time as are taken through a network."""
+    """Yield the numbers of the rows in chunks, each of which goes through a network at once."""
     for start in range(0, num_rows, _CHUNK):
         yield np.arange(start, min(start + _CHUNK, num_rows))
 

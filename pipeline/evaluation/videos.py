@@ -32,7 +32,7 @@ from vidpress.pipeline.training.options import ModelOptions, add_model_options, 
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos
 
-# The training error is that of so many of the training videos at most, as is what the rivals are fitted to.
+# The training error is measured on at most this many training videos; rivals are fitted to at most this many.
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 200_000
 
@@ -45,11 +45,11 @@ class VideoKind(Kind):
     needed_options = ("input", "validation")
 
     def about(self) -> dict[str, Any]:
-        """Return nothing: videos are what a results.json is of that says nothing."""
+        """Return nothing: a results.json that says nothing about its kind is about videos."""
         return {}
 
     def add_network_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add those of `vidpress train`; `--hidden` can be given once for each architecture."""
+        """Add the options of `vidpress train`; `--hidden` can be given once for each architecture."""
         add_model_options(parser)
         parser.add_argument_group("architectures").add_argument(
             "--hidden",
@@ -62,7 +62,7 @@ class VideoKind(Kind):
     def add_options(
         self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
     ) -> None:
-        """Add the data and what their records look like, given baselines, and heads of rivals."""
+        """Add the options for the data and their records, for given baselines, and for heads of rivals."""
         files.add_argument(
             "--input", nargs="+", metavar="GLOB", type=launch.absolute, help="training data; .gz is unpacked"
         )
@@ -71,29 +71,29 @@ class VideoKind(Kind):
             nargs="+",
             metavar="GLOB",
             type=launch.absolute,
-            help="the data that everything is measured on",
+            help="data that everything is measured on",
         )
         record_options.add_record_options(files)
         sweep.add_argument(
             "--baseline",
             action="append",
             metavar="MODEL.safetensors",
-            help="a frozen model, trained with --lmbda 0, to take for its architecture's baseline instead of training "
-            "one",
+            help="a frozen model, trained with --lmbda 0, to use as the baseline of its architecture instead of "
+            "training one",
         )
         rivals.add_argument(
             "--no_network_heads",
             action="store_true",
-            help="train logistic heads alone on codes of the input features, not the first --hidden network as well",
+            help="on codes of the input features, train only logistic heads, not the first --hidden network too",
         )
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """See that a model can be trained with the options of `vidpress train`."""
+        """Check that a model can be trained with the options of `vidpress train`."""
         ModelOptions.of(options)
 
     @property
     def baseline_options(self) -> dict[str, Any]:
-        """No teacher, no range, and the defaults of what says nothing without a rate."""
+        """No teacher, no range, and the defaults of the options that have no effect without a rate."""
         names = ("prior_banks", "prior_learning_rate", "rounding_lmbda")
         nothing = {name: default_values()[name] for name in names}
         return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
@@ -130,7 +130,7 @@ class VideoKind(Kind):
                     yield (CodecPoint(rival.name, size, None, "network", baselines[0].options),)
 
     def context(self, args: argparse.Namespace, work_dir: str) -> Context:
-        """Return what all points share, but for the data's fingerprints."""
+        """Return what all points share, except the data's fingerprints."""
         features = record_options.with_keys(args.features, args)
         return Context(tuple(args.input), tuple(args.validation), features, args.classes, args.output, work_dir)
 
@@ -157,7 +157,7 @@ class VideoKind(Kind):
         return record
 
     def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
-        """Return a baseline's activations, or the input, and how a head's work on them is measured."""
+        """Return a baseline's activations, or the input, and a function that measures a head on them."""
         videos, validation = _load_data(context)
         videos = videos.sample(_FITTING_SAMPLE)
         baseline = None if source is None else FrozenModel.load(source.model_path(context))
@@ -169,7 +169,7 @@ class VideoKind(Kind):
 
 
 def _rival_tasks(rivals: Sequence[Rival], source: ModelPoint | None, num_dims: int) -> Iterator[tuple[CodecPoint, ...]]:
-    """Yield the points of rivals on one source: the paper's, those without a choice, and each other by itself."""
+    """Yield the points of rivals on one source: the paper's, those without a choice of sizes, and then one by one."""
 
     def task(rivals: Sequence[Rival], heads: Sequence[str]) -> tuple[CodecPoint, ...]:
         settings = [(rival.name, size) for rival in rivals for size in rival.settings(num_dims)]
@@ -253,7 +253,7 @@ def _measure_head(
 
 
 def _network_logits(model: FrozenModel) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the logits of an input without rounding, as those of a network without a rate are meant."""
+    """Return a function that gives the logits of an input without rounding, for networks without a rate."""
     return lambda x: model.logits(model.bottleneck(x))
 
 

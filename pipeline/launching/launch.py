@@ -1,4 +1,4 @@
-"""What every job does around its pipeline: check what it is given, run, and say what went wrong."""
+"""What every job does around its pipeline: check its input and output, run, and report what went wrong."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _log = logging.getLogger("vidpress")
 
 _PROBE = re.compile(rf"/{re.escape(storage.PROBE)}[0-9a-f]{{32}}")
 
-# How Beam begins to say that an engine which it starts by itself cannot be had, and that a runner wants other options.
+# How Beam's errors begin if an engine that it starts by itself is not available, or if a runner needs other options.
 _INVALID_OPTIONS = "Pipeline has validations errors: "
 _NO_ENGINE = ("Unable to fetch remote", "You must specify a --job_endpoint")
 
@@ -102,12 +102,12 @@ def runs_in_this_process(options: PipelineOptions) -> bool:
 
 
 def graph_location(options: PipelineOptions) -> str | None:
-    """Return where the pipeline's graph is written instead of being run: so does a Flex Template's launcher."""
+    """Return where the pipeline's graph is to be written, as for a Flex Template; None if it is to be run."""
     return options.view_as(GoogleCloudOptions).template_location
 
 
 def threads_per_worker(options: PipelineOptions) -> int:
-    """Return how many threads a worker should have besides its own: all cores' if it is the only one, else none."""
+    """Return how many threads a worker should have besides its own: one a core if it is the only worker, else none."""
     return num_cpus() if runs_in_this_process(options) else 0
 
 
@@ -124,10 +124,10 @@ def match_input(patterns: Sequence[str]) -> list[MatchedFile]:
 
 
 def check_output(output: str, *, fix: str = "name another folder, or remove it first") -> None:
-    """See that a folder can be written and holds no data set.
+    """Check that a folder can be written and holds no data set.
 
     Raises:
-      JobError: If not; of a data set it says the fix.
+      JobError: If not. If it holds a data set, the message ends with `fix`.
     """
     if manifest_numbers(output):
         raise JobError(f"--output {output} holds a data set already: {fix}.")
@@ -135,7 +135,7 @@ def check_output(output: str, *, fix: str = "name another folder, or remove it f
 
 
 def check_data_set_writable(output: str) -> None:
-    """See that a data set can be written to a folder, its manifest included.
+    """Check that a data set can be written to a folder, its manifest included.
 
     Raises:
       JobError: If not.
@@ -145,14 +145,14 @@ def check_data_set_writable(output: str) -> None:
 
 
 def check_no_folder(output: str, is_files: Callable[[str], bool]) -> None:
-    """See that no folder stands where a job is to write a file, which it would find out at its end.
+    """Check that no folder has the name of a file that a job writes. Otherwise the job would find out at its end.
 
     Args:
       output: The output.
-      is_files: Whether a name is that of such a file.
+      is_files: Returns whether a name is that of such a file.
 
     Raises:
-      JobError: If there is one.
+      JobError: If there is such a folder.
     """
     for name in filter(is_files, storage.list_folders(output)):
         raise JobError(
@@ -162,7 +162,7 @@ def check_no_folder(output: str, is_files: Callable[[str], bool]) -> None:
 
 
 def check_writable(output: str, folder: str) -> None:
-    """See that an output can be written, and that of two runs that write the same file one fails.
+    """Check that an output can be written, and that one of two runs that write the same file would fail.
 
     Args:
       output: The output, for the message.
@@ -186,7 +186,7 @@ def check_writable(output: str, folder: str) -> None:
 
 
 def _file_in_the_way(folder: str) -> str | None:
-    """Return the file among a folder's path and those above it, if there is one."""
+    """Return the first of a folder's path and the paths above it that is a file, if there is one."""
     paths = (folder, *map(str, pathlib.Path(folder).parents))
     return next((path for path in paths if os.path.exists(path) and not os.path.isdir(path)), None)
 
@@ -195,10 +195,10 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
     """Build a pipeline, run it, and wait for its end with a progress bar.
 
     Args:
-      options: Of the pipeline.
+      options: The pipeline's options.
       build: Adds the job's steps to the pipeline.
-      total: What the bar counts to.
-      unit: Of what.
+      total: What the progress bar counts to.
+      unit: What it counts.
 
     Returns:
       How many seconds it took.
@@ -230,7 +230,7 @@ def run(options: PipelineOptions, build: Callable[[beam.Pipeline], object], *, t
 
 @contextlib.contextmanager
 def _no_cells() -> Iterator[None]:
-    """Keep Beam from naming steps by the cells of a notebook: what it imports for that fails with some pandas."""
+    """Keep Beam from naming steps by the cells of a notebook: for that, it imports what fails with some pandas."""
     module = vars(beam.pipeline)
     before = module["alter_label_if_ipython"]
     module["alter_label_if_ipython"] = lambda *_args: None
@@ -245,7 +245,7 @@ def _log_metrics(result: PipelineResult) -> None:
     found = result.metrics().query(MetricsFilter().with_namespace(metrics.NAMESPACE))
     totals: dict[str, int] = collections.defaultdict(int)
     for counter in found["counters"]:
-        # None for a counter at zero, where a runner reports nothing but what it committed.
+        # None for a counter at zero if a runner reports only what it committed.
         totals[counter.key.metric.name] += counter.result or 0
     for name, total in sorted(totals.items()):
         _log.info("%s: %d", name, total)

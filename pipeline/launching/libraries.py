@@ -1,4 +1,4 @@
-"""The libraries that only some commands need, and that are not there for everybody."""
+"""The libraries that only some commands need, and that may not be installed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from collections.abc import Iterator, Sequence
 
 from vidpress.pipeline.launching.launch import JobError, explained_errors
 
-# What the extra vidpress[train] brings beside the library that Keras computes with.
+# What the extra vidpress[train] installs besides the backend of Keras.
 TRAINING = ("keras", "tensorboard", "PIL")
 
 _DEFAULT_BACKEND = "tensorflow"
 
-# Lines of TensorFlow that tell of no error, or of no driver for GPUs (303): they are logged while it is loaded, and no
-# setting of its own stops them.
+# Lines that TensorFlow logs while it is loaded, and that no setting of its own suppresses: those that are not errors,
+# and the error that there is no GPU driver (303).
 _LOGGED = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} [\d:.]+ +\d+ \S+\]"
     rb"|E\d{4} .*failed call to cuInit: .*\(303\)"
 )
 
-# What the system's loader says where a library does not fit into the memory.
+# What the system's loader says if a library does not fit into memory.
 _NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory")
 
 
 def quiet_backend() -> None:
-    """Let TensorFlow say only what is an error. It is slow to load, too: --help and a mistyped option do without it."""
+    """Let TensorFlow log only errors. This does not load it: loading is slow, and --help does without it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def loading_quietly() -> Iterator[None]:
-    """Leave out what TensorFlow logs while it is loaded, and is no error; all else is written to stderr afterwards."""
+    """Drop what TensorFlow logs while it is loaded if it is not an error; write all else to stderr afterwards."""
     try:
         stderr = os.dup(2)
     except OSError:  # it is closed
@@ -60,7 +60,7 @@ def loading_quietly() -> Iterator[None]:
 
 
 def import_quietly() -> None:
-    """Import the modules of the training, and let the backend look for its devices, without what it logs of that."""
+    """Import the modules that training needs, and let the backend look for its devices, without log lines."""
     with loading_quietly():
         for module in TRAINING:
             importlib.import_module(module)
@@ -69,7 +69,7 @@ def import_quietly() -> None:
 
 
 def load_keras(prog: str, doing: str) -> None:
-    """Load Keras and its backend, quietly; end the program with a line that says so where that fails.
+    """Load Keras and its backend without log lines. If that fails, end the program with a line that says so.
 
     The backend is TensorFlow, unless the environment's KERAS_BACKEND names another: jax or torch.
 
@@ -81,7 +81,7 @@ def load_keras(prog: str, doing: str) -> None:
     with explained_errors(prog):
         backend = os.environ.get("KERAS_BACKEND", _DEFAULT_BACKEND)
         if backend not in ("tensorflow", "jax", "torch"):
-            raise JobError(f"KERAS_BACKEND={backend} is not a backend that can train: take tensorflow, jax or torch.")
+            raise JobError(f"KERAS_BACKEND={backend} is not a backend that can train: use tensorflow, jax or torch.")
         check_modules(doing, TRAINING, "train")
         if importlib.util.find_spec(backend) is None:
             extra = "train" if backend == _DEFAULT_BACKEND else backend
@@ -100,12 +100,12 @@ def load_keras(prog: str, doing: str) -> None:
 
 
 def check_modules(doing: str, modules: Sequence[str], extras: str) -> None:
-    """See that modules are installed, before any work.
+    """Check that modules are installed, before any work.
 
     Args:
       doing: What needs them.
       modules: Their names.
-      extras: Those of vidpress that they come with.
+      extras: The extras of vidpress that install them.
 
     Raises:
       JobError: If some are missing; the message names them all.

@@ -1,4 +1,4 @@
-"""How the options of all commands are parsed: their types, one-line errors, and the nearest name to a mistyped one."""
+"""How the options of all commands are parsed: types, one-line errors, and suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SHARDS = 100_000
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses what it does not know in one line, with the nearest name that it knows."""
+    """A parser that refuses an unknown option in one line, with the nearest name that it knows."""
 
     def __init__(self, *, examples: Sequence[str] = (), epilog: str | None = None, **kwargs: Any) -> None:
         """Take what `argparse` takes by name, and examples for the end of the help."""
@@ -32,16 +32,16 @@ class Parser(argparse.ArgumentParser):
         self._others: Collection[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, after a look at the names: a mistyped name is said even where a needed option is missing."""
+        """Check the names, then parse: a mistyped name is reported even if a required option is missing."""
         self._refuse_unknown(list(sys.argv[1:] if args is None else args))
         return super().parse_known_args(args, namespace)
 
     def parse_with(self, argv: Sequence[str] | None, others: Collection[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, and return what belongs to others.
+        """Parse, and also return the arguments that belong to another parser.
 
         Args:
           argv: The arguments; by default the program's.
-          others: Names of options that somebody else will parse.
+          others: Names of options that another parser will parse.
         """
         self._others = others
         try:
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return f": did you mean {by_letters[nearest[0]]}?" if nearest else f": `{self.prog} --help` lists the options."
 
     def misspelt(self, name: str) -> bool:
-        """Return whether a name is none of the options, but almost one."""
+        """Return whether a name is not an option, but close to one."""
         options = self._option_string_actions
         nearest = difflib.get_close_matches(_letters(name), map(_letters, options), n=1, cutoff=0.85)
         return name.startswith("-") and name not in options and bool(nearest)
@@ -82,7 +82,7 @@ def _letters(option: str) -> str:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that say something, and leaves the lines of examples as they are."""
+    """Adds the defaults that are informative to the help, and leaves the lines of examples unchanged."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default in (None, []) or action.default is False or "%(default)" in (action.help or "")
@@ -95,7 +95,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def absolute(path: str) -> str:
-    """Return a local path or pattern as it reads from any folder, for workers started elsewhere; a URI as it is."""
+    """Return a local path or pattern as an absolute one, for workers in other folders; return a URI unchanged."""
     try:
         path = normalized(path)
     except PathError as error:
@@ -106,14 +106,16 @@ def absolute(path: str) -> str:
 def local_folder(path: str) -> str:
     """Parse a folder that must be on this machine."""
     if path.startswith("gs://"):
-        raise argparse.ArgumentTypeError(f"{path!r} must be a local folder: copy it afterwards, or from there before")
+        raise argparse.ArgumentTypeError(
+            f"{path!r} must be a local folder: copy input from there before, or results to there after"
+        )
     return absolute(path)
 
 
 def model_output(path: str) -> str:
     """Parse the name that a model is written to."""
     if not path.endswith(".safetensors"):
-        raise argparse.ArgumentTypeError(f"{path!r} must end in .safetensors, as the models' names do")
+        raise argparse.ArgumentTypeError(f"{path!r} must end in .safetensors, as all models' names do")
     return absolute(path)
 
 

@@ -10,14 +10,16 @@ from vidpress.model.features import FeatureSpec
 
 def add_key_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the options that name keys of records."""
-    parser.add_argument("--id_key", metavar="NAME", help="what records call a video's id (default: id, or video_id)")
     parser.add_argument(
-        "--labels_key", metavar="NAME", help="what records call a video's class indices (default: labels)"
+        "--id_key", metavar="NAME", help="key of a video's id in the records (default: id, or video_id)"
+    )
+    parser.add_argument(
+        "--labels_key", metavar="NAME", help="key of a video's class indices in the records (default: labels)"
     )
 
 
 def add_record_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that say which features records have, and what they call id and labels."""
+    """Add the options that say which features the records have, and the keys of id and labels."""
     parser.add_argument(
         "--features",
         type=features,
@@ -40,7 +42,7 @@ def with_keys(spec: FeatureSpec, args: argparse.Namespace) -> FeatureSpec:
     """Return a spec with the keys that the options of `add_key_options` name.
 
     Raises:
-      ValueError: If one of them can be no key.
+      ValueError: If one of them cannot be a key.
     """
     id_keys = spec.id_keys if args.id_key is None else (args.id_key,)
     labels_key = spec.labels_key if args.labels_key is None else args.labels_key

@@ -1,4 +1,4 @@
-"""What a command says when it fails or is stopped: one line with the fix, or a traceback where that is wanted."""
+"""What a command says when it fails or is stopped: one line with the fix, or a traceback if that is needed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from vidpress.pipeline.launching.stopping import Stopped, stoppable
 # Set by a command for the processes that it starts.
 COMMAND_VARIABLE = "VIDPRESS_COMMAND"
 
-# What libraries say on being imported that no user of ours can act on: Beam on a checksum library that it then does not
-# need and on a module that it imports beside PyTorch, Google's clients on Python 3.11.
+# What libraries log when they are imported, and users cannot act on: Beam about a checksum library that it does not
+# need here and about a module that it imports together with PyTorch, Google's clients about Python 3.11.
 _NOISE = ("crcmod package not found", "Resource module is not available", "apitools not found")
 
-_NO_MEMORY = "not enough memory: free some, take a larger machine, or fewer workers at a time."
+_NO_MEMORY = "not enough memory: free some, use a larger machine, or use fewer workers at a time."
 
-# Errors of Google's clients and Beam's use of them: of the network, of names and of permissions, not of this program.
+# Errors of Google's clients, and of Beam's use of them. They are about the network, names and permissions; they are not
+# bugs of this program.
 _REMOTE_MODULES = ("google.api_core.exceptions", "google.auth.exceptions", "apitools.base.py.exceptions")
 
 # The last line of a traceback in a text, which is what is left of an exception that crossed processes.
@@ -32,7 +33,7 @@ _WHERE = re.compile(r" \[while running .*", re.DOTALL)
 
 
 def quiet_libraries() -> None:
-    """Leave out, in this process and those that it starts, what libraries say that no user can act on."""
+    """Suppress, in this process and those that it starts, what libraries log and no user can act on."""
     os.environ[COMMAND_VARIABLE] = "1"
     warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
     logging.getLogger().addFilter(_is_no_noise)
@@ -53,11 +54,12 @@ def printable(text: str) -> str:
 
 
 def explanation(error: BaseException) -> str | None:
-    """Return the one line that says all of an error, or None if its traceback is wanted.
+    """Return one line that fully explains an error, or None if its traceback is needed.
 
-    Errors of ours and of the system are explained, and those that arise in a worker and reach the launcher as text.
+    The errors of vidpress and of the system are explained, also if they arise in a worker and the launcher gets only
+    their text.
     """
-    # Only now: Ctrl-C is to be understood before the libraries behind it are loaded.
+    # Imported here, so that Ctrl-C is handled before the libraries behind it are loaded.
     from vidpress.model.errors import VidpressError
 
     if isinstance(error, VidpressError):
@@ -77,7 +79,7 @@ def explanation(error: BaseException) -> str | None:
 def _explained_os_error(error: OSError) -> str:
     from vidpress.model.errors import fix_of
 
-    # What is raised here gives a sentence alone.
+    # An OSError that vidpress itself raises is a whole sentence, without a number.
     fix = fix_of(error)
     if fix is None:
         return _one_line(str(error)) or type(error).__name__
@@ -92,11 +94,11 @@ def _path_in(text: str) -> str | None:
 
 
 def _explained_text(text: str) -> str | None:
-    """Explain an error by its text, with or without a traceback: by the names of the errors that are explained."""
+    """Explain an error that is given as text, with or without a traceback, by the name of its class."""
     from vidpress.model.errors import VidpressError
 
     lasts = [text, *(found.group("last") for found in _TRACEBACK.finditer(text))]
-    # Beam, asked to split work that has failed, only points at the error before.
+    # If Beam is asked to split work that has failed, its error only refers to the one before.
     last = next(line for line in reversed(lasts) if line is text or _SEE_BEFORE not in line)
     found = _EXCEPTION.match(last)
     if found is None:
@@ -109,7 +111,7 @@ def _explained_text(text: str) -> str | None:
         return _NO_MEMORY
     if name in _names(OSError):
         return _explained_os_error(OSError(message))
-    # Beam wraps what it cannot raise again with the step's name.
+    # Beam wraps an error that it cannot raise again with the step's name.
     return _explained_text(message) if name == "RuntimeError" and message else None
 
 
@@ -125,7 +127,7 @@ def _one_line(text: str) -> str:
 
 @contextlib.contextmanager
 def explained_errors(prog: str) -> Iterator[None]:
-    """End the program with one line and exit code 1 where the message of an error says all; 130 or 143 if stopped.
+    """End the program with one line and exit code 1 if an error's message explains it; 130 or 143 if stopped.
 
     Args:
       prog: What the line begins with.
@@ -158,7 +160,7 @@ def explained_errors(prog: str) -> Iterator[None]:
         say_stopped(stopped)
         raise SystemExit(stopped.exit_code) from stopped
     except BrokenPipeError as error:
-        # Whoever read the output, `head` say, has seen enough.
+        # The reader of the output, such as `head`, has seen enough.
         _drop_unwritten()
         raise SystemExit(1) from error
     except Exception as error:

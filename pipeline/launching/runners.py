@@ -1,4 +1,4 @@
-"""Which of Beam's runners are taken, and how Beam's own options are known."""
+"""Which of Beam's runners are accepted, and which options are Beam's own."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vidpress.pipeline.launching.options import Parser
 # Beam's DirectRunner first tries to download another engine; this one is always there.
 DEFAULT_RUNNER = "FnApiRunner"
 
-# Runners that the project's tests run, or submit to; and what Airflow's operator asks for where nobody names a runner.
+# Runners that the project's tests run, or submit to; and what Airflow's operator asks for if no runner is named.
 _TESTED = (DEFAULT_RUNNER, "PrismRunner", "FlinkRunner", "PortableRunner", "DataflowRunner")
 _DEFAULT_OF_OTHERS = "directrunner"
 
-# Runners that break a promise, by lower-case name, and which one.
+# Runners that break one of vidpress's promises, by lower-case name, and how they do.
 _REFUSED = {"daskrunner": "it mixes up the outputs of a step and loses records"}
-_TAKE = "take FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner"
+_TAKE = "use FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner"
 
 
 def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, PipelineOptions]:
     """Parse a job's own options and Beam's, with a runner that is known to work; anything else ends the program.
 
     Args:
-      parser: Of the job's own options.
+      parser: The parser of the job's own options.
       argv: The command line.
     """
     parser.add_argument(
@@ -39,7 +39,8 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     )
     beam_parser = _beam_parser(parser)
     names = {name for action in beam_parser._actions for name in action.option_strings}
-    # A Flex Template's launcher has options of its own, and the service has refused what the template does not name.
+    # A Flex Template's launcher adds options of its own. The service has already refused those that the template does
+    # not name.
     is_template = any(argument.split("=", 1)[0] == "--template_location" for argument in argv)
     if is_template:
         given = {argument.split("=", 1)[0] for argument in argv}
@@ -62,7 +63,7 @@ def _texts(value: object) -> list[str]:
 
 
 def _check_reachable(path: str, parser: Parser) -> None:
-    """See that Beam has what it reads Cloud Storage with; else it finds out after minutes, and says it in a worker."""
+    """Check that Beam can read Cloud Storage. Otherwise it finds out after minutes, in a worker."""
     if path.startswith("gs://"):
         try:
             FileSystems.get_filesystem(path)
@@ -71,7 +72,7 @@ def _check_reachable(path: str, parser: Parser) -> None:
 
 
 def _beam_parser(parser: Parser) -> argparse.ArgumentParser:
-    """Return a parser of all options that Beam knows; what it refuses, `parser` says."""
+    """Return a parser of all options that Beam knows. Its errors are reported by `parser`."""
 
     class BeamParser(_BeamArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -85,10 +86,10 @@ def _beam_parser(parser: Parser) -> argparse.ArgumentParser:
 
 
 def _checked_runner(name: str | None, parser: Parser, allow_untested: bool) -> str:
-    """Return the name of the runner to take, or end the program."""
+    """Return the name of the runner to use, or end the program."""
     if name is None:
         return DEFAULT_RUNNER
-    # Beam takes a name in any case, with its module or without "Runner".
+    # Beam accepts a name in upper or lower case, with its module or without "Runner".
     *module, short = name.rsplit(".", 1)
     short = short.lower() if short.lower().endswith("runner") else f"{short.lower()}runner"
     if short in _REFUSED:
@@ -103,5 +104,5 @@ def _checked_runner(name: str | None, parser: Parser, allow_untested: bool) -> s
     try:
         create_runner(name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        parser.error(f"--runner {name} cannot be had: {error}")
+        parser.error(f"--runner {name} is not available: {error}")
     return name

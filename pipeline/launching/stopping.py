@@ -1,4 +1,4 @@
-"""How a command is stopped by Ctrl-C and SIGTERM: within seconds, whatever it is at."""
+"""How a command is stopped by Ctrl-C and SIGTERM: within seconds, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# Seconds that a stopped command has to clean up; one that first finishes what it is at (`finishing`); and, after
-# either, the process to end.
+# Seconds that a stopped command has to clean up; that it has instead if it first finishes what it is doing
+# (`finishing`); and that, after either, the process has to end.
 _CLEAN_UP = 8.0
 _FINISH = 60.0
 _EXIT = 3.0
@@ -26,17 +26,17 @@ _active: _Stopping | None = None
 
 
 class Stopped(BaseException):
-    """The command was told to stop. Like KeyboardInterrupt, it is no Exception, which libraries might catch."""
+    """The command was told to stop. Like KeyboardInterrupt, it is not an Exception, which libraries might catch."""
 
     def __init__(self, signum: int, message: str | None = None) -> None:
-        """Say which signal it was, and with which line the command ends."""
+        """Take the signal, and the line with which the command ends."""
         super().__init__(signum)
         self.signum = signum
         self.message = message or f"stopped by {self.reason}: the same command can be run again."
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended: 130 or 143."""
+        """What a shell expects of a program that was ended by a signal: 130 or 143."""
         return 128 + self.signum
 
     @property
@@ -46,9 +46,9 @@ class Stopped(BaseException):
 
 
 class _Stopping:
-    """The handlers of the signals, and a thread that ends the process where cleaning up takes too long.
+    """The handlers of the signals, and a thread that ends the process if cleaning up takes too long.
 
-    The thread hears of a signal even where the main thread is in a library for minutes and runs no handler.
+    The thread learns of a signal even while the main thread is in a library for minutes and runs no handler.
     """
 
     def __init__(self, say: Callable[[Stopped], None]) -> None:
@@ -59,7 +59,7 @@ class _Stopping:
         self._over = threading.Event()
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
-        # What nohup or a script's & ignores stays ignored.
+        # A signal that nohup or a script's & ignores stays ignored.
         signums = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
         self._before = {signum: signal.signal(signum, self._handle) for signum in signums}
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -109,7 +109,7 @@ class _Stopping:
             if signum in self._before:
                 if not self._over.wait(_FINISH if self.finishing else _CLEAN_UP):
                     self._end(signum)
-                # Threads of libraries have kept programs from ending after the last line.
+                # Threads of libraries can keep a program from ending after its last line.
                 threading.main_thread().join()
                 time.sleep(_EXIT)
                 os._exit(Stopped(signum).exit_code)
@@ -128,10 +128,11 @@ def stoppable(say: Callable[[Stopped], None]) -> Iterator[Callable[[], int]]:
     In a thread, in an interactive interpreter, and within another such block, nothing changes.
 
     Args:
-      say: Prints the command's last line, where the process has to be ended without the block's end.
+      say: Prints the command's last line, if the process has to be ended before the block ends.
 
     Yields:
-      A function that says which signal came, or 0: Beam makes another exception of one that is raised in a step.
+      A function that returns which signal came, or 0. It is needed because Beam replaces an exception that is raised in
+      a step by another one.
     """
     global _active
     main_thread = threading.current_thread() is threading.main_thread()
@@ -152,9 +153,9 @@ def _received(stopping: _Stopping | None) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def finishing() -> Iterator[Callable[[], int]]:
-    """Let the block end by itself: it is given a function that says by which signal it was told to; 0 if it was not.
+    """Let the block end by itself. It is given a function that returns the signal that told it to end, or 0.
 
-    A second signal raises in the block.
+    A second signal raises `Stopped` in the block.
 
     After the block, `Stopped` is raised if a signal came and the block has not raised anything itself.
     """

@@ -10,10 +10,10 @@ import time
 
 
 def main() -> None:
-    """Do what the launcher asks, until it says that there is no more or is gone."""
+    """Do what the launcher asks, until it says that there is no more work, or has ended."""
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    # The launcher says what went wrong, and of what all workers do one tells. Beam sets the logger's level, not the
-    # handler's.
+    # The launcher reports what went wrong, and only one worker logs what all of them do. Beam sets the logger's level,
+    # not the handler's.
     handler = logging.StreamHandler()
     handler.addFilter(_is_of_interest)
     logging.getLogger().addHandler(handler)
@@ -23,7 +23,7 @@ def main() -> None:
     from vidpress.pipeline.launching import worker_processes
 
     worker_processes.say_errors_once()
-    # Without its launcher this process has nothing to say, and does not live long enough to.
+    # Without its launcher, this process has nothing to report, and ends soon.
     worker_processes.wait_at_broken_connections(threading.Event())
     try:
         sdk_worker_main.main(sys.argv)
@@ -39,7 +39,7 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
 
 
 def _end_with_the_launcher() -> None:
-    # Nothing is ever written there: the read ends when the launcher has closed its end, or is no more.
+    # Nothing is ever written there: the read ends when the launcher has closed its end, or has ended.
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)

@@ -1,9 +1,9 @@
 """The processes of `--direct_running_mode multi_processing`: none outlives its launcher, none dies unnoticed.
 
-Beam's own handler of such processes waits for ever where one dies, and leaves them behind where the launcher does.
-This one takes its place in Beam's registry. A worker that dies answers everything that it was asked with an error, so
-that Beam's engine ends as it does when a step fails. Workers end by themselves when their standard input does, which a
-launcher that is gone closes (`vidpress.pipeline.launching.worker`).
+Beam's own handler of such processes waits for ever if one dies, and leaves them running if the launcher dies. This
+handler replaces it in Beam's registry. If a worker dies, everything that it was asked is answered with an error, so
+that Beam's engine ends as it does when a step fails. Workers end by themselves when their standard input is closed,
+which happens when the launcher ends (`vidpress.pipeline.launching.worker`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from google.protobuf import json_format, text_format
 from vidpress.model.errors import VidpressError
 from vidpress.pipeline.launching import stopping
 
-# Seconds that a worker has to end by itself when the job is over; and that it may take to hear that the process at
-# the other end of a broken connection is no more, which says all.
+# Seconds that a worker has to end by itself when the job is over; and that it may take, after a connection broke, to
+# learn that the process at its other end has ended, which explains it.
 _CLOSING = 10.0
 HEARING = 5.0
 
-# Who logs an error's traceback, and then raises it or sends it on as text.
+# Loggers that log an error's traceback before the error is raised, or sent on as text.
 _LOGGED_TWICE = (
     "apache_beam.runners.common",
     "apache_beam.runners.worker.sdk_worker",
@@ -51,7 +51,7 @@ _LOGGED_TWICE = (
 
 
 class WorkerDiedError(VidpressError, RuntimeError):
-    """A worker process ended in the midst of a job."""
+    """A worker process ended in the middle of a job."""
 
 
 class _Workers:
@@ -95,8 +95,8 @@ class _WorkerProcess(GrpcWorkerHandler):
         # As for the launcher: modules of the current folder are found if it finds them there.
         flags = [] if sys.path[0] in ("", os.getcwd()) else ["-P"]
         command = [sys.executable, *flags, "-m", "vidpress.pipeline.launching.worker"]
-        # Ctrl-C reaches every process of a terminal, and a service's end every process of its group: what then becomes
-        # of the workers is for the launcher to say. A new process takes over what is blocked.
+        # Ctrl-C reaches every process of a terminal, and stopping a service reaches every process of its group. The
+        # launcher decides what happens to the workers then. A new process inherits the blocked signals.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
@@ -114,7 +114,7 @@ class _WorkerProcess(GrpcWorkerHandler):
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if code == -signal.SIGKILL:
-            how += ", as systems do that run out of memory"
+            how += ", as happens when the system runs out of memory"
         _workers.end_all(
             WorkerDiedError(f"a worker process {how}: the job did not finish, run the same command again.")
         )
@@ -126,7 +126,7 @@ class _WorkerProcess(GrpcWorkerHandler):
 
         def answered(request: Any) -> ControlFuture | None:
             if not isinstance(request, beam_fn_api_pb2.InstructionRequest):
-                return push(request)  # that there are no more
+                return push(request)  # the message that there are no more requests
             response = beam_fn_api_pb2.InstructionResponse(instruction_id=request.instruction_id, error=error)
             return ControlFuture(request.instruction_id, response)
 
@@ -149,7 +149,7 @@ class _WorkerProcess(GrpcWorkerHandler):
 
 
 def say_errors_once() -> None:
-    """Let Beam print no traceback of an error that it then raises, or sends on as text."""
+    """Keep Beam from printing the traceback of an error that it then raises, or sends on as text."""
     for name in _LOGGED_TWICE:
         logging.getLogger(name).addFilter(_no_traceback)
     # It prints nothing else; a module's own name comes before the built-in one.
@@ -159,10 +159,10 @@ def say_errors_once() -> None:
 def wait_at_broken_connections(ended: threading.Event) -> Callable[[threading.ExceptHookArgs], object]:
     """Let a thread whose connection broke wait before it complains, and return the hook that was there before.
 
-    Where a process at its other end is no more, that is said elsewhere, or this process ends for the same reason.
+    If the process at its other end has ended, that is reported elsewhere, or this process ends for the same reason.
 
     Args:
-      ended: Set when it is known that one is no more.
+      ended: Set when it is known that a process has ended.
     """
     before = threading.excepthook
 
@@ -180,7 +180,7 @@ def _no_traceback(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def supervised() -> Iterator[None]:
-    """Run a job so that its workers end with it, and its errors are said once."""
+    """Run a job so that its workers end with it, and each error is reported once."""
     _workers.error = None
     _workers.ended.clear()
     say_errors_once()
@@ -189,7 +189,7 @@ def supervised() -> Iterator[None]:
         with stopping.on_stop(_workers.end_all):
             yield
     except Exception as error:
-        # A worker's end shows first in whatever part of Beam next wants to hear of it.
+        # The end of a worker shows first in the part of Beam that next waits for it.
         if isinstance(error, grpc.RpcError) or "Channel closed" in str(error):
             _workers.ended.wait(HEARING)
         if _workers.error is not None:

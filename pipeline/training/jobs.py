@@ -1,4 +1,4 @@
-"""The steps from TFRecords to a frozen model: reading, training, freezing, and what is said of each."""
+"""The steps from TFRecords to a frozen model: reading, training, freezing, and reporting on each."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def check_output(output: str) -> None:
-    """See that the model can be written at the end, before hours of training.
+    """Check, before hours of training, that the model can be written at the end.
 
     Raises:
-      FileExistsError: If there is one already.
+      FileExistsError: If the file exists already.
       JobError: If it cannot be written.
     """
     if storage.exists(output):
@@ -50,19 +50,19 @@ def load_videos(patterns: Sequence[str], features: FeatureSpec, num_classes: int
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise launch.JobError(
-                f"the temporary folder {tempfile.gettempdir()} is full, where all videos' means are kept: make room, "
-                "or name a larger one by the environment's TMPDIR, and run the same command again."
+                f"the temporary folder {tempfile.gettempdir()}, where the means of all videos are kept, is full: make "
+                "room, or name a larger folder in the environment variable TMPDIR, and run the same command again."
             ) from error
 
 
 def check_num_videos(num_videos: int, options: FreezingOptions) -> None:
-    """See that so many videos are enough to fit the banks to.
+    """Check that there are enough videos to fit the banks to.
 
     Raises:
       JobError: If not.
     """
     if num_videos < options.banks:
-        raise launch.JobError(f"{num_videos} videos are too few for --banks={options.banks}: take fewer banks.")
+        raise launch.JobError(f"{num_videos} videos are too few for --banks={options.banks}: use fewer banks.")
 
 
 def train_model(
@@ -72,14 +72,14 @@ def train_model(
     validation: LabelledVideos | None,
     work_dir: str,
 ) -> tuple[FrozenModel, float]:
-    """Train a network, or go on with what `work_dir` holds, and freeze it.
+    """Train a network, or resume the training run in `work_dir`, and freeze it.
 
     Args:
       options: What is trained, how, and how it is frozen.
       features: What `x` is made of.
       videos: The training data.
       validation: Videos for the metrics in the model's metadata, if given.
-      work_dir: As `vidpress.model.training.loop.train` takes it.
+      work_dir: As for `vidpress.model.training.loop.train`.
 
     Returns:
       The model, with its task head and with metadata; and how many seconds the training took.
@@ -100,7 +100,7 @@ def train_model(
                 asked_to_stop=lambda: bool(asked_to_stop()),
             )
         except loop.TrainingStopped as stopped:
-            message = f"stopped at step {stopped.step:,}: run the same command again to go on."
+            message = f"stopped at step {stopped.step:,}: run the same command again to resume."
             raise stopping.Stopped(asked_to_stop(), message) from stopped
     seconds = time.monotonic() - start
     teacher_ids = [teacher.model_id for teacher in teachers]
@@ -120,15 +120,15 @@ def freeze_network(
     teachers: Sequence[str] = (),
     validation: LabelledVideos | None = None,
 ) -> FrozenModel:
-    """Freeze a network, and write down where it comes from.
+    """Freeze a network, and record where it comes from.
 
     Args:
       network: The trained network.
-      training: How it was trained; it is frozen at their `lmbda`.
+      training: How it was trained; it is frozen at `training.lmbda`.
       options: How to freeze it. A baseline's activations, trained without a rate, are rounded to the nearest integers.
       features: What `x` is made of.
       videos: The training data.
-      teachers: The model ids of those that it learnt from.
+      teachers: The model ids of its teachers.
       validation: Videos for the metrics in the model's metadata, if given.
 
     Returns:

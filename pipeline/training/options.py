@@ -1,4 +1,4 @@
-"""The options of a network and its freezing: from the command line to typed ones, which hold defaults and limits."""
+"""The options of a network and its freezing: from the command line to typed ones, which have defaults and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidpress.model.training.options import PAPER, TABLES, FreezingOptions, Trai
 
 Options = TypeVar("Options")
 
-# What options of the command line are called otherwise than in the code.
+# Options of the command line whose names differ from those in the code.
 _NAMES = {"classes": "num_classes"}
 
 
@@ -31,7 +31,7 @@ class ModelOptions:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ModelOptions:
-        """Return the options that `values` has, by the names of `add_model_options`; what it lacks is as by default.
+        """Return the options in `values`, by the names of `add_model_options`; those that it lacks have their defaults.
 
         Raises:
           ValueError: If one is out of range, or two do not go together; the message names them.
@@ -62,32 +62,33 @@ def default_values() -> dict[str, Any]:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is trained and how, and how it is frozen."""
     network = parser.add_argument_group("network (the defaults are the paper's)")
-    network.add_argument("--hidden", type=sizes, help="units of the hidden layers; the last one's are coded")
-    network.add_argument("--classes", type=int, help="classes of the task")
+    network.add_argument("--hidden", type=sizes, help="units of the hidden layers; the last layer is coded")
+    network.add_argument("--classes", type=int, help="number of classes of the task")
     network.add_argument(
-        "--lmbda", type=float, help="what a bit costs; more gives fewer bytes; 0 trains without rate and rounding"
+        "--lmbda", type=float, help="cost of a bit; a higher one gives fewer bytes; 0 trains without rate and rounding"
     )
     network.add_argument(
         "--lmbda_range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="train one network for all rates from LOW to HIGH, of which `vidpress freeze` takes others than --lmbda",
+        help="train one network for all rates from LOW to HIGH: it is frozen at --lmbda, and `vidpress freeze` can "
+        "freeze it at the others",
     )
     training = parser.add_argument_group("training (the defaults are the paper's)")
     training.add_argument(
         "--teacher",
         nargs="+",
         metavar="MODEL.safetensors",
-        help="models trained with --lmbda 0 whose class probabilities are learnt instead of the labels",
+        help="models trained with --lmbda 0, whose class probabilities are learned instead of the labels",
     )
     training.add_argument("--steps", type=int, help="training steps")
-    training.add_argument("--batch_size", type=int, help="videos a step")
-    training.add_argument("--learning_rate", type=float, help="Adam's, at first")
-    training.add_argument("--prior_learning_rate", type=float, help="Adam's for the prior, at first")
-    training.add_argument("--decay_rate", type=float, help="factor on the learning rates ...")
+    training.add_argument("--batch_size", type=int, help="videos in a step")
+    training.add_argument("--learning_rate", type=float, help="Adam's learning rate at the start")
+    training.add_argument("--prior_learning_rate", type=float, help="the same for the prior")
+    training.add_argument("--decay_rate", type=float, help="factor on both learning rates every --decay_steps")
     training.add_argument(
-        "--decay_steps", type=int, help="... every so many steps; 0 is 1000, or a 50th of --steps if less"
+        "--decay_steps", type=int, help="steps between decays; 0 means 1000, or a 50th of --steps if that is less"
     )
     training.add_argument("--weight_decay", type=float, help="L2 penalty on the dense kernels")
     training.add_argument("--input_dropout", type=float, help="share of the input's numbers that each step sets to 0")
@@ -96,12 +97,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
     )
-    training.add_argument("--seed", type=int, help="of weights, noise and the order of the data")
-    training.add_argument("--checkpoint_every", type=int, metavar="STEPS", help="between checkpoints")
-    training.add_argument("--validate_every", type=int, metavar="STEPS", help="between validations")
+    training.add_argument("--seed", type=int, help="seed of the weights, the noise and the order of the data")
+    training.add_argument("--checkpoint_every", type=int, metavar="STEPS", help="steps between checkpoints")
+    training.add_argument("--validate_every", type=int, metavar="STEPS", help="steps between validations")
     coding = parser.add_argument_group("coding (the defaults are not the paper's)")
     coding.add_argument(
-        "--prior_banks", type=int, help="banks of the prior in training, as many as --banks at best; 1 is the paper's"
+        "--prior_banks", type=int, help="banks of the prior in training, ideally as many as --banks; the paper has 1"
     )
     add_freezing_options(coding)
     defaults = default_values()
@@ -113,22 +114,22 @@ def add_freezing_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tables",
         choices=TABLES,
-        help="range coding tables: fitted to the training data, or the trained prior's",
+        help="range coding tables: fitted to the training data (empirical), or those of the trained prior",
     )
     group.add_argument(
         "--banks",
         type=int,
-        help="banks of tables, a power of two up to 256: more give shorter codes, and larger footers of shards",
+        help="banks of tables, a power of two up to 256: more banks give shorter codes, and larger shard footers",
     )
     group.add_argument(
         "--rounding_lmbda",
         type=float,
-        help="what a bit costs when rounding, in squared rounding steps; 0 rounds to the nearest integers",
+        help="cost of a bit in rounding, in squared rounding steps; 0 rounds to the nearest integers",
     )
 
 
 def paper_options() -> str:
-    """Return the options of the paper's method, as they are written."""
+    """Return the options of the paper's method, as on a command line."""
     return " ".join(f"--{name} {value}" for name, value in PAPER.items())
 
 
@@ -137,4 +138,4 @@ def sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not sizes such as 2000 or 6000,2000") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes, such as 2000 or 6000,2000") from None

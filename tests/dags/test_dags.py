@@ -143,7 +143,7 @@ def test_a_job_that_fails_fails_its_task_with_the_jobs_message(dags, warehouse, 
     log = logged(caplog, capfd)
     assert "vidpress encode: error: 1 of 40 records are bad, more than --max_bad_fraction=0.01 allows" in log
     assert f"vidpress_daily failed in run {run.run_id} (task_failure) for the data set {warehouse.output}: " in log
-    assert f"stands in the log of its task encode, those of bad records in {warehouse.output}/dead-letters-*" in log
+    assert f"is in the log of its task encode, those of bad records are in {warehouse.output}/dead-letters-*" in log
     assert warehouse.videos() == []
 
     run = dag.test(run_conf={**warehouse.params, "max_bad_fraction": 0.1})
@@ -310,7 +310,7 @@ def test_a_dataflow_job_that_fails_fails_its_task(dags, monkeypatch, caplog, cap
     assert states(dag.test(run_conf=DATAFLOW_PARAMS)) == {"encode": "failed", "verify": "upstream_failed"}
     log = logged(caplog, capfd)
     assert "Dataflow job with id 2026-1 has failed its execution" in log
-    assert "(task_failure) for the data set gs://b/compact: the reason stands in the log of its task encode" in log
+    assert "(task_failure) for the data set gs://b/compact: the reason is in the log of its task encode" in log
     # What is not given is left to the template and to Dataflow.
     assert dataflow.launched["launchParameter"]["environment"] == {
         "tempLocation": "gs://my-bucket/tmp",
@@ -346,7 +346,7 @@ def test_a_run_that_was_stopped_by_its_time_out_is_told_of(dags, caplog):
     dag = dags["vidpress_daily_dataflow"]
     dag.on_failure_callback({"dag": dag, "run_id": "scheduled__2026-11-26", "reason": "timed_out"})
     assert "vidpress_daily_dataflow failed in run scheduled__2026-11-26 (timed_out) for the data set " in caplog.text
-    assert "gs://my-bucket/compact: the reason stands in the log of its tasks" in caplog.text
+    assert "gs://my-bucket/compact: the reason is in the log of its tasks" in caplog.text
 
 
 def test_the_templates_parameters_exist(dags):

@@ -134,7 +134,7 @@ def given_tables(lookup):
         (lambda: theirs.entropy_model(prior()), (2, 2, 3), r"feature_shape=\(2, 2, 3\) must be \(3,\)"),
         (lambda: theirs.entropy_model(prior()), (4,), r"must be \(3,\), and features reshaped"),
         (lambda: theirs.entropy_model(prior([2, 3]), coding_rank=2), (2, 3), r"must be \(6,\).* shape \(2, 3\)"),
-        (lambda: given_tables([2, 0, 1, 4]), (1,), "tables without escapes are not taken"),
+        (lambda: given_tables([2, 0, 1, 4]), (1,), "tables without escapes are not supported"),
         (prior, (3,), "is a NoisyNormal, and only a ContinuousBatchedEntropyModel's"),
         (
             lambda: tfc.ContinuousIndexedEntropyModel(

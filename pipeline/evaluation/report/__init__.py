@@ -1,1 +1,1 @@
-"""What an evaluation's records say, from them alone: results, figures and a page."""
+"""The report of an evaluation, made from its records alone: results, figures and a page."""

@@ -23,9 +23,9 @@ from vidpress.pipeline.evaluation.task import Error
 # The strongest of Okabe and Ito's colours, which the colour-blind can tell apart; rivals have the others.
 _METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00", "#7B4FA3", "#8C6D31")
 
-# What lies so far above the baseline's error is left out: nobody would use it.
+# Points this far above the baseline's error are left out: nobody would use them.
 _HIGHEST_ABOVE_BASELINE = 0.1
-_LOWEST_SHARE = 0.12  # of the height, free below the lowest error
+_LOWEST_SHARE = 0.12  # share of the height that is free below the lowest error
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -214,7 +214,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def bits_by_dimension(results: Results) -> Figure:
-    """Return the figure of how many bits each dimension of each method's best network takes, the largest first."""
+    """Return the figure of the bits that each dimension of each method's best network takes, the largest first."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 4), layout="constrained")
         axis = figure.subplots()

@@ -26,11 +26,11 @@ class Row(NamedTuple):
     """A line of the table.
 
     Attributes:
-      name: Of the method.
-      kind: "baseline", "paper", "rival" or "own": of what part of the table it is.
-      point: What it got.
+      name: The name of the method.
+      kind: "baseline", "paper", "rival" or "own": the part of the table that it belongs to.
+      point: The point that is shown.
       holds: Whether that is no worse than the baseline.
-      at_baseline: At how many bytes its curve reaches the baseline's metric, if it does.
+      at_baseline: At how many bytes the method's curve reaches the baseline's metric, if it does.
       head: Which classifier reads it.
     """
 
@@ -92,7 +92,7 @@ def findings(results: Results) -> Iterator[str]:
 
 
 def parts(results: Results) -> list[tuple[str, int, float, float]]:
-    """Return `(part, points, seconds of training, other seconds)` of what was done."""
+    """Return `(part, points, seconds of training, other seconds)` for each part of the work."""
     totals: dict[str, list[float]] = {}
     seen: set[tuple[Any, ...]] = set()
     for record in results.records:
@@ -100,7 +100,8 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
         if "lmbda" in record:
             network = results.task.network_name(tuple(record["hidden"])).removesuffix(" network")
             part = f"{record['method']}, {network}"
-            # Models that differ in their tables alone share a training, and with a range of lmbda in that, too.
+            # Models that differ only in their tables share a training run; with a range of lmbda, so do those that
+            # differ in lmbda.
             lmbda = (record.get("options") or {}).get("lmbda_range") or record["lmbda"]
             training = (str(record["hidden"]), str(lmbda), record["seed"], seconds.get("train"))
             if training in seen:
@@ -118,7 +119,7 @@ def parts(results: Results) -> list[tuple[str, int, float, float]]:
 
 
 def method_options(results: Results) -> Iterator[str]:
-    """Yield a line for each method and architecture: the options of its networks but those that are swept."""
+    """Yield a line for each method and architecture: the options of its networks, except those that are swept."""
     lines: dict[str, None] = {}
     for record in results.records:
         if "options" in record:
@@ -147,7 +148,7 @@ def render(results: Results, images: dict[str, str]) -> str:
     """Return the page.
 
     Args:
-      results: What it tells.
+      results: What it shows.
       images: The URLs of `FIGURES`.
     """
     environment = jinja2.Environment(

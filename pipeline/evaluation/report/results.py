@@ -1,4 +1,4 @@
-"""What an evaluation's records say: means over seeds, what is no worse than the baseline, results.json and a CSV."""
+"""The results of an evaluation: means over seeds, what is no worse than the baseline, results.json and a CSV."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Summary:
     """One setting of one method: the means over its seeds.
 
     Attributes:
-      method: Name.
-      setting: What it was set to, to read: "λ 0.002", "64 bytes", ... or "".
+      method: Its name.
+      setting: The setting as text: "λ 0.002", "64 bytes", ... or "".
       source: "activations", "features", or None for networks.
-      num_bytes: Stored, of an example.
-      relative_size: The share of the baseline's, zlib at level 9 on float32.
+      num_bytes: Stored bytes of an example.
+      relative_size: Their share of the baseline's bytes, which are those of float32 and zlib at level 9.
       validation: Means of the task's metrics.
       training: Likewise, on a sample of the training examples.
-      records: What it is the mean of, one a seed.
+      records: The records that the means are taken over, one for each seed.
     """
 
     method: str
@@ -66,12 +66,12 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """All that an evaluation has found so far.
+    """All that an evaluation has measured so far.
 
     Attributes:
-      about: Command, machine, data; the names of the methods; how many points there are to be; the task, if it is not
-        videos'.
-      records: The finished ones.
+      about: Command, machine, data; the names of the methods; how many points there will be; the task, if it is not
+        that of videos.
+      records: The records of the finished points.
     """
 
     about: dict[str, Any]
@@ -94,7 +94,7 @@ class Results:
         return self._summary(BASELINE, "", records, _mean(r[self.task.bytes_key] for r in records))
 
     def curve(self, method: str, hidden: tuple[int, ...]) -> list[Summary]:
-        """Return the points of a method's networks, the fewest bytes first."""
+        """Return the points of a method's networks, those with the fewest bytes first."""
         records = [r for r in self.records if r["method"] == method and "lmbda" in r and tuple(r["hidden"]) == hidden]
         scale = self.baseline(hidden).num_bytes
         by_lmbda = sorted({record["lmbda"] for record in records})
@@ -105,12 +105,12 @@ class Results:
         return sorted(points, key=lambda point: point.num_bytes)
 
     def codecs(self, method: str, source: str, hidden: tuple[int, ...]) -> list[Summary]:
-        """Return the points of a codec, each with whichever head does better, the fewest bytes first.
+        """Return the points of a codec, each with the better head, those with the fewest bytes first.
 
         Args:
           method: The codec.
           source: "activations" or "features".
-          hidden: The architecture whose activations they are, and whose baseline sizes are compared with.
+          hidden: The architecture whose activations they are, and with whose baseline the sizes are compared.
         """
         records = [
             r
@@ -135,10 +135,10 @@ class Results:
     def bytes_at_baseline(
         self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None
     ) -> float | None:
-        """Return at how many bytes a curve reaches the baseline's metric, or None if it does so nowhere.
+        """Return at how many bytes a curve reaches the baseline's metric, or None if it never does.
 
-        Between neighbours the metric is taken to grow with the logarithm of the bytes; a curve that is no worse from
-        its first point on has no such place, and that point's bytes are an upper bound.
+        Between neighbours the metric is assumed to grow with the logarithm of the bytes. If a curve is no worse from
+        its first point on, that point's bytes are returned: an upper bound.
         """
         metric = metric or self.task.metric
         wanted = self.baseline(hidden).validation[metric]
@@ -191,7 +191,7 @@ def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Tas
 
 
 def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[dict[str, Any]]) -> None:
-    """Write `results.json` and `results.csv` of the finished records; nobody ever sees a part of either."""
+    """Write `results.json` and `results.csv` of the finished records; a reader sees all of a file or nothing."""
     text = io.StringIO()
     results = Results(about, records)
     writer = csv.DictWriter(text, _csv_columns(results.task), lineterminator="\n")
@@ -209,7 +209,7 @@ def load(output: str | os.PathLike[str]) -> Results:
     """Read back the `results.json` of a folder.
 
     Raises:
-      FileNotFoundError: If there is none.
+      FileNotFoundError: If it does not exist.
       DamagedRecordError: If it is not what was written.
     """
     results = read_fields(pathlib.Path(output, _JSON), ("about", "records"))
@@ -217,7 +217,7 @@ def load(output: str | os.PathLike[str]) -> Results:
 
 
 def summary(output: str, results: Results) -> str:
-    """Return what a person wants to know when the job has ended."""
+    """Return a summary of an evaluation, for the end of the job."""
     task = results.task
     lines = [f"{len(results.records)} of {results.about['points']} points are finished."]
     for hidden in results.architectures:
@@ -230,7 +230,7 @@ def summary(output: str, results: Results) -> str:
             curve = results.curve(method, hidden)
             point = results.no_worse(curve, hidden)
             if curve and point is None:
-                lines.append(f"  {method}: nowhere as good")
+                lines.append(f"  {method}: nowhere as good as the baseline")
             elif point is not None:
                 lines.append(
                     f"  {method}, no worse at {point.setting}: {task.metric_name} {point.validation[task.metric]:.4f}, "
