@@ -160,7 +160,7 @@ def restore_newest(work_dir: str, state: Mapping[str, Sequence[keras.Variable]])
             problems[-1].__cause__ = error
             continue
         if problems:
-            reason = str(problems[0]).partition(" Remove")[0]
+            reason = str(problems[0]).rpartition(" Remove ")[0]
             print(f"Using an older checkpoint, {path}: {reason}", file=sys.stderr)
         return _step(path)
     if problems:

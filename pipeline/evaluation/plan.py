@@ -105,7 +105,7 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
             baselines[hidden, seed] = dataclasses.replace(baseline, baseline=given.get(hidden))
     unused = sorted(path for hidden, path in given.items() if (hidden, args.seed) not in baselines)
     if unused:
-        raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name.")
+        raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name: add it there.")
     models = [_with_teachers(model, baselines) for model in models]
     first = [point for (_, seed), point in baselines.items() if seed == args.seed]
     rivals = [] if args.no_rivals else list(kind.rivals(args, first))
@@ -159,7 +159,8 @@ def _parse_own(option: str, text: str, kind: Kind) -> dict[str, Any]:
     unknown += ["--seed"] if "seed" in own else []
     if unknown:
         raise ValueError(
-            f"{option} cannot have {' '.join(unknown)}: it can have the options of `vidpress train`, except --seed."
+            f"{option} cannot have {' '.join(unknown)}: it can have the options that say what is trained and how, "
+            "except --seed; see --help."
         )
     return own
 
