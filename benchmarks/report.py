@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import itertools
 import os
 import pathlib
 import statistics
@@ -130,10 +129,11 @@ def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
     for name in jobs(None, {}):
         path = folder / f"{name}.json"
         if path.exists():
-            reports[name], described = Report.load(path)
-            machines.append(described)
-    # The hardware, the load at the first benchmark's start, and the versions of each environment.
-    described = list(dict.fromkeys(itertools.chain(machines[0], *([lines[0], lines[2]] for lines in machines))))
+            reports[name], machine_lines = Report.load(path)
+            machines.append(machine_lines)
+    # The processor, the load when the first benchmark started, and the versions in each environment.
+    (processor, load, _), *_ = machines
+    described = dict.fromkeys([processor, load, *(versions for _, _, versions in machines)])
     lines = [INTRODUCTION, *(f"- {line}" for line in described), TARGETS_INTRODUCTION, "| | at least | found |"]
     lines += ["| --- | ---: | ---: |"]
     for target in (target for report in reports.values() for target in report.targets):

@@ -27,7 +27,7 @@ def test_page_has_every_table_target_and_figure(tmp_path):
             "notes": ["said of it"],
             "rows": [["a: encode, M symbols/s", cells]],
             "targets": [{"what": f"{name} against other", "at_least": 5.0, "ratio": 4.0}],
-            "machine": ["a processor", "a load"],
+            "machine": ["a processor", "a load", f"versions for {name}"],
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(fields))
     page = tmp_path / "page.md"
@@ -37,7 +37,7 @@ def test_page_has_every_table_target_and_figure(tmp_path):
         assert f"## Title of {name}\n\n- said of it\n" in text
         assert f"| {name} against other | 5 | 4.00 (missed) |" in text
     assert "| a: encode, M symbols/s | 2.0 (1.0 to 3.0) | 0.5 |" in text
-    assert "- a processor\n- a load\n" in text
+    assert "- a processor\n- a load\n- versions for encode-3-layer\n- versions for range-coder\n" in text
     assert page.with_suffix(".svg").read_text().startswith("<?xml")
 
 

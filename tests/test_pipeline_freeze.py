@@ -138,5 +138,5 @@ def test_what_is_not_there_is_refused(one_rate, data, tmp_path, capsys):
     assert "does not contain a training run" in refusal(argv, capsys)
     argv = ["--training", str(one_rate.with_suffix(".training")), "--output", output, "--input"]
     assert "none* matches no file" in refusal([*argv, str(tmp_path / "none*")], capsys)
-    assert "is not what" in refusal([*argv, data[1]], capsys)
+    assert "is not the data that" in refusal([*argv, data[1]], capsys)
     assert "exists already" in refusal(options(one_rate, data, one_rate), capsys)

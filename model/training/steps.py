@@ -71,7 +71,7 @@ class TrainingStep:
     def _on_tensorflow(self, jit_compile: bool) -> Callable[[Any, Any], Any]:
         import tensorflow as tf
 
-        @tf.function(jit_compile=jit_compile)
+        @tf.function(jit_compile=jit_compile, autograph=False)
         def step(x: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
                 task, loss = self._losses(x, labels)

@@ -50,7 +50,7 @@ def load_videos(patterns: Sequence[str], features: FeatureSpec, num_classes: int
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise launch.JobError(
-                f"the temporary folder {tempfile.gettempdir()}, where the means of all videos are kept, is full: make "
+                f"the temporary folder {tempfile.gettempdir()} is full: the means of all videos are kept there. Make "
                 "room, or name a larger folder in the environment variable TMPDIR, and run the same command again."
             ) from error
 
