@@ -46,11 +46,8 @@ pythons: ## name the versions of Python that are there, the newest first
 demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real or made-up data
 	$(BIN)/vidpress demo
 
-.PHONY: install-test
-install-test: $(VENV)/.torch $(LIGHT)/.ready ## set up what `make test` needs
-
 .PHONY: test
-test: install-test ## set up, then run every test
+test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	  --ignore tests/engines --ignore tests/tfc $(PYTEST_ARGS)
 
