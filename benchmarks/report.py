@@ -131,6 +131,8 @@ def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
         if path.exists():
             reports[name], machine_lines = Report.load(path)
             machines.append(machine_lines)
+    if not machines:
+        raise SystemExit(f"{folder} has no results of a benchmark: run `make bench` first.")
     # The processor, the load when the first benchmark started, and the versions in each environment.
     (processor, load, _), *_ = machines
     described = dict.fromkeys([processor, load, *(versions for _, _, versions in machines)])

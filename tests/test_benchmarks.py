@@ -41,6 +41,15 @@ def test_page_has_every_table_target_and_figure(tmp_path):
     assert page.with_suffix(".svg").read_text().startswith("<?xml")
 
 
+def test_a_page_of_no_results_is_refused(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "report.py"), "--results", str(tmp_path), "--only_page"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"{tmp_path} has no results of a benchmark: run `make bench` first.\n",
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
