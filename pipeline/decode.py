@@ -10,6 +10,7 @@ from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.pipeline.launching import launch
+from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.write_features import (
     FORMATS,
     MARKER,
@@ -66,7 +67,7 @@ def parser() -> launch.Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
-    args, options = launch.parse_args(parser(), argv)
+    args, options = beam_jobs.parse_args(parser(), argv)
     with launch.explained_errors("vidpress decode"):
         manifest = Manifest.load(args.input)
         _check_output(args.output, manifest, args.format)
@@ -76,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 pipeline, data_set=args.input, manifest=manifest, output=args.output, output_format=args.format
             )
 
-        seconds = launch.run(options, build, total=manifest.counts.videos, unit="videos")
-        if graph := launch.graph_location(options):
+        seconds = beam_jobs.run(options, build, total=manifest.counts.videos, unit="videos")
+        if graph := beam_jobs.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is decoded yet.")
             return
         names = {feature_file_name(entry, args.format) for entry in manifest.shards}

@@ -14,6 +14,7 @@ from vidpress.model.files.input_files import MatchedFile, older_than
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline.launching import launch, record_options
+from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.encode_videos import EncodeVideos
 from vidpress.transforms.generations.known_videos import ReadInputFiles, input_lists, read_input_files
 from vidpress.transforms.pool_frames import PoolFrames
@@ -138,7 +139,7 @@ def parser() -> launch.Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job with command-line options."""
-    args, options = launch.parse_args(parser(), argv)
+    args, options = beam_jobs.parse_args(parser(), argv)
     with launch.explained_errors("vidpress encode"):
         matched = launch.match_input(args.input)
         files = older_than(60 * args.min_age, matched)
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         before = _data_set_before(args.output, args.append, model)
         new_files = files if before is None else _new_files(args.output, before, files)
         # A template is written all the same. The job that it launches finds out for itself, and adds nothing.
-        if not new_files and not launch.graph_location(options):
+        if not new_files and not beam_jobs.graph_location(options):
             if before is None:
                 print("Nothing to encode yet.")
             else:
@@ -178,12 +179,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 num_shards=num_shards,
                 max_bad_fraction=args.max_bad_fraction,
                 # A template is a graph for later jobs, which find the files that exist then.
-                num_files=None if launch.graph_location(options) else len(new_files),
-                threads=launch.threads_per_worker(options),
+                num_files=None if beam_jobs.graph_location(options) else len(new_files),
+                threads=beam_jobs.threads_per_worker(options),
             )
 
-        seconds = launch.run(options, build, total=input_bytes, unit="B")
-        if graph := launch.graph_location(options):
+        seconds = beam_jobs.run(options, build, total=input_bytes, unit="B")
+        if graph := beam_jobs.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is encoded yet.")
             return
         print(summary(Manifest.load(args.output), args.output, seconds))

@@ -24,7 +24,7 @@ from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline import decode, encode
-from vidpress.pipeline.launching import launch
+from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms import write_shards
 from vidpress.transforms.generations import generation_files, known_videos
 
@@ -710,6 +710,6 @@ def test_a_template_becomes_a_job_even_if_nothing_is_new(warehouse, monkeypatch)
     warehouse.add("day1", frames(0))
     warehouse.append()
     started = []
-    monkeypatch.setattr(launch, "run", lambda *args, **kwargs: started.append(kwargs["total"]) or 1.0)
+    monkeypatch.setattr(beam_jobs, "run", lambda *args, **kwargs: started.append(kwargs["total"]) or 1.0)
     warehouse.append("--template_location", str(warehouse.folder / "job.json"))
     assert started == [0]

@@ -14,7 +14,7 @@ from conftest import SPEC, random_model, video_level, write_records
 from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files import local_files
 from vidpress.pipeline import cli, decode, encode, inspect, verify
-from vidpress.pipeline.launching import runners
+from vidpress.pipeline.running import runners
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
 

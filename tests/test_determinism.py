@@ -82,11 +82,11 @@ def test_any_batch_size(files, model_path, reference, tmp_path, batch_size, monk
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_any_number_of_threads(files, model_path, reference, tmp_path, threads, monkeypatch):
-    from vidpress.pipeline.launching import launch
+    from vidpress.pipeline.running import beam_jobs
     from vidpress.transforms import encode_videos
 
     monkeypatch.setattr(encode_videos, "BATCH_SIZE", 10)
-    monkeypatch.setattr(launch, "threads_per_worker", lambda options: threads)
+    monkeypatch.setattr(beam_jobs, "threads_per_worker", lambda options: threads)
     assert run(files, model_path, tmp_path) == reference
 
 

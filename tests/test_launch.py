@@ -10,7 +10,7 @@ from conftest import video_level, write_records
 
 from vidpress.model import cpus
 from vidpress.pipeline import decode, encode
-from vidpress.pipeline.launching import launch
+from vidpress.pipeline.running import beam_jobs
 
 
 @pytest.mark.parametrize("runner", ["DaskRunner", "daskrunner", "apache_beam.runners.dask.dask_runner.DaskRunner"])
@@ -41,8 +41,10 @@ def test_local_paths_are_absolute_and_uris_as_they_are(tmp_path, monkeypatch):
 
 def test_runner_is_the_one_in_memory_unless_named():
     arguments = ["--input", "a", "--model", "m", "--output", "o"]
-    assert launch.runs_in_this_process(launch.parse_args(encode.parser(), arguments)[1])
-    assert not launch.runs_in_this_process(launch.parse_args(encode.parser(), [*arguments, "--runner=PrismRunner"])[1])
+    assert beam_jobs.runs_in_this_process(beam_jobs.parse_args(encode.parser(), arguments)[1])
+    assert not beam_jobs.runs_in_this_process(
+        beam_jobs.parse_args(encode.parser(), [*arguments, "--runner=PrismRunner"])[1]
+    )
 
 
 def test_metrics_are_logged_at_the_end(model_path, tmp_path, caplog):
@@ -78,16 +80,16 @@ def test_a_runner_that_nobody_tested_is_refused(runner, tmp_path, capsys):
     ],
 )
 def test_runners_that_are_tested_are_taken(runner, taken):
-    _, options = launch.parse_args(decode.parser(), ["--input", "a", "--output", "o", "--runner", runner])
+    _, options = beam_jobs.parse_args(decode.parser(), ["--input", "a", "--output", "o", "--runner", runner])
     assert options.view_as(StandardOptions).runner == taken
 
 
 def test_an_untested_runner_can_be_asked_for(capsys):
     arguments = ["--input", "a", "--output", "o", "--allow_untested_runner", "--runner"]
-    _, options = launch.parse_args(decode.parser(), [*arguments, "BundleBasedDirectRunner"])
+    _, options = beam_jobs.parse_args(decode.parser(), [*arguments, "BundleBasedDirectRunner"])
     assert options.view_as(StandardOptions).runner == "BundleBasedDirectRunner"
     with pytest.raises(SystemExit):
-        launch.parse_args(decode.parser(), [*arguments, "NoSuchRunner"])
+        beam_jobs.parse_args(decode.parser(), [*arguments, "NoSuchRunner"])
     assert "--runner NoSuchRunner is not available: " in capsys.readouterr().err
 
 

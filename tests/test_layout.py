@@ -30,14 +30,15 @@ MAY_IMPORT = {
     "model.warm_up": "model model.tables model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
-    "pipeline.launching": "model model.files model.data_set transforms",
+    "pipeline.launching": "model model.files model.data_set",
+    "pipeline.running": "model transforms pipeline.launching",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
     "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images pipeline.launching pipeline.training",
     "pipeline.evaluation.report": "model.files pipeline.evaluation",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.training pipeline.evaluation pipeline.evaluation.report",
+    " pipeline.launching pipeline.running pipeline.training pipeline.evaluation pipeline.evaluation.report",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}
@@ -166,6 +167,12 @@ def test_what_encodes_and_decodes_loads_no_keras():
     loaded = loaded_by("vidpress.transforms", *commands)
     assert "apache_beam" in loaded
     assert not {name for name in loaded if "tensorflow" in name} | KERAS & loaded
+
+
+def test_commands_that_run_no_beam_job_load_no_beam():
+    """It takes seconds."""
+    commands = ("train", "freeze", "evaluate", "inspect", "verify")
+    assert "apache_beam" not in loaded_by(*(f"vidpress.pipeline.{command}" for command in commands))
 
 
 def test_the_public_names_are_loaded_when_they_are_used():

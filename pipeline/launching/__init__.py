@@ -1,1 +1,1 @@
-"""What the commands share: options, runners, errors in one line, stopping, and worker processes."""
+"""What all commands share, without Beam: options, checks before any work, errors in one line, and stopping."""

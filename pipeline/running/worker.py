@@ -20,7 +20,7 @@ def main() -> None:
     import grpc
     from apache_beam.runners.worker import sdk_worker_main
 
-    from vidpress.pipeline.launching import worker_processes
+    from vidpress.pipeline.running import worker_processes
 
     worker_processes.say_errors_once()
     # Without its launcher, this process has nothing to report, and ends soon.

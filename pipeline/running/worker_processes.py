@@ -3,7 +3,7 @@
 Beam's own handler of such processes waits for ever if one dies, and leaves them running if the launcher dies. This
 handler replaces it in Beam's registry. If a worker dies, everything that it was asked is answered with an error, so
 that Beam's engine ends as it does when a step fails. Workers end by themselves when their standard input is closed,
-which happens when the launcher ends (`vidpress.pipeline.launching.worker`).
+which happens when the launcher ends (`vidpress.pipeline.running.worker`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _WorkerProcess(GrpcWorkerHandler):
         }
         # As for the launcher: modules of the current folder are found if it finds them there.
         flags = [] if sys.path[0] in ("", os.getcwd()) else ["-P"]
-        command = [sys.executable, *flags, "-m", "vidpress.pipeline.launching.worker"]
+        command = [sys.executable, *flags, "-m", "vidpress.pipeline.running.worker"]
         # Ctrl-C reaches every process of a terminal, and stopping a service reaches every process of its group. The
         # launcher decides what happens to the workers then. A new process inherits the blocked signals.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)

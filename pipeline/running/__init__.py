@@ -1,0 +1,1 @@
+"""How Beam jobs are run: which runners are accepted, and worker processes that end with their launcher."""
