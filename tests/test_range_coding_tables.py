@@ -101,7 +101,20 @@ def expected_bits(p, widths):
     return float((p * -np.log2(widths / widths.sum())).sum())
 
 
+# Rounding each probability to the nearest width, as tensorflow-compression does, is dearest where two lie just below a
+# half and two just above: [3, 1, 3, 1] eighths of the below take 0.45 % more than [2, 2, 2, 2].
+NEARLY = 1.0046
+
+
+def test_from_pmf_costs_most_where_probabilities_are_close_to_halves():
+    p = np.array([0.3126, 0.1874, 0.3126, 0.1874])
+    widths = widths_of(RangeCodingTables.from_pmf([p[:3]], [0], 3), 0)
+    assert widths.tolist() == [3, 1, 3, 1]
+    assert 1.004 < expected_bits(p, widths) / expected_bits(p, np.full(4, 2)) <= NEARLY
+
+
 @hypothesis.given(seeds)
+@hypothesis.example(np.random.default_rng(7878))
 def test_from_pmf_is_nearly_optimal(rng):
     precision = int(rng.integers(2, 6))
     p = rng.dirichlet(np.full(4, rng.choice([0.05, 0.5, 5])))
@@ -111,7 +124,7 @@ def test_from_pmf_is_nearly_optimal(rng):
         (*three, total - sum(three)) for three in itertools.product(range(1, total), repeat=3) if sum(three) < total
     )
     best = min(expected_bits(p, np.array(each)) for each in everything)
-    assert expected_bits(p, widths) <= best * 1.001 + 1e-9
+    assert expected_bits(p, widths) <= best * NEARLY + 1e-9
 
 
 @hypothesis.given(seeds)
