@@ -14,6 +14,9 @@ MAX_FEATURES = 256
 MAX_INPUT_SIZE = 2**24
 MAX_NAME_LENGTH = 256
 
+# What decoded videos can be given as: the integers that are stored, or the features that were put in.
+DECODED = ("z_hat", "input")
+
 _FORM = "name:size; an example is 'rgb:1024,audio:128', or 'rgb:1024:float' (with a scale: 'rgb:1024:float:0.5')"
 
 

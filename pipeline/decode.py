@@ -1,19 +1,23 @@
-"""The decode job: a data set in, features out, as TFRecords or Parquet."""
+"""The decode job: a data set in, features or the input's own schema out, as TFRecords or Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Collection, Sequence
 
 import apache_beam as beam
 
+from vidpress.model.data_set.input_decoding import load_decoder
 from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
-from vidpress.pipeline.launching import launch
+from vidpress.pipeline.launching import launch, record_options
 from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.write_features import (
     FORMATS,
     MARKER,
+    PREFIXES,
     WriteFeatures,
     feature_file_name,
     is_feature_file_name,
@@ -21,7 +25,14 @@ from vidpress.transforms.write_features import (
 
 
 def build_pipeline(
-    pipeline: beam.Pipeline, *, data_set: str, manifest: Manifest, output: str, output_format: str
+    pipeline: beam.Pipeline,
+    *,
+    data_set: str,
+    manifest: Manifest,
+    output: str,
+    output_format: str,
+    features: str = "z_hat",
+    spec: FeatureSpec | None = None,
 ) -> None:
     """Add the decode job to a pipeline.
 
@@ -31,8 +42,12 @@ def build_pipeline(
       manifest: Its manifest; the job fails if it decodes another number of videos.
       output: Folder for the features.
       output_format: 'tfrecord' or 'parquet'.
+      features: 'z_hat' or 'input' (`WriteFeatures`).
+      spec: For 'input': the keys of the records.
     """
-    write = WriteFeatures(data_set, manifest=manifest, output=output, output_format=output_format)
+    write = WriteFeatures(
+        data_set, manifest=manifest, output=output, output_format=output_format, features=features, spec=spec
+    )
     _ = pipeline | "WriteFeatures" >> write
 
 
@@ -40,9 +55,13 @@ def parser() -> launch.Parser:
     """Return the parser of the job's own options."""
     parser = launch.Parser(
         prog="vidpress decode",
-        description="Decode a data set to features, for training jobs that do not read its shards themselves.",
+        description="Decode a data set to features, for training jobs that do not read its shards themselves. With "
+        "--as input, the features are those that were encoded, approximately, in records of the same schema.",
         epilog="All other options go to Beam: --runner, --project, --temp_location, --direct_num_workers, ...",
-        examples=["vidpress decode --input compact --output features --format tfrecord"],
+        examples=[
+            "vidpress decode --input compact --output features --format tfrecord",
+            "vidpress decode --input compact --output videos --as input",
+        ],
     )
     parser.add_argument(
         "--input",
@@ -62,6 +81,14 @@ def parser() -> launch.Parser:
     parser.add_argument(
         "--format", choices=FORMATS, default="tfrecord", help="format of the features (default: %(default)s)"
     )
+    parser.add_argument(
+        "--as",
+        choices=DECODED,
+        default="z_hat",
+        help="what to write of each video: the integers that are stored (z_hat), or the features that were encoded, "
+        "such as mean_rgb and mean_audio, approximately (input) (default: %(default)s)",
+    )
+    record_options.add_key_options(parser.add_argument_group("records of --as input"))
     return parser
 
 
@@ -70,19 +97,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, options = beam_jobs.parse_args(parser(), argv)
     with launch.explained_errors("vidpress decode"):
         manifest = Manifest.load(args.input)
-        _check_output(args.output, manifest, args.format)
+        features = vars(args)["as"]
+        spec = _record_spec(args, manifest)
+        names = {feature_file_name(entry, args.format, features) for entry in manifest.shards}
+        _check_output(args.output, names)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
-                pipeline, data_set=args.input, manifest=manifest, output=args.output, output_format=args.format
+                pipeline,
+                data_set=args.input,
+                manifest=manifest,
+                output=args.output,
+                output_format=args.format,
+                features=features,
+                spec=spec,
             )
 
         seconds = beam_jobs.run(options, build, total=manifest.counts.videos, unit="videos")
         if graph := beam_jobs.graph_location(options):
             print(f"Wrote the job's graph to {graph}; nothing is decoded yet.")
             return
-        names = {feature_file_name(entry, args.format) for entry in manifest.shards}
-        written = [file for file in storage.list_files(args.output, "features-") if file.name in names]
+        prefix = PREFIXES[features]
+        written = [file for file in storage.list_files(args.output, f"{prefix}-") if file.name in names]
         videos = manifest.counts.videos
         print(
             f"Decoded {launch.count(videos, 'video')} in {seconds:.1f} s ({videos / seconds:,.0f} videos/s): "
@@ -91,8 +127,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _check_output(output: str, manifest: Manifest, output_format: str) -> None:
+def _record_spec(args: argparse.Namespace, manifest: Manifest) -> FeatureSpec | None:
+    """Return what records of the input are made of, or None if integers are written.
+
+    Raises:
+      DecoderError: If the data set has no usable decoder of its input.
+      JobError: If a key is given that cannot be used.
+    """
+    if vars(args)["as"] != "input":
+        if args.id_key is not None or args.labels_key is not None:
+            raise launch.JobError("--id_key and --labels_key are for --as input: add it, or leave them out.")
+        return None
+    try:
+        return record_options.with_keys(load_decoder(args.input, manifest).spec, args)
+    except ValueError as error:
+        raise launch.JobError(str(error)) from error
+
+
+def _check_output(output: str, names: Collection[str]) -> None:
     """Check that a folder can be written, and contains no features except what the same job left when it died.
+
+    Args:
+      output: The folder.
+      names: The names of the files that the job writes.
 
     Raises:
       JobError: If not.
@@ -102,9 +159,8 @@ def _check_output(output: str, manifest: Manifest, output_format: str) -> None:
     fix = "name another folder, or remove them first"
     if storage.exists(join(output, MARKER)):
         raise launch.JobError(f"--output {output} holds features already, complete with {MARKER}: {fix}.")
-    ours = {feature_file_name(entry, output_format) for entry in manifest.shards}
-    for file in storage.list_files(output, "features-"):
-        if is_feature_file_name(file.name) and file.name not in ours:
+    for file in storage.list_files(output):
+        if is_feature_file_name(file.name) and file.name not in names:
             raise launch.JobError(f"--output {output} holds other features already ({file.name}): {fix}.")
 
 

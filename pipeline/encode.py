@@ -71,6 +71,7 @@ def build_pipeline(
         header=header,
         dead_letters=dead_letters,
         inputs=inputs,
+        model=model,
         previous=previous,
         num_shards=num_shards,
         max_bad_fraction=max_bad_fraction,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vidpress.model.data_set.input_decoding import load_decoder
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
@@ -38,6 +39,7 @@ def describe_model(uri: str) -> Iterator[str]:
     yield f"  network          {' -> '.join(map(str, sizes))}"
     yield f"  task head        {'none' if model.head is None else f'{model.head[0].shape[1]} classes'}"
     yield f"  tables           {_describe_tables(model.tables)}"
+    yield f"  input decoder    {'none' if model.decoder is None else f'{model.decoder.kernel.nbytes:,} bytes'}"
     for key, value in sorted(model.metadata.items()):
         yield f"  {key:<16} {_shortened(value if isinstance(value, str) else json.dumps(value))}"
 
@@ -90,6 +92,10 @@ def describe_data_set(uri: str) -> Iterator[str]:
     yield f"  shards           {stored:,} bytes, {stored / videos:,.1f} a video"
     yield f"  codes            {counts.code_bytes:,} bytes, {counts.code_bytes / videos:,.1f} a video"
     yield f"  model            {manifest.model_id}"
+    if manifest.decoder is None:
+        yield "  input decoder    none"
+    else:
+        yield f"  input decoder    {manifest.decoder.bytes:,} bytes, restores {load_decoder(uri, manifest).spec}"
     shards = []
     for entry in manifest.shards:
         shards.append(open_shard(uri, entry, manifest.model_id))

@@ -54,10 +54,10 @@ class DamagedDataSetError(VidpressError):
 def summary(report: Report, path: str) -> str:
     """Return what was found to be right."""
     manifest = report.manifest
-    files = sum(len(generation.files) for generation in manifest.generations)
+    num_files = len(manifest.files)
     return (
         f"{path} is whole: {count(manifest.counts.videos, 'video')} of model {manifest.model_id} in "
-        f"{count(len(manifest.shards), 'shard')}, generation {manifest.generation}. {count(files, 'file')} as the "
+        f"{count(len(manifest.shards), 'shard')}, generation {manifest.generation}. {count(num_files, 'file')} as the "
         f"manifest lists them, every row group fits its checksum, {count(report.num_sampled, 'sampled code')} decoded."
     )
 

@@ -20,6 +20,7 @@ import pytest
 
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import write_tfrecords
 from vidpress.model.tables.banks import fit_banks
@@ -39,8 +40,20 @@ hypothesis.settings.load_profile("vidpress")
 # They run under Airflow's own Python: `make test-airflow`.
 collect_ignore = ["dags"]
 
+# What takes longest, the longest first. It begins first, so that no process is left with it at the end.
+LONGEST = (
+    *("pipeline_evaluate", "protocol", "training", "backends", "pipeline_train", "pipeline_evaluate_images"),
+    *("readme", "image_training", "range_coder", "benchmarks", "append", "freezing", "demo"),
+)
+
 REPO = pathlib.Path(__file__).resolve().parent.parent
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of `LONGEST` first."""
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +67,7 @@ def data_dir() -> pathlib.Path:
 def random_model(
     spec: FeatureSpec, hidden: tuple[int, ...] = (40,), num_classes: int = 7, seed: int = 0, num_banks: int = 4
 ) -> FrozenModel:
-    """A model of random weights whose z_hat are mostly zero, with tables fitted to them."""
+    """A model of random weights whose z_hat are mostly zero, with tables and a decoder fitted to them."""
     rng = np.random.default_rng(seed)
     sizes = [spec.input_size, *hidden]
     layers = []
@@ -68,7 +81,8 @@ def random_model(
         probe = np.maximum(probe @ kernel + bias, 0)
     z_hat = np.rint(probe).astype(np.int32)
     tables = fit_banks(RangeCodingTables.fit(z_hat), z_hat, num_banks)
-    return FrozenModel(spec, tuple(layers), tables, head, {"lmbda": 0.002, "seed": seed})
+    decoder = fit_input_decoder([(z_hat, x)])
+    return FrozenModel(spec, tuple(layers), tables, head, {"lmbda": 0.002, "seed": seed}, decoder=decoder)
 
 
 @pytest.fixture(scope="session")

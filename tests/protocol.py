@@ -199,7 +199,7 @@ class DataSetMachine(RuleBasedStateMachine):
             assert manifest.counts.videos == len(expected)
             assert manifest.counts.unaccounted == 0
             there = {file.name for file in storage.list_files(self.output)}
-            assert {entry.name for generation in manifest.generations for entry in generation.files} <= there
+            assert {entry.name for entry in manifest.files} <= there
 
     @invariant()
     def readers_go_on_with_what_they_opened(self):
@@ -238,7 +238,7 @@ class UnlistedFilesMachine(LocalMachine):
             self.append(1)
             names = {file.name for file in storage.list_files(self.output)}
             manifest = Manifest.load(self.output)
-            listed = {entry.name for generation in manifest.generations for entry in generation.files}
+            listed = {entry.name for entry in manifest.files}
             manifests = {manifest_name(number) for number in manifest_numbers(self.output)}
             later = {name for name in names - listed if is_part_name(name)}
             assert names - listed - manifests <= later

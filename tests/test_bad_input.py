@@ -204,7 +204,7 @@ def test_too_many_bad_records_fail_the_job_and_a_later_run_cleans_up(job, capsys
         os.utime(left, (0, 0))
     job.add("b.tfrecord", [frame_level(0)])
     manifest = job.run("--num_shards", "2", *workers)
-    left = {entry.name for entry in manifest.generations[0].files} | {"manifest.json"}
+    left = {entry.name for entry in manifest.files} | {"manifest.json"}
     assert {path.name for path in job.output.iterdir()} == left
 
 

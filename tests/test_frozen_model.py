@@ -16,6 +16,7 @@ from test_exact_sums import by_definition
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError, UncodableError
+from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
@@ -33,6 +34,8 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(kernel, other_kernel)
         np.testing.assert_array_equal(bias, other_bias)
     assert left.tables.to_bytes() == right.tables.to_bytes()
+    for name, tensor in left.decoder.tensors().items():
+        np.testing.assert_array_equal(right.decoder.tensors()[name], tensor)
 
 
 def test_file_round_trip(model, tmp_path):
@@ -88,9 +91,9 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_a_later_format_is_refused(model):
     data = model.to_bytes()
-    changed = data.replace(b'\\"format_version\\": 4', b'\\"format_version\\": 9')
+    changed = data.replace(b'\\"format_version\\": 5', b'\\"format_version\\": 9')
     assert changed != data
-    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2, 3, 4"):
+    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2, 3, 4, 5"):
         FrozenModel.from_bytes(changed)
 
 
@@ -380,12 +383,22 @@ def test_a_model_that_does_not_fit_together_is_refused(model):
         FrozenModel(model.spec, ((kernel.astype(np.float64), bias),), model.tables)
     with pytest.raises(ModelError, match="tables have 5 dimensions, the bottleneck 40"):
         FrozenModel(model.spec, model.hidden, RangeCodingTables.fit(np.zeros((3, 5), np.int32)))
+    decoder = fit_input_decoder([(np.zeros((5, 3), np.int32), np.zeros((5, 32), np.float32))])
+    with pytest.raises(ModelError, match=r"The decoder has shape \(3, 32\), not \(40, 32\)"):
+        FrozenModel(model.spec, model.hidden, model.tables, decoder=decoder)
 
 
 def test_a_model_without_head_says_so(model):
     headless = FrozenModel.from_bytes(FrozenModel(model.spec, model.hidden, model.tables).to_bytes())
     with pytest.raises(ValueError, match="without its task head"):
         headless.logits(np.zeros((1, 40)))
+
+
+def test_a_model_without_decoder_says_so(model):
+    without = FrozenModel.from_bytes(dataclasses.replace(model, decoder=None).to_bytes())
+    assert without.decoder is None
+    with pytest.raises(ValueError, match="has no decoder of its input: freeze it again"):
+        without.restore(np.zeros((1, 40), np.int32))
 
 
 @pytest.mark.parametrize(
@@ -395,6 +408,7 @@ def test_a_model_without_head_says_so(model):
         (2, "190cfaaa413cd3a0", ["b802", "1a64", "9a"], [2, 2, 3]),
         (3, "872a090f56b2169a", ["0accec", "3e", "504b5f0d8fef"], [0, 2, 1]),
         (4, "edbd7acc334a7f6d", ["580ebc413f", "645ad8ee45", "7a508584a621127dc85222"], [1, 3, 1]),
+        (5, "dba2f4eb36b6a1ef", ["474b1931", "1c40a1", "4763a9"], [2, 1, 0]),
     ],
 )
 def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes, bank):
@@ -408,3 +422,6 @@ def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes,
     found_codes, found_bank = model.compress(golden["x"])
     assert [code.hex() for code in found_codes[:3]] == codes
     assert found_bank[:3].tolist() == bank
+    assert (model.decoder is not None) == (version >= 5)
+    if model.decoder is not None:
+        np.testing.assert_array_equal(model.restore(golden["z_hat"]), golden["restored"])

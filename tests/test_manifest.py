@@ -2,6 +2,7 @@ import dataclasses
 import shutil
 import zlib
 
+import numpy as np
 import pytest
 from conftest import REPO
 from hypothesis import given
@@ -54,7 +55,8 @@ def numbered(number: int) -> Generation:
     )
 
 
-MANIFEST = Manifest(model_id="0123456789abcdef", num_dims=40, generations=(GENERATION, numbered(2)))
+DECODER = FileEntry("decoder-00001-00112233aabb.safetensors", 0, 3000, "d" * 64)
+MANIFEST = Manifest("0123456789abcdef", num_dims=40, generations=(GENERATION, numbered(2)), decoder=DECODER)
 GOLDEN = REPO / "tests" / "golden"
 
 
@@ -69,6 +71,8 @@ def test_a_manifest_sums_up_its_generations():
     assert MANIFEST.dead_letters == GENERATION.dead_letters + numbered(2).dead_letters
     assert MANIFEST.counts == Counts(20, 10, 6, 4, 18000, 100, 14)
     assert dataclasses.replace(MANIFEST, generations=()).counts == Counts(0, 0, 0, 0, 0, 0, 0)
+    assert MANIFEST.files == (*GENERATION.files, *numbered(2).files, DECODER)
+    assert dataclasses.replace(MANIFEST, decoder=None).files == MANIFEST.files[:-1]
 
 
 def test_unaccounted_records():
@@ -82,7 +86,7 @@ def test_unaccounted_records():
         ("", "is not a vidpress manifest"),
         ("[]", "is not a vidpress manifest"),
         ("{}", "is not a vidpress manifest"),
-        ('{"format_version": 4}', "format version 4; this vidpress reads 1, 2, 3: install the version that wrote it"),
+        ('{"format_version": 5}', "format version 5; this vidpress reads 1, 2, 3, 4: install the version that wrote"),
         ('{"format_version": 1}', "is damaged: .* missing required field"),
         ('{"format_version": 2, "model_id": "x", "num_dims": 1, "generations": 5}', "is damaged: .*model_id"),
         (MANIFEST.to_json().replace('"rows"', '"lines"'), "is damaged: .* missing required field `rows`"),
@@ -97,6 +101,12 @@ def test_unaccounted_records():
         (MANIFEST.to_json().replace("   4,", "   0,"), "is damaged: .* >= 1"),
         (MANIFEST.to_json().replace("   4,", "   3,"), r"has 5 rows in row groups of \[3, 1\]"),
         (MANIFEST.to_json().replace("shard-00002-", "shard-00001-"), "listed as a file of generation 2"),
+        (MANIFEST.to_json().replace('"decoder-', '"../decoder-'), "is not the name of a decoder"),
+        (
+            MANIFEST.to_json().replace('"decoder-', '"inputs-').replace(".safetensors", ".jsonl"),
+            "not the name of a dec",
+        ),
+        (MANIFEST.to_json().replace('"decoder"', '"decodes"'), "does not have the fields that vidpress writes"),
         ("[" * 200_000, "is not a vidpress manifest: Expected `object`, got `array`"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
         ("9" * 100_000, "is not a vidpress manifest"),
@@ -230,19 +240,26 @@ def test_lists_of_input_files():
             InputFile.from_json(line)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_golden_data_set_is_read(version):
     folder = GOLDEN / f"data-set-v{version}"
     manifest = Manifest.load(folder)
     assert manifest.generation == min(version, 2)
     counts = [
         Counts(31, 30, 0, 1, 8159, manifest.generations[0].counts.code_bytes),
-        Counts(13, 10, 2, 1, {2: 2533, 3: 3359}.get(version, 0), manifest.generations[-1].counts.code_bytes),
+        Counts(13, 10, 2, 1, {2: 2533, 3: 3359, 4: 3208}.get(version, 0), manifest.generations[-1].counts.code_bytes),
     ]
     assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
     ids = [video_id for batch in VideoDataset(folder) for video_id in batch.ids]
-    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30, 2: 40, 3: 40}[version])]
+    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30}.get(version, 40))]
     assert verify(folder).findings == []
-    if version == 3:
+    assert (manifest.decoder is not None) == (version >= 4)
+    if version == 4:
         for number in (1, 2):
             assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()
+        restored = {
+            id: x
+            for ids, _, features in VideoDataset(folder, features="input")
+            for id, x in zip(ids, features, strict=True)
+        }
+        np.testing.assert_array_equal([restored[id] for id in sorted(restored)], np.load(GOLDEN / "data-set-v4.npy"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vidpress.model.frozen import frozen_model
+from vidpress.model.frozen import model_file
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 
 
@@ -23,7 +23,7 @@ def sealed(model, *, text=None, header=None, tensors=None):
         else:
             arrays[name] = value
     fields = {name: value for name, value in (fields | (header or {})).items() if value is not ... and name != "sha256"}
-    fields["sha256"] = frozen_model._content_sha256(fields, arrays)
+    fields["sha256"] = model_file.content_sha256(fields, arrays)
     return safetensors.numpy.save(arrays, {"vidpress": json.dumps(fields) if text is None else text})
 
 
@@ -77,6 +77,10 @@ def test_tensors_that_are_not_the_header_s_are_refused(model):
         ({"tensors": {"tables.bank_tilt": np.full((4, 40), -128, np.int8)}}, "its tables have no bank"),
         ({"tensors": {"tables.bank_tilt": np.zeros((0, 40), np.int8)}}, "There are 0 banks"),
         ({"tensors": {"tables.bank_tilt": np.zeros((257, 40), np.int8)}}, "There are 257 banks"),
+        ({"header": {"has_decoder": False}}, r"its tensors are not those of .*decoder\.bias"),
+        ({"tensors": {"decoder.bias": None}}, r"its tensors are not those of .*and a decoder: .*decoder\.bias"),
+        ({"tensors": {"decoder.kernel": np.zeros((40, 32))}}, r"decoder\.kernel is float64\[40, 32\], not int8"),
+        ({"tensors": {"decoder.scale": np.full(32, np.nan, np.float32)}}, "the decoder's scale .* holds NaN"),
         ({"header": {"metadata": 5}}, "Expected `object`, got `int`"),
     ]
     for changes, message in cases:

@@ -19,6 +19,7 @@ from vidpress.model.data_set.verification import verify
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import manifest_name
+from vidpress.model.frozen.input_decoder import DecoderFile
 from vidpress.model.shards.shard import Shard, footer_crc32
 from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.shards.shard_writer import write_shard
@@ -72,11 +73,40 @@ def shard(folder, number=0) -> pathlib.Path:
     return folder / Manifest.load(folder).shards[number].name
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "another byte", "of another model"])
+def test_a_damaged_decoder_is_named(data_set, capsys, damage):
+    (path,) = data_set.glob("decoder-*")
+    data = path.read_bytes()
+    match damage:
+        case "missing":
+            path.unlink()
+            message = f"{path} is missing: fetch or encode it again."
+        case "cut":
+            path.write_bytes(data[:-1])
+            message = f"{path} has {len(data) - 1:,} bytes, its manifest says {len(data):,}."
+        case "another byte":
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            message = f"{path} is not the file that its manifest lists: its SHA-256 differs."
+        case _:
+            file = dataclasses.replace(DecoderFile.from_bytes(data), model_id="0" * 16)
+            listed = Manifest.load(data_set)
+            changed = dataclasses.replace(listed.decoder, sha256=hashlib.sha256(file.to_bytes()).hexdigest())
+            path.write_bytes(file.to_bytes())
+            for number in (1, 2):
+                manifest = dataclasses.replace(Manifest.load(data_set, number), decoder=changed)
+                (data_set / manifest_name(number)).write_text(manifest.to_json())
+            message = (
+                f"{path} is the decoder of model {'0' * 16} with 40 dimensions, not of model {listed.model_id} with"
+            )
+    (line,) = findings(capsys, data_set)
+    assert line.startswith(message)
+
+
 def test_a_whole_data_set(data_set, capsys):
     cli.main(["verify", str(data_set), "--sample", "10"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{data_set} is whole: 100 videos of model ")
-    assert "in 4 shards, generation 2. 8 files as the manifest lists them" in line
+    assert "in 4 shards, generation 2. 9 files as the manifest lists them" in line
     assert "40 sampled codes decode" in line
 
 

@@ -1,26 +1,32 @@
-"""Write decoded features: a file for each shard, and a marker at the end."""
+"""Write decoded videos, as stored integers or as their input: a file for each shard, and a marker at the end."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import io
+import itertools
 import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vidpress.model.data_set.input_decoding import load_decoder, restored_rows
 from vidpress.model.data_set.manifest import FileEntry, Manifest
+from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
+from vidpress.model.frozen.input_decoder import DecoderFile
 from vidpress.model.records import examples
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.shards.shard_rows import decode_rows, decoded_schema, labels_list
+from vidpress.model.shards.shard_rows import decode_rows, labels_list
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
 
@@ -30,9 +36,12 @@ FORMATS = ("tfrecord", "parquet")
 
 # What Hadoop and Spark call it: schedulers wait for it, and readers of a folder pass over names that begin like this.
 MARKER = "_SUCCESS"
-_MARKER_VERSION = 1
+_MARKER_VERSION = 2  # which says what the features are
 
-_FILE_NAME = re.compile(r"features-[-0-9a-f]+(?:of-[-0-9a-f]+)?\.(?:tfrecord|parquet)")
+# How the files are called, by what they hold.
+PREFIXES = {"z_hat": "features", "input": "videos"}
+
+_FILE_NAME = re.compile(r"(?:features|videos)-[-0-9a-f]+(?:of-[-0-9a-f]+)?\.(?:tfrecord|parquet)")
 _TEMPORARY_NAME = re.compile(rf"\.(?:{_FILE_NAME.pattern}|{MARKER})\.[0-9a-f]{{32}}\.tmp")
 
 
@@ -51,11 +60,11 @@ class FeatureFile:
     bytes: int
 
 
-def feature_file_name(shard: FileEntry, output_format: str) -> str:
+def feature_file_name(shard: FileEntry, output_format: str, features: str) -> str:
     """Return the name of the file with a shard's features. Like the shard's name, it belongs to one content."""
     name = shard.name.removeprefix("shard").removesuffix(".parquet")
     checksum = f"-{shard.sha256[:12]}"  # version 1 left it out
-    return f"features{name.removesuffix(checksum)}{checksum}.{output_format}"
+    return f"{PREFIXES[features]}{name.removesuffix(checksum)}{checksum}.{output_format}"
 
 
 def is_feature_file_name(name: str) -> bool:
@@ -76,6 +85,9 @@ class WriteFeatures(beam.PTransform):
       manifest: The manifest of the data set, which says what to decode.
       output: The folder for the features.
       output_format: 'tfrecord' or 'parquet'.
+      features: 'z_hat', the integers that are stored; or 'input', the features that were put in, approximately, as
+        video-level records have them.
+      spec: For 'input': the keys of the id and the labels; by default those that the model was trained with.
     """
 
     data_set: str
@@ -83,11 +95,15 @@ class WriteFeatures(beam.PTransform):
     manifest: Manifest
     output: str
     output_format: str
+    features: str = "z_hat"
+    spec: FeatureSpec | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.output_format not in FORMATS:
             raise ValueError(f"output_format={self.output_format!r} must be one of {FORMATS}.")
+        if self.features not in DECODED:
+            raise ValueError(f"features={self.features!r} must be one of {DECODED}.")
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Sequence[FeatureFile]]:
         """Deal out the shards, decode each on one worker, and write the marker."""
@@ -96,7 +112,8 @@ class WriteFeatures(beam.PTransform):
             | "Data set" >> beam.Create([self.manifest.generation])
             | "List shards" >> beam.FlatMap(_list_shards, self.data_set)
             | "Deal out shards" >> beam.Reshuffle()
-            | "Decode shards" >> beam.Map(_write_shard, self.data_set, self.output, self.output_format)
+            | "Decode shards"
+            >> beam.Map(_write_shard, self.data_set, self.output, self.output_format, self.features, self.spec)
         )
         return (
             pbegin
@@ -107,6 +124,7 @@ class WriteFeatures(beam.PTransform):
                 files=beam.pvalue.AsList(files),
                 output=self.output,
                 output_format=self.output_format,
+                features=self.features,
                 model_id=self.manifest.model_id,
                 generation=self.manifest.generation,
                 num_videos=self.manifest.counts.videos,
@@ -117,20 +135,33 @@ class WriteFeatures(beam.PTransform):
 def _list_shards(generation: int, data_set: str) -> Iterator[tuple[FileEntry, str, int]]:
     manifest = Manifest.load(data_set, generation)
     for entry in manifest.shards:
-        yield entry, manifest.model_id, manifest.num_dims
+        yield entry, manifest.model_id, manifest.generation
 
 
-def _write_shard(element: tuple[FileEntry, str, int], data_set: str, output: str, output_format: str) -> FeatureFile:
-    entry, model_id, num_dims = element
-    name = feature_file_name(entry, output_format)
+def _write_shard(
+    element: tuple[FileEntry, str, int],
+    data_set: str,
+    output: str,
+    output_format: str,
+    features: str,
+    spec: FeatureSpec | None,
+) -> FeatureFile:
+    entry, model_id, generation = element
+    name = feature_file_name(entry, output_format, features)
     uri = join(output, name)
     if storage.exists(uri) and _is_whole(uri, entry.rows, output_format):
         progress.advance(entry.rows)
     else:
+        decoder = _load_decoder(data_set, generation) if features == "input" else None
         write = write_parquet if output_format == "parquet" else write_examples
         with storage.open_output(uri) as file:
-            write(file, _decoded(data_set, entry, model_id), num_dims)
+            write(file, _decoded(data_set, entry, model_id, decoder, spec))
     return FeatureFile(name, entry.rows, storage.size(uri))
+
+
+@functools.lru_cache(maxsize=2)
+def _load_decoder(data_set: str, generation: int) -> DecoderFile:
+    return load_decoder(data_set, Manifest.load(data_set, generation))
 
 
 def _is_whole(uri: str, rows: int, output_format: str) -> bool:
@@ -154,32 +185,46 @@ def _is_whole(uri: str, rows: int, output_format: str) -> bool:
     return is_whole
 
 
-def _decoded(data_set: str, entry: FileEntry, model_id: str) -> Iterator[pa.RecordBatch]:
+def _decoded(
+    data_set: str, entry: FileEntry, model_id: str, decoder: DecoderFile | None, spec: FeatureSpec | None
+) -> Iterator[pa.RecordBatch]:
     for batch in read_shard(data_set, entry, model_id):
         decoded = decode_rows(batch)
+        if decoder is not None:
+            z_hat = decoded["z_hat"].flatten().to_numpy().reshape(decoded.num_rows, -1).astype(np.int32)
+            decoded = restored_rows(decoded, z_hat, decoder.decoder, spec or decoder.spec)
         metrics.VIDEOS_DECODED.inc(decoded.num_rows)
         progress.advance(decoded.num_rows)
         yield decoded
 
 
-def write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
-    """Write decoded batches as Parquet, of `vidpress.model.shards.shard_rows.decoded_schema`, a row group each."""
-    with pq.ParquetWriter(file, decoded_schema(num_dims), write_page_checksum=True) as writer:
-        for batch in batches:
+def write_parquet(file: BinaryIO, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write decoded batches, at least one, as Parquet, a row group each."""
+    first = next(batches)
+    with pq.ParquetWriter(file, first.schema, write_page_checksum=True) as writer:
+        for batch in itertools.chain([first], batches):
             writer.write_batch(batch)
 
 
-def write_examples(file: BinaryIO, batches: Iterator[pa.RecordBatch], num_dims: int) -> None:
-    """Write decoded batches as TFRecords of `tf.train.Example`s: `id`, `labels` and `z_hat`, float[num_dims]."""
+def write_examples(file: BinaryIO, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write decoded batches as TFRecords of `tf.train.Example`s (`to_examples`)."""
     write_tfrecords(file, (payload for batch in batches for payload in to_examples(batch)))
 
 
 def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
-    """Turn decoded rows into serialized `tf.train.Example`s: `id`, `labels` and `z_hat`, float[num_dims]."""
-    z_hat = batch["z_hat"].flatten().to_numpy().reshape(batch.num_rows, -1)
-    labels = labels_list(batch["labels"])
-    for index, video_id in enumerate(batch["id"].to_pylist()):
-        yield examples.serialize_record({"id": video_id, "labels": labels[index], "z_hat": z_hat[index]})
+    """Turn decoded rows into serialized `tf.train.Example`s with all their columns but `num_frames`."""
+    columns = {name: _values(batch[name]) for name in batch.schema.names if name != "num_frames"}
+    for index in range(batch.num_rows):
+        yield examples.serialize_record({name: values[index] for name, values in columns.items()})
+
+
+def _values(column: pa.Array) -> Any:
+    """Return what an Example holds of each row: bytes, an array of floats, or integers."""
+    if pa.types.is_binary(column.type):
+        return column.to_pylist()
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(column), -1)
+    return labels_list(column)
 
 
 def _write_marker(
@@ -188,6 +233,7 @@ def _write_marker(
     files: Sequence[FeatureFile],
     output: str,
     output_format: str,
+    features: str,
     model_id: str,
     generation: int,
     num_videos: int,
@@ -202,6 +248,7 @@ def _write_marker(
         "model_id": model_id,
         "generation": generation,
         "format": output_format,
+        "features": features,
         "files": [dataclasses.asdict(file) for file in sorted(files)],
     }
     storage.write(join(output, MARKER), (json.dumps(marker, indent=1) + "\n").encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +15,10 @@ import pyarrow as pa
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
 from vidpress.model.errors import VidpressError
-from vidpress.model.files.file_names import join
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import file_name, join
+from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.frozen.input_decoder import DecoderFile
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_writer import write_shard
@@ -51,6 +56,8 @@ class WriteShards(beam.PTransform):
       num_shards: Over how many shards the ids are divided.
       dead_letters: Records that earlier steps set aside.
       inputs: The files that were read.
+      model: Path or URI of the frozen model. Its decoder of the input goes into a new data set; without it, the data
+        set cannot be decoded to what was encoded.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       max_bad_fraction: The job fails if a larger share of the records are dead letters, or if a larger share of the
         input's bytes could not be read.
@@ -62,6 +69,7 @@ class WriteShards(beam.PTransform):
     header: ShardHeader
     dead_letters: beam.PCollection[DeadLetter]
     inputs: beam.PCollection[InputFile]
+    model: str | None = None
     previous: int = 0
     num_shards: int = 1
     max_bad_fraction: float = 0.01
@@ -108,6 +116,7 @@ class WriteShards(beam.PTransform):
                 output=self.output,
                 generation=generation,
                 header=self.header,
+                model=self.model,
                 num_shards=self.num_shards,
                 max_bad_fraction=self.max_bad_fraction,
                 num_files=self.num_files,
@@ -213,6 +222,7 @@ def _write_manifest(
     output: str,
     generation: int,
     header: ShardHeader,
+    model: str | None,
     num_shards: int,
     max_bad_fraction: float,
     num_files: int | None,
@@ -252,9 +262,22 @@ def _write_manifest(
         model_id=header.model_id,
         num_dims=header.tables.num_dims,
         generations=(*(before.generations if before is not None else ()), added),
+        decoder=_write_decoder(output, header, model) if before is None else before.decoder,
     )
     create_manifest(output, manifest)
     return manifest
+
+
+def _write_decoder(output: str, header: ShardHeader, model: str | None) -> FileEntry | None:
+    decoder = None if model is None else FrozenModel.load(model, model_id=header.model_id).decoder
+    if decoder is None:
+        return None
+    data = DecoderFile(header.model_id, header.spec, decoder).to_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = file_name("decoder", 1, None, sha256)
+    with contextlib.suppress(FileExistsError):  # another run's, which may be in a manifest already: the same content
+        storage.write_new(join(output, name), data)
+    return FileEntry(name, 0, len(data), sha256)
 
 
 def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float, output: str, generation: int) -> None:

@@ -19,9 +19,10 @@ from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, jo
 from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
-# Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost.
-FORMAT_VERSION = 3
-_READABLE_VERSIONS = (1, 2, 3)
+# Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
+# 4 the decoder of the input.
+FORMAT_VERSION = 4
+_READABLE_VERSIONS = (1, 2, 3, 4)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
@@ -170,11 +171,14 @@ class Manifest:
       model_id: The frozen model that encoded it.
       num_dims: Dimensions of a decoded video.
       generations: What each encode job added, the first one first.
+      decoder: The file that restores the input from decoded videos, of the first generation; None if the model has no
+        such decoder, and before version 4.
     """
 
     model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     num_dims: _Positive
     generations: tuple[Generation, ...]
+    decoder: FileEntry | None = None
 
     @property
     def generation(self) -> int:
@@ -190,6 +194,12 @@ class Manifest:
     def dead_letters(self) -> tuple[FileEntry, ...]:
         """The files of dead letters of all generations."""
         return tuple(entry for generation in self.generations for entry in generation.dead_letters)
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files of the data set but its manifests."""
+        files = [entry for generation in self.generations for entry in generation.files]
+        return (*files, *([] if self.decoder is None else [self.decoder]))
 
     @property
     def counts(self) -> Counts:
@@ -226,11 +236,16 @@ class Manifest:
                 first = strict_json.decode(text, _Version1, max_bytes=MAX_BYTES)
                 generation = Generation(first.num_shards, first.shards, first.dead_letters, None, first.counts)
                 manifest = cls(first.model_id, first.num_dims, (generation,))
+            # A key that is damaged would be taken for one that earlier versions do not have.
+            if version == FORMAT_VERSION and strict_json.decode(text, dict, max_bytes=MAX_BYTES) != {
+                "format_version": version,
+                **msgspec.json.decode(msgspec.json.encode(manifest)),
+            }:
+                raise JsonError("it does not have the fields that vidpress writes")
         except JsonError as error:
             raise ManifestError(f"{name} is damaged: {error}.") from error
-        for number, generation in enumerate(manifest.generations, start=1):
-            for problem in _problems(number, generation):
-                raise ManifestError(f"{name} is damaged: {problem}.")
+        for problem in _problems(manifest):
+            raise ManifestError(f"{name} is damaged: {problem}.")
         return manifest
 
     @classmethod
@@ -288,8 +303,17 @@ class _Version1(msgspec.Struct):
     counts: Counts
 
 
-def _problems(number: int, generation: Generation) -> Iterator[str]:
+def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield everything that contradicts itself, and that vidpress cannot have written."""
+    for number, generation in enumerate(manifest.generations, start=1):
+        yield from _problems_of(number, generation)
+    if manifest.decoder is not None:
+        found = parse_part_name(manifest.decoder.name)
+        if found is None or found["kind"] != "decoder":
+            yield f"{manifest.decoder.name[:200]!r} is not the name of a decoder"
+
+
+def _problems_of(number: int, generation: Generation) -> Iterator[str]:
     names = [entry.name for entry in generation.files]
     if len(set(names)) != len(names):
         yield f"generation {number} lists a file twice"

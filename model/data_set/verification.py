@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
+from vidpress.model.data_set.input_decoding import parse_decoder
 from vidpress.model.data_set.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
 from vidpress.model.data_set.rows import hash_of
 from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
 from vidpress.model.files.uris import PathError
+from vidpress.model.frozen.input_decoder import DecoderError
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import decode_codes
@@ -88,7 +90,6 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
     manifest = Manifest.load(data_set)
     findings = list(_check_history(data_set, manifest))
     num_sampled = 0
-    listed: set[str] = set()
     hashes: dict[str, np.ndarray] = {}
     with concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
         for number, generation in enumerate(manifest.generations, start=1):
@@ -98,11 +99,11 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
             # If a file is damaged, there is a finding already, and sums would only repeat it.
             findings += found or [f"generation {number}: {finding}" for finding in _check_counts(generation, checked)]
             num_sampled += sum(result.num_sampled for result in checked)
-            listed |= {entry.name for entry in generation.files}
             uris = [join(data_set, entry.name) for entry in generation.files]
             hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
+    findings += _check_decoder(data_set, manifest)
     findings += _repeated_ids(hashes)
-    names = {file.name for file in storage.list_files(data_set)} - listed
+    names = {file.name for file in storage.list_files(data_set)} - {entry.name for entry in manifest.files}
     unlisted = [name for name in names if is_part_name(name) or is_temporary_name(name)]
     return Report(findings, manifest, num_sampled, sorted(unlisted))
 
@@ -141,25 +142,50 @@ def _check_file(
 ) -> _Checked:
     generation = manifest.generations[number - 1]
     uri = join(data_set, entry.name)
-    try:
-        data = storage.read_bytes(uri, links=False)
-    except FileNotFoundError:
-        return _Checked([f"{uri} is missing: fetch or encode it again."])
-    except PathError as error:
-        return _Checked([f"{uri} cannot be read: {error}"])
-    except OSError as error:
-        fix = fix_of(error)
-        return _Checked([f"{uri} cannot be read: {error if fix is None else f'{fix}.'}"])
     result = _Checked()
-    if len(data) != entry.bytes:
-        result.findings.append(f"{uri} has {len(data):,} bytes, its manifest says {entry.bytes:,}.")
-    elif hashlib.sha256(data).hexdigest() != entry.sha256:
-        result.findings.append(f"{uri} is not the file that its manifest lists: its SHA-256 differs.")
+    data = _read_file(result, uri, entry)
+    if data is None:
+        return result
     if entry in generation.shards:
         _check_shard(result, data, uri, manifest, generation, entry, sample)
     else:
         _check_lines(result, data, uri, generation, entry)
     return result
+
+
+def _read_file(result: _Checked, uri: str, entry: FileEntry) -> bytes | None:
+    """Return a file's content, and note if it is not what the manifest says; None if it cannot be read."""
+    try:
+        data = storage.read_bytes(uri, links=False)
+    except FileNotFoundError:
+        result.findings.append(f"{uri} is missing: fetch or encode it again.")
+        return None
+    except PathError as error:
+        result.findings.append(f"{uri} cannot be read: {error}")
+        return None
+    except OSError as error:
+        fix = fix_of(error)
+        result.findings.append(f"{uri} cannot be read: {error if fix is None else f'{fix}.'}")
+        return None
+    if len(data) != entry.bytes:
+        result.findings.append(f"{uri} has {len(data):,} bytes, its manifest says {entry.bytes:,}.")
+    elif hashlib.sha256(data).hexdigest() != entry.sha256:
+        result.findings.append(f"{uri} is not the file that its manifest lists: its SHA-256 differs.")
+    return data
+
+
+def _check_decoder(data_set: str | os.PathLike[str], manifest: Manifest) -> list[str]:
+    if manifest.decoder is None:
+        return []
+    uri = join(data_set, manifest.decoder.name)
+    result = _Checked()
+    data = _read_file(result, uri, manifest.decoder)
+    if data is not None and not result.findings:
+        try:
+            parse_decoder(data, uri, manifest)
+        except DecoderError as error:
+            result.findings.append(str(error))
+    return result.findings
 
 
 def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation, entry: FileEntry) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
+from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.uris import normalized
 from vidpress.model.metrics import multi_hot
@@ -21,6 +22,8 @@ from vidpress.model.shards.shard_rows import SCHEMA, decode_codes, labels_list
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from vidpress.model.frozen.input_decoder import DecoderFile
 
 # Rows are shuffled as codes and decoded a batch at a time, so that mixing 65,536 videos takes some 10 MB.
 SHUFFLE_ROW_GROUPS = 16
@@ -33,7 +36,7 @@ class VideoBatch(NamedTuple):
       ids: The videos' ids.
       labels: int32[num_labels] of each video; or, where the number of classes was given, float32[num_videos,
         num_classes] with 1 where a video has the label.
-      features: float32[num_videos, num_dims], `z_hat`.
+      features: float32[num_videos, num_dims], `z_hat`; or the input vectors, as they are restored.
     """
 
     ids: list[bytes]
@@ -68,6 +71,7 @@ class VideoDataset:
         num_workers: int = 1,
         drop_remainder: bool = False,
         generation: int | None = None,
+        features: Literal["z_hat", "input"] = "z_hat",
     ):
         """Open a data set. Its rows are read when it is iterated.
 
@@ -83,17 +87,22 @@ class VideoDataset:
           generation: The newest generation to read; by default the newest one there is. Name it to get the same videos
             again after others were added. Workers that share a data set of several generations must all name the same
             one. Otherwise, if videos are added while the workers start, some workers would read them and others not.
+          features: "z_hat", the integers that are stored; or "input", the input vectors, approximately: the means of
+            the videos' frames, feature after feature as in `spec`.
 
         Raises:
           FileNotFoundError: If there is no such file.
           ManifestError: If the folder is not a data set.
           ShardError: If the file is not a shard.
+          DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
           ValueError: If an option is out of its range, or if several workers share several generations and name none.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
+        if features not in DECODED:
+            raise ValueError(f"features={features!r} must be {' or '.join(map(repr, DECODED))}.")
         self.path = normalized(path)
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -104,7 +113,10 @@ class VideoDataset:
         self.drop_remainder = drop_remainder
         self._epoch = 0
         self._entries: dict[str, FileEntry] = {}
+        self._decoder: DecoderFile | None = None
         if self.path.endswith(".parquet") and not storage.is_folder(self.path):
+            if features == "input":
+                raise ValueError(f"{self.path} is a shard: open its data set, which has the decoder of the input.")
             shard = Shard.open(self.path)
             self.generation = None
             self.model_id = shard.header.model_id
@@ -120,6 +132,11 @@ class VideoDataset:
                 )
             self.model_id = manifest.model_id
             self.num_dims = manifest.num_dims
+            if features == "input":
+                from vidpress.model.data_set.input_decoding import load_decoder  # which needs safetensors
+
+                self._decoder = load_decoder(self.path, manifest)
+                self.num_dims = self._decoder.decoder.input_size
             self._entries = {entry.name: entry for entry in manifest.shards}
             row_groups = {entry.name: list(entry.row_groups) for entry in manifest.shards}
         self._row_groups = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
@@ -129,6 +146,11 @@ class VideoDataset:
         of = "" if self.generation is None else f", generation {self.generation}"
         videos = f"{self.num_videos:,} videos of {self.num_dims} numbers"
         return f"<VideoDataset {self.path}{of}: {videos}, model {self.model_id}>"
+
+    @property
+    def spec(self) -> FeatureSpec | None:
+        """What an input vector is made of, if these are read."""
+        return None if self._decoder is None else self._decoder.spec
 
     def _open_shard(self, name: str) -> Shard:
         if self.generation is None:
@@ -178,10 +200,11 @@ class VideoDataset:
     def _decode(self, rows: pa.Table, tables: Any) -> VideoBatch:
         batch = rows.combine_chunks().to_batches()[0]
         labels = labels_list(batch["labels"])
+        z_hat = decode_codes(batch, tables)
         return VideoBatch(
             ids=batch["id"].to_pylist(),
             labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
-            features=decode_codes(batch, tables).astype(np.float32),
+            features=z_hat.astype(np.float32) if self._decoder is None else self._decoder.decoder.restore(z_hat),
         )
 
     def to_tf(self) -> tf.data.Dataset:

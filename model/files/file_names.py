@@ -11,10 +11,11 @@ MANIFEST = "manifest.json"
 
 # `shard-00001-00000-of-00004-0f3a....parquet`; version 1 had neither the generation nor the checksum.
 _PART_NAME = re.compile(
-    r"(?P<kind>shard|dead-letters|inputs)(?:-(?P<generation>[0-9]{5,9}))?"
-    r"(?:-(?P<part>[0-9]{5,9})-of-(?P<parts>[0-9]{5,9}))?(?:-(?P<sha256>[0-9a-f]{12}))?\.(?P<suffix>parquet|jsonl)"
+    r"(?P<kind>shard|dead-letters|inputs|decoder)(?:-(?P<generation>[0-9]{5,9}))?"
+    r"(?:-(?P<part>[0-9]{5,9})-of-(?P<parts>[0-9]{5,9}))?(?:-(?P<sha256>[0-9a-f]{12}))?\.(?P<suffix>parquet|jsonl|safetensors)"
 )
-_SUFFIXES = {"shard": "parquet", "dead-letters": "jsonl", "inputs": "jsonl"}
+_SUFFIXES = {"shard": "parquet", "dead-letters": "jsonl", "inputs": "jsonl", "decoder": "safetensors"}
+_ONE_IN_A_GENERATION = ("inputs", "decoder")
 _MANIFEST_NAME = re.compile(r"manifest-([0-9]{5,9})\.json")
 _TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
@@ -36,7 +37,7 @@ def file_name(kind: str, generation: int, part: tuple[int, int] | None, sha256: 
     again finds its own.
 
     Args:
-      kind: 'shard', 'dead-letters' or 'inputs'.
+      kind: 'shard', 'dead-letters', 'inputs' or 'decoder'.
       generation: Its number.
       part: Which of how many, if there can be several.
       sha256: The content's checksum, hexadecimal.
@@ -53,19 +54,19 @@ def generation_of_manifest(name: str) -> int | None:
 
 
 def parse_part_name(name: str) -> re.Match[str] | None:
-    """Return the parts of the name of a shard, or of a list of dead letters or inputs; None if it is none."""
+    """Return the parts of the name of a file that belongs to a generation; None if it is none."""
     found = _PART_NAME.fullmatch(name)
     if (
         found is None
         or found["suffix"] != _SUFFIXES[found["kind"]]
-        or (found["part"] is None) != (found["kind"] == "inputs")
+        or (found["part"] is None) != (found["kind"] in _ONE_IN_A_GENERATION)
     ):
         return None
     return found
 
 
 def is_part_name(name: str) -> bool:
-    """Return whether a file of that name is a shard or list that an encode job of version 2 or later wrote."""
+    """Return whether an encode job of version 2 or later gives such names: to shards, lists and decoders."""
     found = parse_part_name(name)
     return found is not None and found["generation"] is not None and found["sha256"] is not None
 

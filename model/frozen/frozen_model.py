@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import safetensors.numpy
 
 from vidpress.model import strict_json
 from vidpress.model.coding import range_coder
@@ -23,20 +21,19 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.frozen import dense_layers, model_file
 from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
+from vidpress.model.frozen.input_decoder import InputDecoder
 from vidpress.model.frozen.nearest_rounding import MAX_Z, round_to_nearest
 from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
 from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Version 2 has banks of tables, 3 has rate-aware rounding, 4 has lower layers that are rounded.
-FORMAT_VERSION = 4
-_READABLE_VERSIONS = (1, 2, 3, 4)
+# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded, 5 a decoder of the input.
+FORMAT_VERSION = 5
+_READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 # The loaded models that are in use, by their identity.
 _LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
-
-_MODEL_ID_LENGTH = 16
 
 # Size as JSON. With the rest of the header, and quoted in it, that is less than what is read at most.
 MAX_METADATA_BYTES = 2**18
@@ -59,8 +56,9 @@ class ModelError(VidpressError, ValueError):
     """A file that is not a usable vidpress model."""
 
 
-# Kernel and bias of each layer.
-Layers: TypeAlias = tuple[tuple[np.ndarray, np.ndarray], ...]
+# Kernel and bias of a layer, and those of each layer.
+Layer: TypeAlias = tuple[np.ndarray, np.ndarray]
+Layers: TypeAlias = tuple[Layer, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -84,6 +82,7 @@ class FrozenModel:
       rounds_every_layer: Whether the activations of every hidden layer are rounded to the nearest integers, halves to
         even, before they go to the next layer. If not, they are computed in float64, which takes several times as
         long.
+      decoder: Restores `x` from `z_hat`, approximately; or None.
     """
 
     spec: FeatureSpec
@@ -93,6 +92,7 @@ class FrozenModel:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     rounding_lmbda: float = 0.0
     rounds_every_layer: bool = False
+    decoder: InputDecoder | None = None
 
     def __post_init__(self) -> None:
         size = self.spec.input_size
@@ -120,6 +120,9 @@ class FrozenModel:
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
+        sizes = (num_dims, self.spec.input_size)
+        if self.decoder is not None and self.decoder.kernel.shape != sizes:
+            raise ModelError(f"The decoder has shape {self.decoder.kernel.shape}, not {sizes}.")
 
     def __repr__(self) -> str:
         sizes = [self.spec.input_size, *(kernel.shape[1] for kernel, _ in self.hidden)]
@@ -133,7 +136,7 @@ class FrozenModel:
     @functools.cached_property
     def model_id(self) -> str:
         """The SHA-256 of the model's file, shortened to 16 hexadecimal digits."""
-        return _model_id(self.to_bytes())
+        return model_file.model_id(self.to_bytes())
 
     def bottleneck(self, x: np.ndarray) -> np.ndarray:
         """Run the network up to the bottleneck.
@@ -256,6 +259,16 @@ class FrozenModel:
         kernel, bias = self.head
         return np.asarray(z_hat, np.float32) @ kernel + bias
 
+    def restore(self, z_hat: np.ndarray) -> np.ndarray:
+        """Return the input vectors that integers stand for, float32[num_videos, input_size] (`InputDecoder`).
+
+        Raises:
+          ValueError: If the model has no decoder.
+        """
+        if self.decoder is None:
+            raise ValueError("This model has no decoder of its input: freeze it again with this vidpress.")
+        return self.decoder.restore(z_hat)
+
     def to_bytes(self) -> bytes:
         """Return the bytes of the model's file. Equal models give equal bytes."""
         tensors = {}
@@ -268,6 +281,8 @@ class FrozenModel:
         tensors["tables.cdf_start"] = self.tables.cdf_start
         tensors["tables.cdf_offset"] = self.tables.cdf_offset
         tensors["tables.bank_tilt"] = self.tables.bank_tilt
+        if self.decoder is not None:
+            tensors |= {f"decoder.{name}": tensor for name, tensor in self.decoder.tensors().items()}
         header = {
             "format_version": FORMAT_VERSION,
             "spec": self.spec.to_json(),
@@ -276,11 +291,10 @@ class FrozenModel:
             "precision": self.tables.precision,
             "rounding_lmbda": self.rounding_lmbda,
             "rounds_every_layer": self.rounds_every_layer,
+            "has_decoder": self.decoder is not None,
             "metadata": self.metadata,
         }
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        header["sha256"] = _content_sha256(header, tensors)
-        return safetensors.numpy.save(tensors, {model_file.HEADER_KEY: json.dumps(header, sort_keys=True)})
+        return model_file.to_bytes(header, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, name: str = "the model") -> FrozenModel:
@@ -289,7 +303,7 @@ class FrozenModel:
         Raises:
           ModelError: If it is not such a file, or has a later format. The message says which, and names `name`.
         """
-        return cls._parse(data, name, _model_id(data), verified=False)
+        return cls._parse(data, name, model_file.model_id(data), verified=False)
 
     @classmethod
     def _parse(cls, data: bytes, name: str, model_id: str, *, verified: bool) -> FrozenModel:
@@ -310,7 +324,7 @@ class FrozenModel:
         try:
             header, tensors = model_file.parse(data, text)
             fields.pop("sha256")
-            if not verified and header.sha256 != _content_sha256(fields, tensors):
+            if not verified and header.sha256 != model_file.content_sha256(fields, tensors):
                 raise ValueError("its content does not fit its checksum. Fetch it again.")
             tables = RangeCodingTables(
                 cdf=tensors["tables.cdf"],
@@ -331,6 +345,9 @@ class FrozenModel:
                 head=(tensors["head.kernel"], tensors["head.bias"]) if header.num_classes else None,
                 rounding_lmbda=header.rounding_lmbda,
                 rounds_every_layer=header.rounds_every_layer,
+                decoder=InputDecoder(*(tensors[f"decoder.{name}"] for name in ("kernel", "scale", "bias")))
+                if header.has_decoder
+                else None,
                 metadata=header.metadata,
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -346,7 +363,7 @@ class FrozenModel:
         """
         data = self.to_bytes()
         storage.write_new(uri, data)
-        return _model_id(data)
+        return model_file.model_id(data)
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, model_id: str | None = None) -> FrozenModel:
@@ -365,7 +382,7 @@ class FrozenModel:
             model = None if model_id is None else _LOADED.get(model_id)
             if model is None:
                 data = storage.read_bytes(uri, max_bytes=model_file.MAX_BYTES)
-                found = _model_id(data)
+                found = model_file.model_id(data)
                 if model_id not in (None, found):
                     raise ModelError(
                         f"{os.fspath(uri)} is model {found}, not {model_id}: it was changed, or it is the wrong file."
@@ -373,15 +390,3 @@ class FrozenModel:
                 model = cls._parse(data, os.fspath(uri), found, verified=model_id is not None)
                 _LOADED[found] = model
             return model
-
-
-def _model_id(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:_MODEL_ID_LENGTH]
-
-
-def _content_sha256(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
-        digest.update(tensors[name].data)
-    return digest.hexdigest()

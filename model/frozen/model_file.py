@@ -1,10 +1,13 @@
-"""The file of a frozen model: tensors in safetensors' format, and a JSON header in its metadata."""
+"""The files of frozen models: tensors in safetensors' format, and a JSON header in their metadata."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
@@ -20,10 +23,26 @@ MAX_BYTES = 2**33
 
 _METADATA_KEY = "__metadata__"
 _LENGTH_BYTES = 8
+_MODEL_ID_LENGTH = 16
+
+# Dtype and shape of each tensor; None stands for a size that the header does not say.
+Expected: TypeAlias = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 class NoModelError(ValueError):
     """Bytes that are not the file of a model."""
+
+
+class UnexpectedTensorsError(ValueError):
+    """A file whose tensors have other names than they should.
+
+    Attributes:
+      odd: The names that are missing, and those that should not be there, sorted.
+    """
+
+    def __init__(self, odd: list[str]):
+        super().__init__(f"its tensors are not those that its header says: {str(odd[:5])[:200]}")
+        self.odd = odd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +65,32 @@ class Header:
     sha256: str
     rounding_lmbda: float = 0.0
     rounds_every_layer: bool = False
+    has_decoder: bool = False
+
+
+def model_id(data: bytes) -> str:
+    """Return the id of the model that a file holds: its SHA-256, shortened to 16 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:_MODEL_ID_LENGTH]
+
+
+def to_bytes(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Return a file with these tensors and this header, to which `sha256` is added. Equal ones give equal bytes."""
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    checked = {**header, "sha256": content_sha256(header, contiguous)}
+    return safetensors.numpy.save(contiguous, {HEADER_KEY: json.dumps(checked, sort_keys=True)})
+
+
+def content_sha256(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of a header without its own `sha256`, and of tensors."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
+        digest.update(tensors[name].data)
+    return digest.hexdigest()
 
 
 def header_text(data: bytes) -> str:
-    """Return the JSON of a model's header, and read nothing else.
+    """Return the JSON of a file's header, and read nothing else.
 
     Raises:
       NoModelError: If there is no header, or if it is too large.
@@ -67,8 +108,31 @@ def header_text(data: bytes) -> str:
     return text
 
 
+def tensors_of(data: bytes, expected: Expected) -> dict[str, np.ndarray]:
+    """Return the tensors of a file, after checking that they are the expected ones.
+
+    Raises:
+      UnexpectedTensorsError: If they have other names.
+      ValueError: If they cannot be read, or have other dtypes or shapes; the message says what is wrong.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (SafetensorError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"its tensors cannot be read: {error!r}") from error
+    if set(tensors) != set(expected):
+        raise UnexpectedTensorsError(sorted(set(tensors) ^ set(expected)))
+    for name, (dtype, shape) in expected.items():
+        found = tensors[name]
+        fits = found.ndim == len(shape) and all(
+            size in (None, own) for size, own in zip(shape, found.shape, strict=True)
+        )
+        if found.dtype != dtype or not fits:
+            raise ValueError(f"{name} is {found.dtype}{list(found.shape)}, not {dtype}{list(shape)}")
+    return tensors
+
+
 def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
-    """Return the header and the tensors, after checking that they fit each other.
+    """Return the header and the tensors of a model, after checking that they fit each other.
 
     Args:
       data: The file.
@@ -81,31 +145,19 @@ def parse(data: bytes, text: str) -> tuple[Header, dict[str, np.ndarray]]:
     if len(header.architecture) < 2 or min(header.architecture) < 1 or header.num_classes == 0:
         raise ValueError(f"its architecture, {_shown(header)}, has an empty layer")
     try:
-        tensors = safetensors.numpy.load(data)
-    except (SafetensorError, KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"its tensors cannot be read: {error!r}") from error
-    expected = _expected_tensors(header)
-    if set(tensors) != set(expected):
-        odd = sorted(set(tensors) ^ set(expected))
-        raise ValueError(f"its tensors are not those of {_shown(header)}: {str(odd[:5])[:200]}")
-    for name, (dtype, shape) in expected.items():
-        found = tensors[name]
-        fits = found.ndim == len(shape) and all(
-            size in (None, own) for size, own in zip(shape, found.shape, strict=True)
-        )
-        if found.dtype != dtype or not fits:
-            raise ValueError(f"{name} is {found.dtype}{list(found.shape)}, not {dtype}{list(shape)}")
-    return header, tensors
+        return header, tensors_of(data, _expected_tensors(header))
+    except UnexpectedTensorsError as error:
+        raise ValueError(f"its tensors are not those of {_shown(header)}: {str(error.odd[:5])[:200]}") from error
 
 
 def _shown(header: Header) -> str:
-    return f"{' -> '.join(map(str, header.architecture[:10]))} with {header.num_classes} classes"
+    decoder = ", and a decoder" if header.has_decoder else ""
+    return f"{' -> '.join(map(str, header.architecture[:10]))} with {header.num_classes} classes{decoder}"
 
 
-def _expected_tensors(header: Header) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Return dtype and shape of each tensor; None stands for a size that the header does not say."""
+def _expected_tensors(header: Header) -> Expected:
     widths = header.architecture
-    expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
+    expected: Expected = {
         "tables.cdf": ("int32", (None,)),
         "tables.cdf_start": ("int32", (widths[-1] + 1,)),
         "tables.cdf_offset": ("int32", (widths[-1],)),
@@ -118,4 +170,15 @@ def _expected_tensors(header: Header) -> dict[str, tuple[str, tuple[int | None, 
     if header.num_classes is not None:
         expected["head.kernel"] = ("float32", (widths[-1], header.num_classes))
         expected["head.bias"] = ("float32", (header.num_classes,))
+    if header.has_decoder:
+        expected |= {f"decoder.{name}": tensor for name, tensor in expected_decoder(widths[-1], widths[0]).items()}
     return expected
+
+
+def expected_decoder(num_dims: int | None, input_size: int) -> Expected:
+    """Return dtype and shape of the tensors of a decoder of the input."""
+    return {
+        "kernel": ("int8", (num_dims, input_size)),
+        "scale": ("float32", (input_size,)),
+        "bias": ("float32", (input_size,)),
+    }

@@ -132,7 +132,7 @@ def freeze_network(
       validation: Videos for the metrics in the model's metadata, if given.
 
     Returns:
-      The model, with its task head and with metadata.
+      The model, with its task head, a decoder of its input, and metadata.
     """
     from vidpress.model.training import freezing
 
@@ -148,7 +148,7 @@ def freeze_network(
         "teachers": list(teachers),
         "training_data": videos.fingerprint,
     }
-    model = freezing.freeze(network, features, videos, options)
+    model = freezing.with_decoder(freezing.freeze(network, features, videos, options), videos)
     if validation is not None:
         metadata["validation_data"] = validation.fingerprint
         metadata["metrics"] = freezing.measure(model, validation)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 
 from vidpress.model.files.record_framing import footer_of, header_of
-from vidpress.model.frozen import frozen_model
+from vidpress.model.frozen import model_file
 from vidpress.model.records import tfrecord
 from vidpress.model.shards import shard_header, shard_layout, shard_rows
 from vidpress.model.shards.shard import Shard
@@ -164,7 +164,7 @@ def mutate_model(data: bytes, rng: random.Random, change: ChangeBytes, max_size:
         del tensors[name]
     header = json.loads(text)
     header.pop("sha256", None)
-    header["sha256"] = frozen_model._content_sha256(header, tensors)
+    header["sha256"] = model_file.content_sha256(header, tensors)
     return safetensors.numpy.save(tensors, {"vidpress": json.dumps(header, sort_keys=True)})
 
 

@@ -68,9 +68,8 @@ def create_manifest(output: str, manifest: Manifest) -> None:
         there = Manifest.load(output, manifest.generation)
         remove_leftovers(output, there)
         if there != manifest:  # else it is ours, by an attempt before this one
-            listed = {entry.name for generation in there.generations for entry in generation.files}
-            written = {entry.name for entry in manifest.generations[-1].files}
-            storage.remove(join(output, name) for name in written - listed)
+            written = {entry.name for entry in manifest.files} - {entry.name for entry in there.files}
+            storage.remove(join(output, name) for name in written)
             raise ManifestError(
                 f"Another run wrote {path} while this one was at work, which therefore added nothing: run it again."
             ) from error
@@ -87,7 +86,7 @@ def remove_leftovers(output: str, newest: Manifest) -> None:
     job does not give is never touched.
     """
     try:
-        listed = {entry.name for generation in newest.generations for entry in generation.files}
+        listed = {entry.name for entry in newest.files}
         found = [file for file in storage.list_files(output) if file.name not in listed]
         complete = {generation_of(file.name) for file in found if file.name.startswith("inputs-")}
         files = [file for file in found if _is_leftover(file, newest.generation, complete)]
@@ -117,4 +116,4 @@ def _listed_by_any(output: str) -> set[str]:
       ManifestError: If one cannot be read, so that nobody knows what it lists.
     """
     manifests = (Manifest.load(output, number) for number in manifest_numbers(output))
-    return {entry.name for manifest in manifests for generation in manifest.generations for entry in generation.files}
+    return {entry.name for manifest in manifests for entry in manifest.files}
