@@ -49,8 +49,14 @@ OPTIONS = TrainingOptions(
     validate_every=5,
 )
 KINDS = {
-    "a rate": {"prior_banks": 4, "input_dropout": 0.2},
-    "many rates, a teacher": {"lmbda_range": (0.001, 0.02), "prior_banks": 4, "mixed_precision": True},
+    "a rate": {"prior_banks": 4, "input_dropout": 0.2, "reconstruction": 2.0},
+    "many rates, a teacher": {
+        "lmbda_range": (0.001, 0.02),
+        "prior_banks": 4,
+        "mixed_precision": True,
+        "linear_bottleneck": 10,
+        "reconstruction": 2.0,
+    },
 }
 # Long enough that where a backend begins, or how it adds up, does not matter to GAP.
 LEARNING = dataclasses.replace(OPTIONS, hidden=(64,), lmbda=0.002, steps=400, batch_size=100, learning_rate=0.01)

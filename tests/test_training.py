@@ -66,7 +66,13 @@ def teacher_model(seed=0):
 
 @pytest.mark.parametrize(
     ("changes", "teachers"),
-    [({}, []), ({"lmbda": 0.0}, []), ({"lmbda_range": (0.001, 0.02), "prior_banks": 4}, []), ({}, [teacher_model()])],
+    [
+        ({"input_dropout": 0.3}, []),
+        ({"lmbda": 0.0}, []),
+        ({"lmbda_range": (0.001, 0.02), "prior_banks": 4, "linear_bottleneck": 10}, []),
+        ({"reconstruction": 2.0}, []),
+        ({"reconstruction": 2.0}, [teacher_model()]),
+    ],
 )
 def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, changes, teachers):
     options = dataclasses.replace(OPTIONS, **changes)

@@ -1,4 +1,4 @@
-"""The classifiers of the paper, with the bottleneck on their last hidden activations."""
+"""The classifiers of the paper, with the bottleneck on their last hidden activations, and what was added to them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from keras import ops
 
 from vidpress.model.networks.bottleneck import Bottleneck
 from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
+from vidpress.model.networks.reconstruction import InputDropout
 
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
@@ -41,6 +42,8 @@ def build_network(
     class_frequencies: np.ndarray | None = None,
     prior_banks: int = 1,
     mixed_precision: bool = False,
+    input_dropout: float = 0.0,
+    linear_bottleneck: int = 0,
     seed: int = 0,
 ) -> keras.Model:
     """Build a classifier: dense, batch normalisation and ReLU for each hidden layer, the bottleneck, and the logits.
@@ -64,7 +67,10 @@ def build_network(
         nothing about the video and cost bits.
       prior_banks: Banks of the bottleneck's prior (`Bottleneck`).
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, the bottleneck and the loss stay float32.
-      seed: Seed of the initial weights, and of the bottleneck's noise.
+      input_dropout: The share of the numbers of `x` that each training step sets to 0 (`InputDropout`).
+      linear_bottleneck: Units of one more hidden layer, without a ReLU, after the others: these activations, which may
+        be negative, are the bottleneck's. With 0 there is none.
+      seed: Seed of the initial weights, of the bottleneck's noise, and of what is dropped.
 
     Returns:
       A model from `x` float32[batch, input_size] to logits[batch, num_classes], float32 or bfloat16. The penalties,
@@ -83,6 +89,8 @@ def build_network(
     penalty = keras.regularizers.L2(weight_decay / 2)
     precision = "mixed_bfloat16" if mixed_precision else "float32"
     x = activations = keras.Input((input_size,), name="x")
+    if input_dropout:
+        activations = InputDropout(input_dropout, seed=seed, name="input_dropout")(x)
     rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name=RATES)
     position = None if rates is None else rates(x)
 
@@ -92,7 +100,8 @@ def build_network(
         layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"{RATE_AFFINE}_{name}")
         return layer([inputs, position])
 
-    for index, units in enumerate(hidden):
+    widths = (*hidden, linear_bottleneck) if linear_bottleneck else tuple(hidden)
+    for index, units in enumerate(widths):
         activations = keras.layers.Dense(
             units,
             use_bias=False,  # batch normalisation has one
@@ -101,7 +110,7 @@ def build_network(
             dtype=precision,
             name=f"hidden_{index}",
         )(activations)
-        last = index == len(hidden) - 1
+        last = index == len(widths) - 1
         scale = BOTTLENECK_SCALE if lmbda and last else 1.0
         activations = keras.layers.BatchNormalization(
             momentum=BATCH_NORM_MOMENTUM,
@@ -110,7 +119,8 @@ def build_network(
             name=f"batch_norm_{index}",
         )(activations)
         activations = affine(activations, index, FIRST_EXPONENT if last else 0.0)
-        activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
+        if not (last and linear_bottleneck):
+            activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
     if rates is not None:
         bottleneck = ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed, name=BOTTLENECK)
         activations = affine(bottleneck([activations, position]), BOTTLENECK, -FIRST_EXPONENT)
@@ -118,7 +128,7 @@ def build_network(
         activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
     logits = keras.layers.Dense(
         num_classes,
-        kernel_initializer=keras.initializers.GlorotUniform(seed + len(hidden)),
+        kernel_initializer=keras.initializers.GlorotUniform(seed + len(widths)),
         bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
         kernel_regularizer=penalty,
         dtype=precision,
@@ -140,6 +150,17 @@ def hidden_layers(
     """Return the dense and the batch normalisation layer of each hidden layer, the first one first."""
     count = sum(layer.name.startswith("hidden_") for layer in network.layers)
     return [(network.get_layer(f"hidden_{index}"), network.get_layer(f"batch_norm_{index}")) for index in range(count)]
+
+
+def with_features(network: keras.Model) -> keras.Model:
+    """Return the model from `x` to `(logits, features)`, where features are what the logits are computed from."""
+    return keras.Model(network.input, [network.output, network.get_layer(LOGITS).input])
+
+
+def has_last_relu(network: keras.Model) -> bool:
+    """Return whether a ReLU follows the last hidden layer: whether the bottleneck is not linear."""
+    last = len(hidden_layers(network)) - 1
+    return any(layer.name == f"relu_{last}" for layer in network.layers)
 
 
 def select_lmbda(network: keras.Model, lmbda: float) -> None:
@@ -171,7 +192,9 @@ def rate_affine(network: keras.Model, name: int | str) -> tuple[np.ndarray | flo
 def activations_model(network: keras.Model) -> keras.Model:
     """Return the model from `x` to the activations `z` before rounding, sharing the network's weights."""
     last = len(hidden_layers(network)) - 1
-    return keras.Model(network.input, network.get_layer(f"relu_{last}").output)
+    names = {layer.name for layer in network.layers}
+    candidates = (f"relu_{last}", f"{RATE_AFFINE}_{last}", f"batch_norm_{last}")
+    return keras.Model(network.input, network.get_layer(next(name for name in candidates if name in names)).output)
 
 
 def task_loss(labels: Any, logits: Any) -> Any:

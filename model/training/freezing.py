@@ -18,7 +18,8 @@ from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
 from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
-from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.frozen.frozen_model import FrozenModel, Layer, Layers
+from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator
 from vidpress.model.networks import classifiers
@@ -33,8 +34,12 @@ from vidpress.model.training.training_data import LabelledVideos
 # Videos taken through the network at a time.
 _CHUNK = 2048
 
-# Banks of tables are fitted to at most this many videos: 800 MB with 2000 dimensions.
+# Banks of tables, and decoders of the input, are fitted to at most this many videos: 800 MB with 2000 dimensions.
 _BANK_VIDEOS = 100_000
+_DECODER_VIDEOS = 100_000
+
+# Activations of a linear bottleneck may be this many times as far below 0 as those of a sample, and keep their value.
+_MARGIN = 1.5
 
 # The search for a rate ends within this share below the wanted bytes, or after this many trials.
 _BYTES_TOLERANCE = 0.01
@@ -69,11 +74,32 @@ def fold_batch_norm(
     return tuple(hidden), (kernel.astype(np.float32), bias.astype(np.float32))
 
 
-def _prior_tables(network: keras.Model) -> RangeCodingTables:
+def _shift(hidden: Layers, x: np.ndarray) -> np.ndarray:
+    """Return integers, float32[num_dims], that make the activations of a linear bottleneck positive.
+
+    A frozen model has a ReLU after each layer. To change nothing, it must not see a negative number.
+    """
+    *lower, (kernel, bias) = hidden
+    activations = x
+    for lower_kernel, lower_bias in lower:
+        activations = np.maximum(activations @ lower_kernel + lower_bias, 0)
+    lowest = (activations @ kernel + bias).min(axis=0)
+    return (np.ceil(np.maximum(-_MARGIN * lowest, 0)) + 1).astype(np.float32)
+
+
+def _shifted(hidden: Layers, head: Layer, shift: np.ndarray) -> tuple[Layers, Layer]:
+    """Return the layers with activations that are larger by `shift`, and the head that takes it away."""
+    *lower, (kernel, bias) = hidden
+    head_kernel, head_bias = head
+    return (*lower, (kernel, bias + shift)), (head_kernel, head_bias - shift @ head_kernel)
+
+
+def _prior_tables(network: keras.Model, shift: np.ndarray) -> RangeCodingTables:
     bottleneck = bottleneck_of(network)
     if bottleneck is None:
         raise ValueError("A network trained with lmbda=0 has no prior: use empirical tables.")
-    return bottleneck.tables()
+    tables = bottleneck.tables()
+    return dataclasses.replace(tables, cdf_offset=tables.cdf_offset + shift.astype(np.int32))
 
 
 def _float64(variable: keras.Variable) -> np.ndarray:
@@ -106,11 +132,16 @@ def freeze(
         fitted.
     """
     hidden, head = fold_batch_norm(network)
-    hidden = fit_steps(hidden, videos.x[_evenly(len(videos), _CHUNK)])
+    sample = videos.x[_evenly(len(videos), _CHUNK)]
+    shift = np.zeros(len(hidden[-1][1]), np.float32)
+    if not classifiers.has_last_relu(network):
+        shift = _shift(hidden, sample)
+        hidden, head = _shifted(hidden, head, shift)
+    hidden = fit_steps(hidden, sample)
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
     model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
-    of_prior = _prior_tables(network) if options.tables == "prior" else None
+    of_prior = _prior_tables(network, shift) if options.tables == "prior" else None
     for cost in (0.0, options.rounding_lmbda) if options.rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)
         fitted = of_prior or RangeCodingTables.fit(count_z_hat(model, videos))
@@ -118,6 +149,14 @@ def freeze(
             fitted = fit_banks(fitted, _sample_z_hat(model, videos), options.banks)
         model = dataclasses.replace(model, tables=fitted)
     return model
+
+
+def with_decoder(model: FrozenModel, videos: LabelledVideos) -> FrozenModel:
+    """Return the model with a decoder of its input, fitted to evenly spaced videos of the training data."""
+    rows = _evenly(len(videos), _DECODER_VIDEOS)
+    chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
+    parts = _run_in_threads(lambda chunk: (model.quantize(videos.x[chunk]), videos.x[chunk]), chunks)
+    return dataclasses.replace(model, decoder=fit_input_decoder(parts))
 
 
 def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, float], num_bytes: float) -> float:

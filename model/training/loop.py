@@ -19,8 +19,9 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.bottleneck import bottleneck_of
+from vidpress.model.networks.reconstruction import Decoder
 from vidpress.model.networks.teacher import Teacher
-from vidpress.model.training import checkpoints, progress
+from vidpress.model.training import checkpoints, progress, warm_start
 from vidpress.model.training.checkpoints import TrainingError
 from vidpress.model.training.options import TrainingOptions
 from vidpress.model.training.steps import Group, TrainingStep
@@ -88,10 +89,24 @@ def train(
     """
     teacher = None
     if teachers:
-        teacher = Teacher(teachers, spec, options.num_classes, mixed_precision=options.mixed_precision)
+        teacher = Teacher(
+            teachers,
+            spec,
+            options.num_classes,
+            activations=bool(options.reconstruction),
+            mixed_precision=options.mixed_precision,
+        )
     _check_training(options, spec, videos, teachers, work_dir)
     network = build_network(options, spec, videos.class_frequencies(options.num_classes))
-    step_forward = build_step(network, options, teacher)
+    decoder = build_decoder(network, options, teacher)
+    step_forward = build_step(network, options, teacher, decoder)
+    if (
+        decoder is not None
+        and warm_start.can_start_as(options, teachers)
+        and not checkpoints.checkpoint_paths(work_dir)
+    ):
+        warm_start.start_as(network, decoder, options, teachers[0], videos.x)
+        print(f"Starting as teacher {teachers[0].model_id}, and its principal components.", file=sys.stderr)
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
     if first_step:
         if options.lmbda_range is not None:
@@ -109,7 +124,6 @@ def train(
         num_classes=options.num_classes,
         batch_size=options.batch_size,
         seed=options.seed,
-        input_dropout=options.input_dropout,
         mix=teacher is not None,
         first_step=first_step,
         num_steps=options.steps - first_step,
@@ -209,6 +223,8 @@ def build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies
         class_frequencies=class_frequencies,
         prior_banks=options.prior_banks,
         mixed_precision=options.mixed_precision,
+        input_dropout=options.input_dropout,
+        linear_bottleneck=options.linear_bottleneck,
         seed=options.seed,
     )
 
@@ -227,8 +243,27 @@ def _check_training(
     checkpoints.check_work_dir(work_dir, wanted)
 
 
-def build_step(network: keras.Model, options: TrainingOptions, teacher: Teacher | None = None) -> TrainingStep:
-    """Return the step of a training run: Adam, on the task's loss and all of the network's penalties."""
+def build_decoder(network: keras.Model, options: TrainingOptions, teacher: Teacher | None = None) -> Decoder | None:
+    """Return what gives back the input or the teacher's activations in a training run, if it learns that."""
+    if not options.reconstruction:
+        return None
+    size = network.input.shape[1] if teacher is None else teacher.num_activations
+    decoder = Decoder(options.reconstruction, size, seed=options.seed, name="decoder")
+    decoder.build(classifiers.with_features(network).output[1].shape)
+    return decoder
+
+
+def build_step(
+    network: keras.Model,
+    options: TrainingOptions,
+    teacher: Teacher | None = None,
+    decoder: Decoder | None = None,
+) -> TrainingStep:
+    """Return the step of a training run: Adam, on the task's loss and all of the network's penalties.
+
+    The loss of a decoder is added, if there is one. It gives back the whole input, of which the network may have seen a
+    part, or the teachers' activations.
+    """
 
     def adam(learning_rate: float, name: str) -> keras.optimizers.Optimizer:
         schedule = keras.optimizers.schedules.ExponentialDecay(
@@ -236,15 +271,29 @@ def build_step(network: keras.Model, options: TrainingOptions, teacher: Teacher 
         )
         return keras.optimizers.Adam(schedule, name=name)
 
+    model = classifiers.with_features(network)
+
     def losses(x: Any, labels: Any) -> tuple[Any, Any]:
         if teacher is not None:
             labels = teacher(x)
-        task = classifiers.task_loss(labels, network(x, training=True))
-        return task, task + sum(network.losses)
+        logits, features = model(x, training=True)
+        task = classifiers.task_loss(labels, logits)
+        penalties = sum(model.losses)
+        if decoder is not None:
+            penalties += decoder.loss(features, x if teacher is None else teacher.activations(x))
+        return task, task + penalties
 
     optimizer = adam(options.learning_rate, "optimizer")
     groups = optimizer_groups(network, optimizer, adam(options.prior_learning_rate, "prior_optimizer"))
-    return TrainingStep(network, losses, groups, frozen=[] if teacher is None else teacher.variables)
+    decoder_variables = [] if decoder is None else decoder.trainable_variables
+    groups["optimizer"] = (optimizer, [*groups["optimizer"][1], *decoder_variables])
+    return TrainingStep(
+        network,
+        losses,
+        groups,
+        frozen=[] if teacher is None else teacher.variables,
+        others={"decoder": decoder_variables} if decoder_variables else {},
+    )
 
 
 def optimizer_groups(

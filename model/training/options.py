@@ -64,6 +64,11 @@ class TrainingOptions:
         one: see the README.
       input_dropout: The share of the input's numbers that each step sets to 0. Not in the paper; it helps with few
         videos.
+      reconstruction: What it is worth to be able to give back the input, or with teachers their activations, from the
+        stored features (`reconstruction.Decoder`), in nats of the task's loss. Not in the paper; it keeps what
+        other tasks may need.
+      linear_bottleneck: Units of one more layer, without a ReLU, after the hidden ones: its activations are stored, and
+        may be negative. With 0 there is none, and those of the last hidden layer are stored (paper).
       prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. The
         paper has 1.
       mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. The frozen model multiplies in float32.
@@ -84,6 +89,8 @@ class TrainingOptions:
     decay_steps: int = 0
     weight_decay: float = 1e-6
     input_dropout: float = 0.0
+    reconstruction: float = 0.0
+    linear_bottleneck: int = 0
     prior_banks: int = 16
     mixed_precision: bool = False
     seed: int = 0
@@ -103,7 +110,7 @@ class TrainingOptions:
             "validate_every",
         )
         check_positive(self, (*counts, "learning_rate", "prior_learning_rate", "decay_rate"))
-        check_not_negative(self, ("lmbda", "weight_decay", "seed"))
+        check_not_negative(self, ("lmbda", "weight_decay", "reconstruction", "linear_bottleneck", "seed"))
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
         if self.lmbda_range is not None:
@@ -117,10 +124,9 @@ class TrainingOptions:
             raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
-        if self.hidden[-1] > MAX_DIMS:
-            raise ValueError(
-                f"hidden={self.hidden[-1]} is too wide to code: the last layer may have {MAX_DIMS:,} units."
-            )
+        name = "linear_bottleneck" if self.linear_bottleneck else "hidden"
+        if (num_dims := self.linear_bottleneck or self.hidden[-1]) > MAX_DIMS:
+            raise ValueError(f"{name}={num_dims} is too wide to code: the last layer may have {MAX_DIMS:,} units.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ class TrainingStep:
       losses: Returns the losses of float32 batches of one size.
       groups: Optimizers by their names, each with variables of the network.
       frozen: Variables that `losses` reads besides the network's.
+      others: Variables that are moved besides the network's, by what they belong to.
       jit_compile: Compile by XLA on TensorFlow, too; otherwise it runs operation by operation there.
     """
 
@@ -37,6 +39,7 @@ class TrainingStep:
         groups: Mapping[str, Group],
         *,
         frozen: Sequence[keras.Variable] = (),
+        others: Mapping[str, Sequence[keras.Variable]] = MappingProxyType({}),
         jit_compile: bool = True,
     ):
         self._network = network
@@ -46,7 +49,9 @@ class TrainingStep:
         self._trainable = [variable for _, variables in self._groups for variable in variables]
         for optimizer, variables in self._groups:
             optimizer.build(variables)
-        self.state = {"network": network.variables} | {name: group[0].variables for name, group in groups.items()}
+        self.state = {"network": network.variables, **others} | {
+            name: group[0].variables for name, group in groups.items()
+        }
         backend = keras.backend.backend()
         if backend == "tensorflow":
             self._step = self._on_tensorflow(jit_compile)

@@ -75,6 +75,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="train one network for all rates from LOW to HIGH: it is frozen at --lmbda, and `vidpress freeze` can "
         "freeze it at the others",
     )
+    network.add_argument(
+        "--linear_bottleneck",
+        type=int,
+        metavar="UNITS",
+        help="one more layer after --hidden, without a ReLU, which is coded instead (default: none)",
+    )
     training = parser.add_argument_group("training (the defaults are the paper's)")
     training.add_argument(
         "--teacher",
@@ -92,6 +98,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--weight_decay", type=float, help="L2 penalty on the dense kernels")
     training.add_argument("--input_dropout", type=float, help="share of the input's numbers that each step sets to 0")
+    training.add_argument(
+        "--reconstruction",
+        type=float,
+        metavar="WEIGHT",
+        help="also learn to give back the input from what is stored or, with --teacher, the teachers' activations, for "
+        "tasks to come: what that is worth, in nats of the task's loss (default: nothing)",
+    )
     training.add_argument(
         "--mixed_precision",
         action="store_true",
