@@ -46,16 +46,19 @@ pythons: ## name the versions of Python that are there, the newest first
 demo: $(VENV)/.ready ## set up, then train, encode, decode and compare on real or made-up data
 	$(BIN)/vidpress demo
 
+# A file of tests in each process at a time, in the order in which `tests/conftest.py` puts them.
+IN_PROCESSES := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
-	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	VIDPRESS_LIGHT_PYTHON=$(abspath $(LIGHT)/bin/python) $(BIN)/python -m pytest $(IN_PROCESSES) \
 	  --ignore tests/engines --ignore tests/tfc $(PYTEST_ARGS)
 
 # Files and their formats, coding, data sets, and whole jobs in memory. Left out of them is what takes long and depends on the
 # processor, not on Python: the whole suite has it.
 LIGHT_TESTS := $(foreach name,banks bits coder_arrays examples feature_codec features file_kinds frames frozen_model \
-  input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding path_patterns \
-  pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows shard strict_json \
+  input_decoder input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding \
+  path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows shard strict_json \
   symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
@@ -64,7 +67,7 @@ test-light: ## run the tests that need no TensorFlow on those of Python 3.13, 3.
 	  $(MAKE) test-light-$(version);,echo "Python $(version) is not there: its tests are skipped.";))
 
 test-light-%: .venv-light/%/.ready
-	$(<D)/bin/python -m pytest --numprocesses auto --dist loadfile -k "not ($(NOT_LIGHT))" $(LIGHT_TESTS) $(PYTEST_ARGS)
+	$(<D)/bin/python -m pytest $(IN_PROCESSES) -k "not ($(NOT_LIGHT))" $(LIGHT_TESTS) $(PYTEST_ARGS)
 
 .PHONY: test-tfc
 test-tfc: $(VENV)/.torch $(TFC)/.ready ## compare with tensorflow-compression (wants Python 3.11)
