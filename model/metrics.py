@@ -48,10 +48,11 @@ class MetricsAccumulator:
         if top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1.")
         self._top_k = min(top_k, num_classes)
-        self._num_positives = np.zeros(num_classes, np.int64)
-        self._num_videos = 0
-        self._sum_hit_at_1 = 0.0
-        self._sum_perr = 0.0
+        self._num_classes = num_classes
+        self._labels: list[np.ndarray] = []  # classes, video after video
+        self._num_labels: list[np.ndarray] = []
+        self._hit_at_1: list[np.ndarray] = []
+        self._perr: list[np.ndarray] = []
         self._classes: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
         self._hits: list[np.ndarray] = []
@@ -66,7 +67,7 @@ class MetricsAccumulator:
         Raises:
           ValueError: If the shapes do not fit, or a score is NaN.
         """
-        num_classes = len(self._num_positives)
+        num_classes = self._num_classes
         scores, labels = np.asarray(scores), np.asarray(labels) > 0
         if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != num_classes:
             raise ValueError(
@@ -81,11 +82,11 @@ class MetricsAccumulator:
             return
         classes = top_classes(scores, max(self._top_k, int(num_labels.max())))
         hits = np.take_along_axis(labels, classes, axis=1)
-        self._num_videos += len(scores)
-        self._num_positives += labels.sum(axis=0)
-        self._sum_hit_at_1 += float(hits[:, 0].sum())
+        self._labels.append(np.nonzero(labels)[1].astype(np.int32))
+        self._num_labels.append(num_labels)
+        self._hit_at_1.append(hits[:, 0])
         right = np.take_along_axis(np.cumsum(hits, axis=1), num_labels[:, None] - 1, axis=1)[:, 0]
-        self._sum_perr += float((right / num_labels).sum())
+        self._perr.append(right / num_labels)
         classes = classes[:, : self._top_k]
         self._classes.append(classes.astype(np.int32))
         self._scores.append(np.take_along_axis(scores, classes, axis=1))
@@ -97,24 +98,128 @@ class MetricsAccumulator:
         Raises:
           ValueError: If none of them had labels.
         """
-        if not self._num_videos:
-            raise ValueError("Metrics need at least one video with labels; there was none.")
-        classes = np.concatenate(self._classes).ravel()
-        scores = np.concatenate(self._scores).ravel()
-        hits = np.concatenate(self._hits).ravel()
-        by_score = np.argsort(-scores, kind="stable")
-        everything = np.zeros(len(hits), np.int64)
-        gap = _average_precisions(everything, hits[by_score], self._num_positives.sum(keepdims=True))[0]
-        by_class = by_score[np.argsort(classes[by_score], kind="stable")]
-        occurs = self._num_positives > 0
-        precisions = _average_precisions(classes[by_class], hits[by_class], self._num_positives)
+        ranking = self._ranking()
+        weights = np.ones(ranking.num_videos, np.int64)
+        precisions, num_positives = ranking.average_precisions(weights)
         return Metrics(
-            gap=float(gap),
-            hit_at_1=self._sum_hit_at_1 / self._num_videos,
-            perr=self._sum_perr / self._num_videos,
-            mean_ap=float(precisions[occurs].mean()),
-            num_videos=self._num_videos,
+            gap=ranking.gap(weights),
+            hit_at_1=float(ranking.hit_at_1.mean()),
+            perr=float(ranking.perr.mean()),
+            mean_ap=float(precisions[num_positives > 0].mean()),
+            num_videos=ranking.num_videos,
         )
+
+    def average_precisions(self) -> np.ndarray:
+        """Return the average precision of each class, float64[num_classes]; NaN for classes that do not occur.
+
+        Raises:
+          ValueError: If no video had labels.
+        """
+        ranking = self._ranking()
+        precisions, num_positives = ranking.average_precisions(np.ones(ranking.num_videos, np.int64))
+        return np.where(num_positives > 0, precisions, np.nan)
+
+    def intervals(
+        self, groups: Sequence[np.ndarray] = (), *, num_samples: int = 200, share: float = 0.95, seed: int = 0
+    ) -> dict[str, list[float] | list[list[float]]]:
+        """Return bootstrap intervals of the metrics: of samples of as many videos, drawn with replacement.
+
+        Args:
+          groups: Integers, classes: for each group the interval of its mean average precision is given, too.
+          num_samples: How many samples are drawn.
+          share: The share of the samples' metrics that an interval holds; as many are below as above it.
+          seed: Seed of the samples.
+
+        Returns:
+          `[low, high]` of gap, hit_at_1, perr and mean_ap; and `mean_ap_of_groups`, a list of `[low, high]`. Where no
+          class of a group occurs in any sample, they are NaN.
+
+        Raises:
+          ValueError: If no video had labels.
+        """
+        ranking = self._ranking()
+        rng = np.random.default_rng(seed)
+        samples: list[list[float]] = []
+        for _ in range(num_samples):
+            weights = np.bincount(
+                rng.integers(ranking.num_videos, size=ranking.num_videos), minlength=ranking.num_videos
+            )
+            precisions, num_positives = ranking.average_precisions(weights)
+            precisions = np.where(num_positives > 0, precisions, np.nan)
+            means = [weights @ ranking.hit_at_1, weights @ ranking.perr]
+            of_classes = [_nanmean(precisions), *(_nanmean(precisions[group]) for group in groups)]
+            samples.append([ranking.gap(weights), *(mean / ranking.num_videos for mean in means), *of_classes])
+        tail = 100 * (1 - share) / 2
+        ends = np.full((len(samples[0]), 2), np.nan)
+        for column, values in enumerate(np.array(samples).T):
+            if not np.isnan(values).all():
+                ends[column] = np.nanpercentile(values, [tail, 100 - tail])
+        names = ("gap", "hit_at_1", "perr", "mean_ap")
+        found = ends.tolist()
+        return {**dict(zip(names, found, strict=False)), "mean_ap_of_groups": found[len(names) :]}
+
+    def _ranking(self) -> _Ranking:
+        if not self._hits:
+            raise ValueError("Metrics need at least one video with labels; there was none.")
+        num_labels = np.concatenate(self._num_labels)
+        return _Ranking(
+            num_classes=self._num_classes,
+            labels=np.concatenate(self._labels),
+            labels_video=np.repeat(np.arange(len(num_labels)), num_labels),
+            hit_at_1=np.concatenate(self._hit_at_1),
+            perr=np.concatenate(self._perr),
+            classes=np.concatenate(self._classes),
+            scores=np.concatenate(self._scores),
+            hits=np.concatenate(self._hits),
+        )
+
+
+def _nanmean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+class _Ranking:
+    """The top predictions of all videos, best first, together and by class; videos may count several times.
+
+    Attributes:
+      num_videos: How many videos there are.
+      hit_at_1: bool[num_videos].
+      perr: float64[num_videos].
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        labels: np.ndarray,
+        labels_video: np.ndarray,
+        hit_at_1: np.ndarray,
+        perr: np.ndarray,
+        classes: np.ndarray,
+        scores: np.ndarray,
+        hits: np.ndarray,
+    ):
+        self.num_videos = len(perr)
+        self.hit_at_1, self.perr = hit_at_1, perr
+        self._num_classes, self._labels, self._labels_video = num_classes, labels, labels_video
+        by_score = np.argsort(-scores.ravel(), kind="stable")
+        by_class = by_score[np.argsort(classes.ravel()[by_score], kind="stable")]
+        video = np.repeat(np.arange(self.num_videos), hits.shape[1])
+        self._video, self._hits = video[by_score], hits.ravel()[by_score]
+        self._class_video, self._class_hits = video[by_class], hits.ravel()[by_class]
+        self._class = classes.ravel()[by_class]
+
+    def gap(self, weights: np.ndarray) -> float:
+        """Return the average precision of one ranking of all predictions."""
+        everything = np.zeros(len(self._hits), np.int64)
+        num_positives = weights[self._labels_video].sum(keepdims=True)
+        return float(_average_precisions(everything, self._hits, weights[self._video], num_positives)[0])
+
+    def average_precisions(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the average precision of each class, and how many videos have it."""
+        num_positives = np.bincount(self._labels, weights[self._labels_video], minlength=self._num_classes)
+        weights = weights[self._class_video]
+        return _average_precisions(self._class, self._class_hits, weights, num_positives), num_positives
 
 
 def evaluate(scores: np.ndarray, labels: np.ndarray, top_k: int = TOP_K) -> Metrics:
@@ -206,20 +311,34 @@ def top_classes(scores: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(classes, order, axis=1)
 
 
-def _average_precisions(groups: np.ndarray, hits: np.ndarray, num_positives: np.ndarray) -> np.ndarray:
+def _average_precisions(
+    groups: np.ndarray, hits: np.ndarray, weights: np.ndarray, num_positives: np.ndarray
+) -> np.ndarray:
     """Return the (non-interpolated) average precision of each group.
 
     Args:
       groups: int[n], ascending; group of each prediction, the best prediction of a group first.
       hits: bool[n], whether the prediction is right.
+      weights: int[n], how many times it counts.
       num_positives: int[num_groups], what recall counts to.
 
     Returns:
       float64[num_groups]; 0 where `num_positives` is 0.
     """
     starts = np.searchsorted(groups, np.arange(len(num_positives)))
-    before = np.concatenate([[0], np.cumsum(hits)])
-    right = before[1:] - before[starts[groups]]
-    precision_at_hit = hits * right / (np.arange(len(groups)) - starts[groups] + 1)
+    right, all_ = (np.concatenate([[0], np.cumsum(each)]) for each in (hits * weights, weights))
+    first = starts[groups]
+    # The copies of a prediction stand one after the other: before the i-th of them are i - 1 others.
+    before, before_right = all_[:-1] - all_[first], right[:-1] - right[first]
+    precision_at_hit = hits * _sum_of_precisions(before_right, before, weights)
     total = np.bincount(groups, precision_at_hit, minlength=len(num_positives))
     return total / np.maximum(num_positives, 1)
+
+
+def _sum_of_precisions(before_right: np.ndarray, before: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Return the sum of `(before_right + i) / (before + i)` for i from 1 to the number of copies."""
+    total = np.zeros(len(copies))
+    for i in range(1, int(copies.max(initial=0)) + 1):
+        rows = np.flatnonzero(copies >= i)
+        total[rows] += (before_right[rows] + i) / (before[rows] + i)
+    return total

@@ -15,8 +15,8 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.shards.shard import Shard
-from vidpress.pipeline.evaluation import codecs
-from vidpress.pipeline.evaluation.video_metrics import task_metrics
+from vidpress.pipeline.evaluation.rivals import codecs
+from vidpress.pipeline.evaluation.videos.measuring import task_metrics
 
 if TYPE_CHECKING:
     from vidpress.model.training.training_data import LabelledVideos

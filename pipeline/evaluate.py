@@ -23,7 +23,8 @@ from vidpress.pipeline.evaluation.images import ImageKind
 from vidpress.pipeline.evaluation.kinds import Kind
 from vidpress.pipeline.evaluation.plan import Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation.points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
-from vidpress.pipeline.evaluation.videos import VideoKind
+from vidpress.pipeline.evaluation.rivals.registry import RIVALS
+from vidpress.pipeline.evaluation.videos.kind import VideoKind
 from vidpress.pipeline.launching import launch, libraries, machine, stopping
 
 _PROG = "vidpress evaluate"
@@ -95,6 +96,13 @@ def parser(kind: Kind) -> launch.Parser:
         default=1,
         help="how many seeds each point is trained with, from --seed upwards",
     )
+    rivals.add_argument(
+        "--rivals",
+        nargs="+",
+        choices=RIVALS,
+        metavar="NAME",
+        help=f"measure these alone: {', '.join(RIVALS)} (default: all that the kind of data has)",
+    )
     rivals.add_argument("--no_rivals", action="store_true", help="measure only the methods and the baselines")
     parser.add_argument(
         "--jobs",
@@ -156,6 +164,7 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
 
     output = context.output
     launch.check_writable(output, output)
+    context = kind.resolved(context)
     training, validation = kind.load_data(context)
     fingerprints = {"training": training.fingerprint, "validation": validation.fingerprint}
     context = dataclasses.replace(
@@ -170,6 +179,7 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
         "data": fingerprints,
         "methods": list(dict.fromkeys(point.method for point in plan.models)),
         **kind.about(),
+        **({} if context.new_tasks is None else {"new_tasks": context.new_tasks.about()}),
     }
     names = [point.name(context) for task in plan.all_tasks() for point in task]
 

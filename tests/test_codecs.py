@@ -1,7 +1,6 @@
 """The rivals' codecs against brute force."""
 
 import io
-import itertools
 import zlib
 
 import numpy as np
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidpress.pipeline.evaluation import codecs
+from vidpress.pipeline.evaluation.rivals import codecs
 
 RNG = np.random.default_rng(0)
 # Like activations behind a ReLU: correlated, mostly 0.
@@ -82,66 +81,3 @@ def test_principal_components_are_those_of_the_singular_values():
         assert codec.num_bytes(codes) == 4 * size * len(Z)
         expected = centred @ vectors[:size].T @ vectors[:size] + Z.mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(codec.decode(codes), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("num_bytes", [1, 4, 5])
-def test_product_quantizer_takes_the_nearest_centroids(num_bytes):
-    faiss = pytest.importorskip("faiss")
-    codec = codecs.fit_product_quantizer(Z, num_bytes)
-    codes = codec.encode(Z[:30])
-    assert codes.shape == (30, num_bytes)
-    assert codec.num_bytes(codes) == 30 * num_bytes
-    width = -(-12 // num_bytes)
-    padded = np.pad(Z[:30], ((0, 0), (0, width * num_bytes - 12)))
-    centroids = faiss.vector_to_array(codec.quantizer.centroids).reshape(num_bytes, 256, width)
-    restored = codec.decode(codes)
-    for row, (vector, code) in enumerate(zip(padded, codes, strict=True)):
-        parts = []
-        for part in range(num_bytes):
-            distances = ((centroids[part] - vector[part * width : (part + 1) * width]) ** 2).sum(axis=1)
-            assert distances[code[part]] <= distances.min() + 1e-5
-            parts.append(centroids[part, code[part]])
-        np.testing.assert_array_equal(restored[row], np.concatenate(parts)[:12])
-
-
-def test_product_quantizer_repeats_itself():
-    pytest.importorskip("faiss")
-    first, second = (codecs.fit_product_quantizer(Z, 4).encode(Z) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-
-
-def test_rotated_product_quantizer_quantizes_the_components():
-    pytest.importorskip("faiss")
-    # Every dimension is a mixture of a few: only a rotation tells them apart.
-    z = (RNG.normal(size=(2000, 4)) @ RNG.normal(size=(4, 12)) + RNG.normal(0, 0.1, (2000, 12)) + 3).astype(np.float32)
-    codec = codecs.fit_rotated_product_quantizer(z, 4, codecs.fit_principal_components(z))
-    codes = codec.encode(z)
-    assert codes.shape == (len(z), 4)
-    restored = codec.decode(codes)
-    # A rotation keeps distances: what is decoded lies where its code says.
-    np.testing.assert_array_equal(codec.encode(restored), codes)
-    plain = codecs.fit_product_quantizer(z, 4)
-    error = ((restored - z) ** 2).mean()
-    assert error < 0.7 * ((plain.decode(plain.encode(z)) - z) ** 2).mean()
-
-
-@pytest.mark.parametrize(("num_videos", "num_bytes", "message"), [(255, 4, "255 videos"), (300, 13, "12 dimensions")])
-def test_what_cannot_be_quantized_is_refused(num_videos, num_bytes, message):
-    pytest.importorskip("faiss")
-    with pytest.raises(ValueError, match=message):
-        codecs.fit_product_quantizer(Z[:num_videos], num_bytes)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_parts_are_balanced_whatever_the_scale(scale):
-    variances = np.array([8.0, 4, 2, 1, 0.5, 0.25]) * scale
-    order = codecs.balanced_parts(variances, 2)
-    assert sorted(order) == list(range(6))
-    spread = abs(np.diff(np.log2(variances[order]).reshape(2, 3).sum(axis=1))[0])
-    best = min(
-        abs(np.log2(variances[list(part)]).sum() * 2 - np.log2(variances).sum())
-        for part in itertools.combinations(range(6), 3)
-    )
-    assert spread == pytest.approx(best)
-    # The two largest never share a part.
-    assert {index // 3 for index in (list(order).index(0), list(order).index(1))} == {0, 1}

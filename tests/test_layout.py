@@ -33,12 +33,16 @@ MAY_IMPORT = {
     "pipeline.launching": "model model.files model.data_set",
     "pipeline.running": "model transforms pipeline.launching",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
-    "pipeline.evaluation": "model model.files model.tables model.records model.frozen model.shards model.data_set"
-    " model.networks model.training model.images pipeline.launching pipeline.training",
-    "pipeline.evaluation.report": "model.files pipeline.evaluation",
+    "pipeline.evaluation.rivals": "model model.tables model.coding",
+    "pipeline.evaluation": "model model.files model.tables model.frozen model.networks model.training model.images"
+    " pipeline.launching pipeline.training pipeline.evaluation.rivals",
+    "pipeline.evaluation.videos": "model model.tables model.records model.frozen model.shards model.data_set"
+    " model.training pipeline.launching pipeline.training pipeline.evaluation.rivals pipeline.evaluation",
+    "pipeline.evaluation.report": "model.files pipeline.evaluation.rivals pipeline.evaluation",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.running pipeline.training pipeline.evaluation pipeline.evaluation.report",
+    " pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals pipeline.evaluation"
+    " pipeline.evaluation.videos pipeline.evaluation.report",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}

@@ -133,6 +133,63 @@ def test_unusable_input_is_refused(scores, labels, message):
         metrics.evaluate(scores, labels)
 
 
+@given(scored_videos(), st.integers(1, 12))
+def test_the_precisions_of_classes_are_those_of_the_loops(videos, top_k):
+    scores, labels = videos
+    if not labels.any():
+        return
+    accumulator = metrics.MetricsAccumulator(scores.shape[1], top_k)
+    accumulator.update(scores, labels)
+    found = accumulator.average_precisions()
+    assert (~np.isnan(found)).tolist() == labels.any(axis=0).tolist()
+    assert np.nanmean(found) == pytest.approx(slow_metrics(scores, labels, top_k)[3], rel=1e-12)
+
+
+@given(scored_videos(), st.integers(0, 2**32 - 1))
+def test_a_video_that_counts_several_times_is_as_several_videos(videos, seed):
+    """What the bootstrap draws. (Of equal scores of a video, copies would come in another order.)"""
+    scores, labels = videos
+    scores = scores + np.arange(scores.shape[1]) / 64
+    kept = labels.any(axis=1)
+    scores, labels = scores[kept], labels[kept]
+    weights = np.random.default_rng(seed).integers(0, 4, len(scores))
+    if not weights.any():
+        return
+    accumulator = metrics.MetricsAccumulator(scores.shape[1])
+    accumulator.update(scores, labels)
+    ranking = accumulator._ranking()
+    copies = np.repeat(np.arange(len(scores)), weights)
+    expected = slow_metrics(scores[copies], labels[copies], metrics.TOP_K)
+    precisions, num_positives = ranking.average_precisions(weights)
+    assert ranking.gap(weights) == pytest.approx(expected[0], rel=1e-12)
+    assert precisions[num_positives > 0].mean() == pytest.approx(expected[3], rel=1e-12)
+
+
+def test_intervals_are_as_wide_as_samples_differ():
+    rng = np.random.default_rng(0)
+    labels = metrics.multi_hot(rng.integers(0, 10, (400, 1)), 12)
+    scores = labels + rng.normal(0, 0.7, labels.shape)
+    accumulator = metrics.MetricsAccumulator(12)
+    accumulator.update(scores, labels)
+    found = accumulator.intervals([np.arange(5), np.arange(5, 10), np.array([11])])
+    result = accumulator.result()
+    for name in ("gap", "hit_at_1", "perr", "mean_ap"):
+        low, high = found[name]
+        assert low < getattr(result, name) < high
+    # Hit@1 is a mean of 400 independent draws, of known variance.
+    deviation = np.sqrt(result.hit_at_1 * (1 - result.hit_at_1) / 400)
+    low, high = found["hit_at_1"]
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.25)
+    first, second, never = found["mean_ap_of_groups"]
+    precisions = accumulator.average_precisions()
+    assert first[0] < precisions[:5].mean() < first[1]
+    assert second[0] < precisions[5:10].mean() < second[1]
+    assert np.isnan(never).all()
+    assert accumulator.intervals(seed=0) == accumulator.intervals(seed=0) != accumulator.intervals(seed=1)
+    with pytest.raises(ValueError, match="at least one video"):
+        metrics.MetricsAccumulator(3).intervals()
+
+
 def test_top_k_must_be_positive():
     with pytest.raises(ValueError, match="top_k=0"):
         metrics.MetricsAccumulator(3, top_k=0)

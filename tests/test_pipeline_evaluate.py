@@ -21,10 +21,10 @@ from conftest import SPEC
 
 from vidpress.model import metrics
 from vidpress.model.tables.bits import bits_by_dim, bits_by_row
-from vidpress.model.training import freezing, training_data
-from vidpress.pipeline.evaluation import codecs
+from vidpress.model.training import freezing, task_heads, training_data
 from vidpress.pipeline.evaluation.points import Context
-from vidpress.pipeline.evaluation.videos import VideoKind
+from vidpress.pipeline.evaluation.rivals import codecs, registry
+from vidpress.pipeline.evaluation.videos.kind import VideoKind
 
 NUM_CLASSES = 6
 NETWORK = [
@@ -36,6 +36,8 @@ SWEEP = [
     # Tables of a prior take seconds: one point will do.
     *("--method", "vidpress:", "--method", "paper: --tables prior --banks 1 --lmbda 0.01"),
 ]
+# Those that take long to train are tested by themselves.
+RIVALS = ["--rivals", *(name for name in registry.RIVALS if name not in ("opq", "rq", "lsq"))]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluated") / "out"
-    evaluate.main([*data, "--output", str(output), *NETWORK, *SWEEP])
+    evaluate.main([*data, "--output", str(output), *NETWORK, *SWEEP, *RIVALS])
     return output
 
 
@@ -85,6 +87,7 @@ def test_every_method_is_measured(evaluated, data):
         ("vidpress", None, "own"),
         ("paper", None, "own"),
         *(((method, activations, "baseline")) for method in ("float16", "quantized", "pca")),
+        ("answers", activations, "none"),
         *((m, activations, h) for m in ("float16 parquet", "int8", "pq", "pca+pq") for h in ("baseline", "logistic")),
         *((m, features, "logistic") for m in ("float32", "float16 parquet", "int8", "pq", "pca+pq")),
         *((m, features, "network") for m in ("pq", "pca+pq")),
@@ -157,11 +160,11 @@ def test_a_codecs_record_is_what_is_read_back(evaluated, data, baseline):
 
 def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys):
     points = {path.name: path.stat().st_mtime_ns for path in (evaluated / "points").iterdir()}
-    lost = sorted(points)[len(points) // 2]
+    lost = next(name for name in sorted(points) if name.startswith("vidpress"))
     before = json.loads((evaluated / "points" / lost).read_text())
     (evaluated / "points" / lost).unlink()
     monkeypatch.setattr(jobs, "train_model", None)  # every network is trained
-    evaluate.main([*data, "--output", str(evaluated), *NETWORK, *SWEEP])
+    evaluate.main([*data, "--output", str(evaluated), *NETWORK, *SWEEP, *RIVALS])
     progress = [line for line in capsys.readouterr().out.splitlines() if "bytes a video (" in line and ":" in line[:3]]
     assert len(progress) == 1
     after = json.loads((evaluated / "points" / lost).read_text())
@@ -301,6 +304,97 @@ def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
         parse("--baseline_options", "--teacher {baseline}")
 
 
+@pytest.fixture(scope="module")
+def short_heads():
+    """Let heads be trained for few rounds, in one way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_heads, "_TRIED", task_heads._TRIED[:1])
+        patch.setattr(task_heads, "_MAX_ROUNDS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def on_new_tasks(data, tmp_path_factory, short_heads):
+    """An evaluation that hides the classes 1 and 4."""
+    output = tmp_path_factory.mktemp("new tasks") / "out"
+    (output.parent / "classes").write_text("4\n1\n")
+    argv = [*data, "--output", str(output), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--method", "vidpress:"]
+    argv += ["--rivals", "float32", "int8", "answers", "--no_network_heads"]
+    evaluate.main([*argv, "--new_tasks", str(output.parent / "classes"), "--new_task_input", data[1]])
+    return output
+
+
+def test_networks_see_no_label_of_a_new_class(on_new_tasks, data):
+    about, _ = load(on_new_tasks)
+    assert about["new_tasks"] == {"classes": 2, "held_out": [1, 4], "num_classes": 6}
+    training = training_data.load_videos(training_data.match_files([data[1]]), SPEC, NUM_CLASSES)
+    without = training.relabelled(np.array([0, -1, 2, 3, -1, 5]), "without [1, 4]")
+    assert set(np.unique(without.labels)) == {0, 2, 3, 5}
+    assert about["data"]["training"]["sha256"] == without.fingerprint["sha256"] != training.fingerprint["sha256"]
+    for path in on_new_tasks.with_name("out.work").glob("models/*.safetensors"):
+        assert FrozenModel.load(path).metadata["training_data"]["sha256"] == without.fingerprint["sha256"]
+    videos = validation_videos(data).relabelled(np.array([0, -1, 2, 3, -1, 5]), "")
+    assert {r["validation"]["num_videos"] for r in load(on_new_tasks)[1]} == {len(videos)}
+
+
+def test_heads_for_new_tasks_read_what_is_stored(on_new_tasks, data, short_heads):
+    """Each row's heads are those that the same training gives on features computed here."""
+    (record,) = records_of(on_new_tasks, method="vidpress")
+    (lossless,) = records_of(on_new_tasks, method="baseline")
+    models = on_new_tasks.with_name("out.work") / "models"
+    model, network = (FrozenModel.load(models / f"{each['name']}.safetensors") for each in (record, lossless))
+    classes = np.array([-1, 0, -1, -1, 1, -1])
+    everything = training_data.load_videos(training_data.match_files([data[1]]), SPEC, NUM_CLASSES)
+    training, videos = (each.relabelled(classes, "") for each in (everything, validation_videos(data)))
+    old = everything.relabelled(np.array([0, -1, 2, 3, -1, 5]), "")
+    int8 = codecs.fit_int8(network.bottleneck(np.asarray(old.x)))
+    rows = {
+        "vidpress": (record, lambda x: model.quantize(x).astype(np.float32)),
+        "baseline": (lossless, network.bottleneck),
+        "int8": (
+            records_of(on_new_tasks, method="int8", source="activations", head="baseline")[0],
+            lambda x: int8.decode(int8.encode(network.bottleneck(x))),
+        ),
+        "float32": (records_of(on_new_tasks, method="float32")[0], lambda x: x),
+    }
+    for name, (found, features) in rows.items():
+        head = task_heads.train_head(features(np.asarray(training.x)), training, 2)
+        expected = metrics.evaluate(
+            head.logits(features(np.asarray(videos.x))), videos.multi_hot(np.arange(len(videos)), 2)
+        )
+        linear = found["new_tasks"]["linear"]
+        assert linear["num_videos"] == len(videos), name
+        for metric in ("gap", "hit_at_1", "perr", "mean_ap"):
+            assert linear[metric] == pytest.approx(getattr(expected, metric), abs=2e-3), name
+            low, high = linear["intervals"][metric]
+            assert low <= linear[metric] <= high, name
+        assert len(linear["mean_ap_of_quartiles"]) == len(linear["intervals"]["mean_ap_of_quartiles"]) == 2
+    assert all(set(r["new_tasks"]) == {"linear", "hidden"} for r in load(on_new_tasks)[1])
+
+
+def test_new_tasks_are_on_the_page(on_new_tasks):
+    page = (on_new_tasks / "index.html").read_text()
+    assert "New tasks" in page
+    assert "The answers: best classes and scores" in page
+    for name in ("new_tasks.svg", "new_tasks.png"):
+        assert (on_new_tasks / name).stat().st_size > 500
+    (record,) = records_of(on_new_tasks, method="vidpress")
+    assert f"{record['new_tasks']['linear']['gap']:.4f}" in page
+
+
+def test_another_vocabulary_is_a_new_task(data, tmp_path, short_heads):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = write_shards(folder, 2, 60, spec=SPEC, num_classes=9, frames=(2, 3))
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
+    argv += ["--new_task_input", str(other[0]), "--new_task_validation", str(other[1]), "--new_task_classes", "9"]
+    evaluate.main([*argv, "--method", "vidpress:"])
+    about, records = load(tmp_path / "out")
+    assert about["new_tasks"] == {"classes": 9, "held_out": None, "num_classes": 9}
+    assert about["data"]["training"]["labelled_videos"] == 300
+    assert {r["new_tasks"]["linear"]["num_videos"] for r in records} == {60}
+
+
 def refusal(argv, capsys):
     with pytest.raises(SystemExit) as info:
         evaluate.main(argv)
@@ -324,6 +418,9 @@ def refusal(argv, capsys):
         (["--baseline_options", "--lmbda 1"], "--baseline_options cannot have lmbda"),
         (["--baseline", "none.safetensors"], "none.safetensors does not exist"),
         (["--labels_key", ""], "A key needs a name"),
+        (["--new_tasks", "1.5"], "is not a share of the classes"),
+        (["--new_task_classes", "9"], "--new_task_classes needs --new_tasks or"),
+        (["--rivals", "zip"], "invalid choice"),
         (["--tables", "prior", "--baseline_options", "--tables prior"], "tables=prior needs lmbda above 0"),
     ],
 )

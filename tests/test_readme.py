@@ -30,9 +30,10 @@ def folder(tmp_path_factory):
         with (path / "yt8m" / f"{name}.tfrecord").open("wb") as file:
             write_tfrecords(file, make_videos(150, num_classes=20, frames=(3, 5), start=150 * index))
     commands = "".join(block for block in blocks("sh") if "pip install" not in block)
-    assert commands.count("vidpress ") == 10
+    assert commands.count("vidpress ") == 13
     commands = re.sub(r"--steps \d+", "--steps 8", commands)
     commands = commands.replace("--hidden 2000", "--hidden 64").replace("--hidden 6000,2000", "--hidden 96,64")
+    commands = commands.replace("--linear_bottleneck 600", "--linear_bottleneck 32")
     commands = commands.replace("--output evaluation", "--output evaluation --no_rivals")  # they take minutes
     commands = commands.replace("--lmbda 0.001 0.002", "--lmbda 0.002")
     commands = commands.replace("--bytes 60", "--lmbda 0.004")  # so few steps do not reach 60 bytes
@@ -52,7 +53,9 @@ def test_commands(folder):
     assert "compact was encoded from all 3 files of --input already." in printed
     assert (folder / "model.safetensors").exists()
     assert FrozenModel.load(folder / "sixty.safetensors").metadata["lmbda"] == 0.004
-    assert list((folder / "features").glob("*.tfrecord"))
+    assert FrozenModel.load(folder / "tasks.safetensors").num_dims == 32
+    assert list((folder / "features").glob("features-*.tfrecord"))
+    assert list((folder / "videos").glob("videos-*.tfrecord"))
     assert (folder / "evaluation" / "index.html").exists()
     assert len(list((folder / "compact").glob("shard-*.parquet"))) == 4
     files = {path.name: path.read_bytes() for path in (folder / "compact").glob("shard-*")}

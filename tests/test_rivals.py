@@ -7,8 +7,8 @@ import pytest
 from conftest import REPO
 from test_evaluation_results import TWO, codec, results
 
-from vidpress.pipeline.evaluation import codecs, rivals
 from vidpress.pipeline.evaluation.report import results as evaluation_results
+from vidpress.pipeline.evaluation.rivals import codecs, registry
 
 pytest.importorskip("matplotlib", reason="needs the extra vidpress[report]")
 
@@ -24,14 +24,14 @@ def test_committed_results_are_read(folder):
     methods = {(record["method"], record["source"]) for record in found.records if record["source"]}
     assert methods
     for method, source in methods:
-        assert source in rivals.RIVALS[method].sources
+        assert source in registry.RIVALS[method].sources
     rows = [row for row in evaluation_page.table(found, found.architectures[0]) if row.kind in ("paper", "rival")]
     assert {(row.point.method, row.point.source) for row in rows} == methods
 
 
 def test_names_and_labels_tell_rivals_apart():
     for name in ("title", "label"):
-        assert len({getattr(rival, name) for rival in rivals.RIVALS.values()}) == len(rivals.RIVALS)
+        assert len({getattr(rival, name) for rival in registry.RIVALS.values()}) == len(registry.RIVALS)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_names_and_labels_tell_rivals_apart():
     ],
 )
 def test_settings_fit_the_dimensions(name, num_dims, small, sizes):
-    assert rivals.RIVALS[name].settings(num_dims, small=small) == sizes
+    assert registry.RIVALS[name].settings(num_dims, small=small) == sizes
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,23 @@ def test_settings_fit_the_dimensions(name, num_dims, small, sizes):
     [("pca", 1, "1 component"), ("quantized", 65536, "65,536 bins"), ("pq", 64, "64 bytes"), ("int8", None, "")],
 )
 def test_settings_are_read_by_people(name, size, text):
-    assert rivals.RIVALS[name].setting_text(size) == text
+    assert registry.RIVALS[name].setting_text(size) == text
 
 
-@pytest.mark.parametrize("rival", rivals.RIVALS.values(), ids=lambda rival: rival.name)
+def test_sizes_in_bytes_can_be_chosen():
+    assert registry.RIVALS["opq"].settings(100, num_bytes=[64, 4, 128]) == [4, 64]
+    assert registry.RIVALS["pca"].settings(100, num_bytes=[64]) == registry.RIVALS["pca"].settings(100)
+    assert registry.RIVALS["int8"].settings(100, num_bytes=[64]) == [None]
+
+
+@pytest.mark.parametrize("rival", registry.RIVALS.values(), ids=lambda rival: rival.name)
 def test_every_rival_is_fitted_and_gives_back_vectors(rival):
-    if rival.name in ("pq", "pca+pq"):
+    if rival.name in ("pq", "pca+pq", "opq", "rq", "lsq"):
         pytest.importorskip("faiss")
-    z = np.random.default_rng(0).gamma(1, 1, (300, 16)).astype(np.float32)
-    sample = rivals.Sample(z)
-    for size in rival.settings(16, small=True):
+    rng = np.random.default_rng(0)
+    z = rng.gamma(1, 1, (300, 36)).astype(np.float32)
+    sample = registry.Sample(z, (rng.normal(size=(36, 36)).astype(np.float32), np.zeros(36, np.float32)))
+    for size in rival.settings(36, small=True):
         stored = rival.fit(sample, size or 0)
         codes = stored.encode(z)
         assert stored.num_bytes(codes) > 0
@@ -75,17 +82,17 @@ def test_every_rival_is_fitted_and_gives_back_vectors(rival):
 
 def test_a_new_entry_is_all_that_the_report_needs(monkeypatch):
     new = dataclasses.replace(
-        rivals.RIVALS["pca"],
+        registry.RIVALS["pca"],
         name="new",
         title="A new rival",
         label="new",
         text="like PCA, but new.",
         fit=lambda sample, size: codecs.Float32(),
         unit="thing",
-        sources=(rivals.ACTIVATIONS, rivals.FEATURES),
+        sources=(registry.ACTIVATIONS, registry.FEATURES),
         paper=False,
     )
-    monkeypatch.setitem(rivals.RIVALS, "new", new)
+    monkeypatch.setitem(registry.RIVALS, "new", new)
     found = results()
     found.records.append(codec("new", 3, 50, 0.68))
     found.records.append(codec("new", 3, 60, 0.67, head="logistic", source="features"))

@@ -78,6 +78,33 @@ class LabelledVideos:
             label_start=np.concatenate([[0], np.cumsum(counts)]),
         )
 
+    def relabelled(self, new_class: np.ndarray, name: str) -> LabelledVideos:
+        """Return the videos with other classes, without those that have none of them.
+
+        Args:
+          new_class: int[num_classes], the new number of each class, or -1 for classes that are left out.
+          name: What the fingerprint says about it: it must go with `new_class`.
+        """
+        labels = new_class[self.labels]
+        kept = labels >= 0
+        video = np.repeat(np.arange(len(self)), np.diff(self.label_start))
+        counts = np.bincount(video[kept], minlength=len(self))
+        labelled = np.flatnonzero(counts)
+        fingerprint = {
+            **self.fingerprint,
+            "labelled_videos": len(labelled),
+            "classes": name,
+            "sha256": hashlib.sha256(f"{self.fingerprint['sha256']} {name}".encode()).hexdigest(),
+        }
+        return dataclasses.replace(
+            self,
+            x=self.x if len(labelled) == len(self) else self.x[labelled],
+            labels=labels[kept].astype(np.int32),
+            label_start=np.concatenate([[0], np.cumsum(counts[labelled])]),
+            num_unlabelled=self.num_unlabelled + len(self) - len(labelled),
+            fingerprint=fingerprint,
+        )
+
     def class_frequencies(self, num_classes: int) -> np.ndarray:
         """Return the share of videos that have each class, float64[num_classes], within (0, 1).
 
@@ -177,7 +204,6 @@ def training_batches(
     seed: int,
     first_step: int,
     num_steps: int,
-    input_dropout: float = 0.0,
     mix: bool = False,
 ) -> Iterable[prefetching.Batch]:
     """Return the batches of some training steps.
@@ -192,8 +218,6 @@ def training_batches(
       seed: Seed of the order.
       first_step: The first step, counted from 0.
       num_steps: How many steps.
-      input_dropout: The share of the numbers of `x` that become 0, drawn in every step; the others are scaled up, so
-        that the mean stays the same.
       mix: Mix each video's `x` with that of another video of its batch, `share * x + (1 - share) * other`, with a share
         drawn from 1/2 to 1. That is the mean over a video that is cut together from both. The labels stay the video's
         own, and so say little about the mixture: this is for training with a teacher, which does not use them.
@@ -213,13 +237,10 @@ def training_batches(
         rows = np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
         x = videos.x[rows]
         if mix:
-            # The last number keeps the streams apart: of orders, of what is dropped, of shares.
+            # The last number keeps the streams apart, of orders and of shares.
             rng = np.random.Generator(np.random.Philox([seed, step, 2]))
             share = 1 - rng.random((batch_size, 1), np.float32) / 2
             x = share * x + (1 - share) * x[::-1]
-        if input_dropout:
-            rng = np.random.Generator(np.random.Philox([seed, step, 1]))
-            x = x * ((rng.random(x.shape, np.float32) >= input_dropout) * np.float32(1 / (1 - input_dropout)))
         return x, videos.multi_hot(rows, num_classes).astype(np.float32)
 
     return prefetching.batches(gather, range(first_step, first_step + num_steps))

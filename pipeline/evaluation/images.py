@@ -21,7 +21,7 @@ from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.training.options import TABLES, FreezingOptions
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
 from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint, by_rank, training_seconds
-from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, fitted_to
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, fitted_to
 from vidpress.pipeline.launching import launch
 from vidpress.pipeline.training.options import fields_of
 
@@ -154,7 +154,8 @@ class ImageKind(Kind):
             num_dims = int(np.prod(dict(baseline.options)["hidden"]))
             yield tuple(
                 CodecPoint(rival.name, size, baseline, "baseline")
-                for rival in fitted_to(ACTIVATIONS)
+                for rival in fitted_to(ACTIVATIONS, args.rivals)
+                if rival.on_images
                 for size in rival.settings(num_dims, small=True)
             )
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from vidpress.pipeline.evaluation.points import CodecPoint, Context, ModelPoint
-from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, Sample
+from vidpress.pipeline.evaluation.rivals.codecs import Codec
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, RIVALS, Sample
 from vidpress.pipeline.evaluation.task import Task, task_of
 
 
@@ -30,11 +31,15 @@ class Vectors(NamedTuple):
       fitting: float32[num_examples, num_dims], of the training data.
       validation: float32[num_others, num_dims].
       measure_head: Takes a point and what was restored of both, and returns the metrics and other fields of its record.
+      head: Kernel and bias of the head that reads them, if it is linear.
+      measure_codec: Takes a codec, and returns the fields of the records of all its points; by default none.
     """
 
     fitting: np.ndarray
     validation: np.ndarray
     measure_head: Callable[[CodecPoint, np.ndarray, np.ndarray], dict[str, Any]]
+    head: tuple[np.ndarray, np.ndarray] | None = None
+    measure_codec: Callable[[Codec], dict[str, Any]] = lambda codec: {}
 
 
 class Kind(abc.ABC):
@@ -110,6 +115,10 @@ class Kind(abc.ABC):
           ValueError: If an option that says what the data are cannot be used.
         """
 
+    def resolved(self, context: Context) -> Context:
+        """Return the context with what follows from the training data."""
+        return context
+
     @abc.abstractmethod
     def load_data(self, context: Context) -> tuple[Data, Data]:
         """Return the training and the validation data, read once in a process."""
@@ -132,16 +141,22 @@ class Kind(abc.ABC):
           context: What all points share.
         """
         source = points[0].source
-        z, z_validation, measure_head = self.vectors(source, context)
-        sample = Sample(z)
+        z, z_validation, measure_head, head, measure_codec = self.vectors(source, context)
+        sample = Sample(z, head)
         for method, size in dict.fromkeys((point.method, point.size) for point in points):
             start = time.monotonic()
             codec = RIVALS[method].fit(sample, size or 0)
             codes = codec.encode(z_validation)
             num_bytes = codec.num_bytes(codes) / len(z_validation)
             restored, restored_validation = codec.decode(codec.encode(z)), codec.decode(codes)
-            error = float(np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2))
             fitted = round(time.monotonic() - start, 1)
+            about: dict[str, Any] = {}
+            if not RIVALS[method].gives_scores:
+                error = np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2)
+                about["unexplained_variance"] = float(f"{error:.4g}")
+            start = time.monotonic()
+            about |= measure_codec(codec)
+            of_codec = round(time.monotonic() - start, 1)
             for point in points:
                 if (point.method, point.size) == (method, size):
                     start = time.monotonic()
@@ -153,8 +168,8 @@ class Kind(abc.ABC):
                         "source": FEATURES if source is None else ACTIVATIONS,
                         "head": point.head,
                         self.task.bytes_key: num_bytes,
-                        "unexplained_variance": float(f"{error:.4g}"),
+                        **about,
                         **measured,
-                        "seconds": {"fit": fitted, "measure": round(time.monotonic() - start, 1)},
+                        "seconds": {"fit": fitted, "measure": round(time.monotonic() - start + of_codec, 1)},
                     }
                     yield point, record

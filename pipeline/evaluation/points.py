@@ -19,6 +19,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.strict_json import JsonError
+from vidpress.pipeline.evaluation.new_tasks import NewTasks
 from vidpress.pipeline.evaluation.task import Task
 from vidpress.pipeline.training.options import default_values
 
@@ -36,6 +37,9 @@ BASELINES_PLACEHOLDER = "{baselines}"
 # Names of methods: networks without a rate, and the method that others are compared with.
 BASELINE = "baseline"
 PAPER = "paper"
+
+# Instead of a head, where what is restored are the scores of the classes.
+NO_HEAD = "none"
 
 # A record keeps the bits of at most this many dimensions.
 _RANKS = 200
@@ -81,6 +85,7 @@ class Context:
       training_sha256: The SHA-256 in the training data's fingerprint.
       validation_sha256: The same of the validation data.
       held_out: For images: how many of the training images are measured instead of the test images.
+      new_tasks: For videos: the classes that networks do not see, and the data to measure on, if given.
     """
 
     input: tuple[str, ...]
@@ -92,6 +97,7 @@ class Context:
     training_sha256: str = ""
     validation_sha256: str = ""
     held_out: int = 0
+    new_tasks: NewTasks | None = None
 
     @property
     def spec(self) -> FeatureSpec:
@@ -109,6 +115,7 @@ class Context:
             "classes": self.classes,
             "training_data": self.training_sha256,
             "validation_data": self.validation_sha256,
+            **({} if self.new_tasks is None else {"new_tasks": self.new_tasks.key()}),
         }
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -226,7 +233,7 @@ class CodecPoint:
       size: Bins, components or bytes, if the method has a choice of sizes.
       source: The baseline whose activations it is fitted to, or None for the input features.
       head: Which classifier reads it: "baseline" (the source's), "logistic" or "network", both trained on its
-        reconstructions.
+        reconstructions; or `NO_HEAD`, if these are scores.
       options: Options of the network, if that is the head.
     """
 

@@ -1,11 +1,11 @@
-"""The figures of an evaluation: error over relative size, and bits by dimension."""
+"""The figures of an evaluation: error over relative size, the same on new tasks over bytes, and bits by dimension."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation.points import PAPER
 from vidpress.pipeline.evaluation.report.results import Results, Summary
-from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, fitted_to
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, fitted_to
 from vidpress.pipeline.evaluation.task import Error
 
 # The strongest of Okabe and Ito's colours, which the colour-blind can tell apart; rivals have the others.
@@ -114,7 +114,9 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_err
     axis.label_requests = []  # type: ignore[attr-defined]
     axis.label_requests.append(("baseline, lossless", "#333333", [(1, error)], False))  # type: ignore[attr-defined]
     for curve in reversed(curves):
-        _draw_curve(axis, curve, metric, own=curve.label in results.about["methods"])
+        sizes = [point.relative_size for point in curve.points]
+        seeds = [[1 - record["validation"][metric] for record in point.records] for point in curve.points]
+        _draw_curve(axis, curve, sizes, seeds, own=curve.label in results.about["methods"])
     axis.label_requests.reverse()  # type: ignore[attr-defined]
     axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
     axis.set_axisbelow(True)
@@ -125,15 +127,13 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_err
     axis.set_title(results.task.title(hidden))
 
 
-def _draw_curve(axis: Axes, curve: _Curve, metric: str, *, own: bool) -> None:
-    x = [point.relative_size for point in curve.points]
-    y = [1 - point.validation[metric] for point in curve.points]
-    for point, size, error in zip(curve.points, x, y, strict=True):
-        low, high = point.spread(metric)
-        if low != high:
-            axis.errorbar(
-                [size], [error], [[error - (1 - high)], [(1 - low) - error]], color=curve.colour, capsize=3, zorder=3
-            )
+def _draw_curve(axis: Axes, curve: _Curve, x: Sequence[float], seeds: Sequence[Sequence[float]], *, own: bool) -> None:
+    """Draw the means of each point's seeds, and bars from the least to the largest of them."""
+    y = [float(np.mean(values)) for values in seeds]
+    for size, mean, values in zip(x, y, seeds, strict=True):
+        if min(values) != max(values):
+            ends = [[mean - min(values)], [max(values) - mean]]
+            axis.errorbar([size], [mean], ends, color=curve.colour, capsize=3, zorder=3)
     axis.plot(
         x,
         y,
@@ -146,10 +146,65 @@ def _draw_curve(axis: Axes, curve: _Curve, metric: str, *, own: bool) -> None:
         markeredgewidth=0.7,
         zorder=4 if own else 2,
     )
-    top = axis.get_ylim()[1]
-    visible = [(size, error) for size, error in zip(x, y, strict=True) if error <= top]
+    bottom, top = axis.get_ylim()
+    visible = [(size, mean) for size, mean in zip(x, y, strict=True) if bottom <= mean <= top]
     if visible:
         axis.label_requests.append((curve.label, curve.colour, visible, own))  # type: ignore[attr-defined]
+
+
+# Points of new tasks this far below the best are left out.
+_LOWEST_BELOW_BEST = 0.15
+
+
+def new_tasks(results: Results) -> Figure:
+    """Return the figure of linear heads for new tasks over bytes: GAP and mAP, a column for each architecture."""
+    architectures = results.architectures
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6 * len(architectures), 11), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, len(architectures), squeeze=False)
+        for column, hidden in enumerate(architectures):
+            for row, (metric, name) in enumerate((("gap", "GAP"), ("mean_ap", "mAP"))):
+                _draw_new_tasks(axes[row, column], results, hidden, metric, name)
+        figure.canvas.draw()
+        figure.set_layout_engine("none")
+        for axis in axes.flat:
+            _place_labels(axis)
+    return figure
+
+
+def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metric: str, name: str) -> None:
+    curves = []
+    for curve in _curves(results, hidden):
+        points = [point for point in curve.points if point.on_new_tasks("linear", metric)]
+        if points:
+            curves.append(dataclasses.replace(curve, points=points))
+    lines: list[tuple[str, Summary]] = [("activations without a rate", results.baseline(hidden))]
+    lines += [("the input, float32", point) for point in results.codecs("float32", FEATURES, hidden)]
+    levels = [(label, float(np.mean(point.on_new_tasks("linear", metric)))) for label, point in lines]
+    values = [float(np.mean(point.on_new_tasks("linear", metric))) for curve in curves for point in curve.points]
+    best = max([*values, *(level for _, level in levels)])
+    shown = [value for value in [*values, *(level for _, level in levels)] if value >= best - _LOWEST_BELOW_BEST]
+    height = max(best - min(shown), 0.02)
+    axis.set_ylim(min(shown) - 0.06 * height, best + _LOWEST_SHARE * height)
+    sizes = [point.num_bytes for curve in curves for point in curve.points] or [1.0]
+    axis.set_xscale("log")
+    axis.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
+    axis.label_requests = []  # type: ignore[attr-defined]
+    for label, level in levels:
+        axis.axhline(level, color="#333333", linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+        axis.label_requests.append((label, "#333333", [(max(sizes), level)], False))  # type: ignore[attr-defined]
+    for curve in reversed(curves):
+        seeds = [point.on_new_tasks("linear", metric) for point in curve.points]
+        own = curve.label in results.about["methods"]
+        _draw_curve(axis, curve, [point.num_bytes for point in curve.points], seeds, own=own)
+    axis.label_requests.reverse()  # type: ignore[attr-defined]
+    axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_xlabel("Bytes a video")
+    axis.set_ylabel(f"{name} of a linear head for new tasks")
+    axis.set_title(results.task.title(hidden))
 
 
 def _place_labels(axis: Axes) -> None:

@@ -16,10 +16,14 @@ from vidpress.pipeline.evaluation.points import BASELINE, PAPER
 from vidpress.pipeline.evaluation.report import figures
 from vidpress.pipeline.evaluation.report.results import Results, Summary
 from vidpress.pipeline.evaluation.report.template import TEMPLATE
-from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, RIVALS, fitted_to
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, RIVALS, fitted_to
 
 PAGE = "index.html"
-FIGURES = {"rate_accuracy": figures.rate_accuracy, "bits_by_dimension": figures.bits_by_dimension}
+FIGURES = {
+    "rate_accuracy": figures.rate_accuracy,
+    "new_tasks": figures.new_tasks,
+    "bits_by_dimension": figures.bits_by_dimension,
+}
 
 
 class Row(NamedTuple):
@@ -59,6 +63,19 @@ def table(results: Results, hidden: tuple[int, ...]) -> Iterator[Row]:
             point = smallest or max(points, key=lambda point: point.validation[results.task.metric])
             at_baseline = results.bytes_at_baseline(points, hidden)
             yield Row(name, kind, point, smallest is not None, at_baseline, point.records[0]["head"])
+
+
+def new_task_table(results: Results, hidden: tuple[int, ...]) -> Iterator[tuple[str, str, Summary]]:
+    """Yield name, kind (as in `Row`) and point of everything that heads for new tasks were measured on."""
+    yield "Activations without a rate, float32", BASELINE, results.baseline(hidden)
+    for source, prefix in ((FEATURES, "Input: "), (ACTIVATIONS, "")):
+        for rival in fitted_to(source):
+            kind = "paper" if rival.paper else "rival"
+            for point in results.codecs(rival.name, source, hidden):
+                yield f"{prefix}{rival.title}", kind, point
+    for method in results.about["methods"]:
+        for point in results.curve(method, hidden):
+            yield method, "own", point
 
 
 def findings(results: Results) -> Iterator[str]:
@@ -136,6 +153,8 @@ def write(output: str | os.PathLike[str], results: Results) -> None:
     images = {}
     if results.architectures:
         for name, draw in FIGURES.items():
+            if name == "new_tasks" and name not in results.about:
+                continue
             figure = draw(results)
             for file_format in ("png", "svg"):
                 data = figures.to_bytes(figure, file_format)  # type: ignore[arg-type]
@@ -157,6 +176,8 @@ def render(results: Results, images: dict[str, str]) -> str:
     measured = {record["method"] for record in results.records if record["source"]}
     environment.filters["size"] = _size
     environment.filters["share"] = lambda value: f"{100 * value:.3g} %"
+    environment.filters["mean4"] = lambda values: f"{sum(values) / len(values):.4f}"
+    environment.filters["interval"] = lambda ends: f"{ends[0]:.3f}-{ends[1]:.3f}"
     environment.filters["error"] = lambda value: f"{100 * (1 - value):.2f}"
     return environment.from_string(TEMPLATE).render(
         about=results.about,
@@ -165,6 +186,9 @@ def render(results: Results, images: dict[str, str]) -> str:
         title=results.task.title,
         records=results.records,
         tables=[(hidden, list(table(results, hidden))) for hidden in results.architectures],
+        new_task_tables=[(hidden, list(new_task_table(results, hidden))) for hidden in results.architectures]
+        if "new_tasks" in results.about
+        else [],
         findings=list(findings(results)) if results.architectures else [],
         images={name: Markup(url) for name, url in images.items()},
         parts=parts(results),

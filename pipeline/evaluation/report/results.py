@@ -17,7 +17,7 @@ import numpy as np
 
 from vidpress.model.files import storage
 from vidpress.pipeline.evaluation.points import BASELINE, read_fields
-from vidpress.pipeline.evaluation.rivals import FEATURES, RIVALS
+from vidpress.pipeline.evaluation.rivals.registry import FEATURES, RIVALS
 from vidpress.pipeline.evaluation.task import Task, task_of
 
 _JSON, _CSV = "results.json", "results.csv"
@@ -62,6 +62,20 @@ class Summary:
         """Return the least and the largest of a metric on the validation data over the seeds."""
         values = [record["validation"][metric] for record in self.records]
         return min(values), max(values)
+
+    def on_new_tasks(self, head: str, metric: str) -> list[float]:
+        """Return a metric of each seed's head for new tasks; none if new tasks were not measured."""
+        return [record["new_tasks"][head][metric] for record in self.records if "new_tasks" in record]
+
+    def new_task_interval(self, head: str, metric: str) -> list[float]:
+        """Return `[low, high]`, the means over the seeds of the ends of the metric's bootstrap intervals."""
+        intervals = [record["new_tasks"][head]["intervals"][metric] for record in self.records]
+        return np.mean(intervals, axis=0).tolist()
+
+    def new_task_quartiles(self, head: str) -> list[float]:
+        """Return mAP of each quarter of the classes by frequency, the means over the seeds, most frequent first."""
+        values = [record["new_tasks"][head]["mean_ap_of_quartiles"] for record in self.records]
+        return np.mean(values, axis=0).tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -86,6 +86,52 @@ settings, where the curve crosses the baseline's.</caption>
 </table>
 </div>
 {% endfor %}
+{% if new_task_tables %}
+<h2>New tasks</h2>
+<p>{{ "{:,}".format(about.new_tasks.classes) }} classes
+{{ "of another vocabulary." if about.new_tasks.held_out is none else "whose labels no network and no table has seen." }}
+Heads for them are trained on what is stored of each video, as it is read back: a linear one, and one with a hidden
+layer of 2000. The training is the same in every row.</p>
+{% if "new_tasks" in images %}
+<figure>
+<img alt="Accuracy of linear heads for new tasks over bytes on a logarithmic axis" src="{{ images.new_tasks }}">
+<figcaption>Left and up is better. The dashed lines are the same head on what takes thousands of bytes. Bars: least and
+largest of the seeds.</figcaption>
+</figure>
+{% endif %}
+{% for hidden, rows in new_task_tables %}
+<h3>{{ title(hidden) }}</h3>
+<div class="scroll">
+<table>
+<thead>
+<tr><th class="text" rowspan="2">What is stored</th><th class="text" rowspan="2">Setting</th>
+<th rowspan="2">Bytes<br>a video</th><th class="group" colspan="4">Linear head</th>
+<th class="group" colspan="4">its mAP by quarter of the classes,<br>the most frequent first</th>
+<th class="group" colspan="4">Head with a hidden layer</th><th rowspan="2">Seeds</th></tr>
+<tr><th>GAP</th><th>Hit@1</th><th>PERR</th><th>mAP</th><th>1</th><th>2</th><th>3</th><th>4</th>
+<th>GAP</th><th>Hit@1</th><th>PERR</th><th>mAP</th></tr>
+</thead>
+<tbody>
+{% for name, kind, point in rows %}
+<tr class="{{ kind }}{% if not loop.first and kind != loop.previtem[1] %} first{% endif %}">
+<td class="text">{{ name }}</td><td class="text">{{ point.setting }}</td><td>{{ point.num_bytes | size }}</td>
+{% for metric in task.metrics %}
+<td>{{ point.on_new_tasks("linear", metric) | mean4 }}<br><span class="soft">
+{{ point.new_task_interval("linear", metric) | interval }}</span></td>
+{% endfor %}
+{% for value in point.new_task_quartiles("linear") %}<td>{{ [value] | mean4 }}</td>{% endfor %}
+{% for metric in task.metrics %}
+<td>{{ point.on_new_tasks("hidden", metric) | mean4 }}<br><span class="soft">
+{{ point.new_task_interval("hidden", metric) | interval }}</span></td>
+{% endfor %}
+<td>{{ point.records | length }}</td></tr>
+{% endfor %}
+</tbody>
+<caption>Means over the seeds; below each, the interval that holds 95 % of bootstrap samples of the videos.</caption>
+</table>
+</div>
+{% endfor %}
+{% endif %}
 {% if images %}
 <h2>Bits by dimension</h2>
 <figure class="small"><img alt="Bits of each dimension, sorted" src="{{ images.bits_by_dimension }}">

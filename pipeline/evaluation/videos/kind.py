@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidpress.model.deflate import deflated_bytes
-from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.pipeline.evaluation import new_tasks
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
 from vidpress.pipeline.evaluation.points import (
+    NO_HEAD,
     PAPER,
     CodecPoint,
     Context,
     ModelPoint,
     training_seconds,
 )
-from vidpress.pipeline.evaluation.rivals import ACTIVATIONS, FEATURES, Rival, fitted_to
-from vidpress.pipeline.evaluation.video_metrics import chunks, measure_shard, task_metrics
+from vidpress.pipeline.evaluation.rivals.codecs import Codec
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, Rival, fitted_to
+from vidpress.pipeline.evaluation.videos import data
+from vidpress.pipeline.evaluation.videos.measuring import chunks, measure_shard, stored_features, task_metrics
+from vidpress.pipeline.evaluation.videos.new_task_heads import measure_heads
 from vidpress.pipeline.launching import launch, record_options
 from vidpress.pipeline.training import jobs
 from vidpress.pipeline.training.options import ModelOptions, add_model_options, default_values, paper_options, sizes
@@ -74,12 +77,20 @@ class VideoKind(Kind):
             help="data that everything is measured on",
         )
         record_options.add_record_options(files)
+        new_tasks.add_options(files)
         sweep.add_argument(
             "--baseline",
             action="append",
             metavar="MODEL.safetensors",
             help="a frozen model, trained with --lmbda 0, to use as the baseline of its architecture instead of "
             "training one",
+        )
+        rivals.add_argument(
+            "--rival_bytes",
+            type=launch.positive_int,
+            nargs="+",
+            metavar="BYTES",
+            help="sizes of the quantizers' codes; local search takes multiples of 4 (default: 8 to 256, by quantizer)",
         )
         rivals.add_argument(
             "--no_network_heads",
@@ -93,8 +104,8 @@ class VideoKind(Kind):
 
     @property
     def baseline_options(self) -> dict[str, Any]:
-        """No teacher, no range, and the defaults of the options that have no effect without a rate."""
-        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda")
+        """No teacher, no range, nothing else to learn, and the defaults of the options that need a rate."""
+        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda", "reconstruction", "linear_bottleneck")
         nothing = {name: default_values()[name] for name in names}
         return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
 
@@ -121,27 +132,42 @@ class VideoKind(Kind):
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
         """Yield the rivals on the baselines' activations, and on the input features."""
         for baseline in baselines:
-            yield from _rival_tasks(fitted_to(ACTIVATIONS), baseline, dict(baseline.options)["hidden"][-1])
-        on_input = fitted_to(FEATURES)
-        yield from _rival_tasks(on_input, None, args.features.input_size)
+            on_activations = fitted_to(ACTIVATIONS, args.rivals)
+            num_dims = dict(baseline.options)["hidden"][-1]
+            yield from _rival_tasks(on_activations, baseline, num_dims, args)
+        on_input = fitted_to(FEATURES, args.rivals)
+        yield from _rival_tasks(on_input, None, args.features.input_size, args)
         if not args.no_network_heads:
             for rival in on_input:
-                for size in rival.settings(args.features.input_size) if rival.sizes else []:
+                sizes = rival.settings(args.features.input_size, num_bytes=args.rival_bytes) if rival.sizes else []
+                for size in sizes:
                     yield (CodecPoint(rival.name, size, None, "network", baselines[0].options),)
 
     def context(self, args: argparse.Namespace, work_dir: str) -> Context:
         """Return what all points share, except the data's fingerprints."""
         features = record_options.with_keys(args.features, args)
-        return Context(tuple(args.input), tuple(args.validation), features, args.classes, args.output, work_dir)
+        return Context(
+            tuple(args.input),
+            tuple(args.validation),
+            features,
+            args.classes,
+            args.output,
+            work_dir,
+            new_tasks=new_tasks.of_options(args),
+        )
+
+    def resolved(self, context: Context) -> Context:
+        """Return the context with the classes that are new."""
+        return data.choose_classes(context)
 
     def load_data(self, context: Context) -> tuple[LabelledVideos, LabelledVideos]:
         """Return the training and the validation videos, read once in a process."""
-        return _load_data(context)
+        return data.load_data(context)
 
     def measure_model(self, point: ModelPoint, context: Context) -> dict[str, Any]:
         """Train, freeze and measure a network, and return its record."""
         model = _frozen_model(point, context)
-        videos, validation = _load_data(context)
+        videos, validation = data.load_data(context)
         start = time.monotonic()
         record = {**point.record(model.metadata.get("steps")), "model_id": model.model_id}
         sample = videos.sample(_TRAINING_SAMPLE)
@@ -153,27 +179,42 @@ class VideoKind(Kind):
             record["training"] = task_metrics(_network_logits(model), sample)
             record["bytes_per_video"] = deflated_bytes(_features(model, validation)) / len(validation)
             record["rounded"] = measure_shard(model, validation)
+        record |= _measure_new_tasks(context, lambda videos: _read_back(model, videos))
         record["seconds"] = {"train": model.metadata.get("seconds"), "measure": round(time.monotonic() - start, 1)}
         return record
 
     def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
         """Return a baseline's activations, or the input, and a function that measures a head on them."""
-        videos, validation = _load_data(context)
+        videos, validation = data.load_data(context)
         videos = videos.sample(_FITTING_SAMPLE)
-        baseline = None if source is None else FrozenModel.load(source.model_path(context))
+        baseline = None if source is None else _frozen_model(source, context)
 
         def measure_head(point: CodecPoint, restored: np.ndarray, restored_validation: np.ndarray) -> dict[str, Any]:
             return _measure_head(point, baseline, (videos, restored), (validation, restored_validation), context)
 
-        return Vectors(_features(baseline, videos), _features(baseline, validation), measure_head)
+        def measure_codec(codec: Codec) -> dict[str, Any]:
+            return _measure_new_tasks(context, lambda videos: codec.decode(codec.encode(_features(baseline, videos))))
+
+        head = None if baseline is None else baseline.head
+        return Vectors(_features(baseline, videos), _features(baseline, validation), measure_head, head, measure_codec)
 
 
-def _rival_tasks(rivals: Sequence[Rival], source: ModelPoint | None, num_dims: int) -> Iterator[tuple[CodecPoint, ...]]:
+def _rival_tasks(
+    rivals: Sequence[Rival], source: ModelPoint | None, num_dims: int, args: argparse.Namespace
+) -> Iterator[tuple[CodecPoint, ...]]:
     """Yield the points of rivals on one source: the paper's, those without a choice of sizes, and then one by one."""
 
     def task(rivals: Sequence[Rival], heads: Sequence[str]) -> tuple[CodecPoint, ...]:
-        settings = [(rival.name, size) for rival in rivals for size in rival.settings(num_dims)]
-        return tuple(CodecPoint(name, size, source, head) for name, size in settings for head in heads)
+        settings = [
+            (rival, size)
+            for rival in rivals
+            for size in rival.settings(args.classes if rival.gives_scores else num_dims, num_bytes=args.rival_bytes)
+        ]
+        return tuple(
+            CodecPoint(rival.name, size, source, head)
+            for rival, size in settings
+            for head in ([NO_HEAD] if rival.gives_scores else heads)
+        )
 
     others = [rival for rival in rivals if not rival.paper]
     heads = ["logistic"] if source is None else ["baseline", "logistic"]
@@ -185,22 +226,11 @@ def _rival_tasks(rivals: Sequence[Rival], source: ModelPoint | None, num_dims: i
     yield from filter(None, tasks)
 
 
-def _load_data(context: Context) -> tuple[LabelledVideos, LabelledVideos]:
-    return _load(context.input, context), _load(context.validation, context)
-
-
-def _load(patterns: tuple[str, ...], context: Context) -> LabelledVideos:
-    return _load_once(patterns, context.spec, context.classes)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_once(patterns: tuple[str, ...], features: FeatureSpec, classes: int) -> LabelledVideos:
-    return jobs.load_videos(patterns, features, classes)
-
-
 def _frozen_model(point: ModelPoint, context: Context) -> FrozenModel:
     """Return a point's frozen network, which is trained if it is not there yet."""
-    videos, validation = _load_data(context)
+    for teacher in point.teachers:
+        _frozen_model(teacher, context)  # its record may be finished, and its file gone
+    videos, validation = data.load_data(context)
     options = ModelOptions.of(point.resolved_options(context))
     network_dir = os.path.join(context.work_dir, "trainings", point.network_name(context))
     path = point.model_path(context)
@@ -235,6 +265,8 @@ def _measure_head(
         model, seconds = jobs.train_model(options, context.spec, stored, None, network_dir)
         about["train_seconds"] = training_seconds(network_dir, seconds)
         logits = _network_logits(model)
+    elif point.head == NO_HEAD:
+        logits = _identity
     elif point.head == "logistic":
         from vidpress.model.training import task_heads
 
@@ -250,6 +282,29 @@ def _measure_head(
         "training": task_metrics(logits, stored.sample(_TRAINING_SAMPLE)),
         **about,
     }
+
+
+def _identity(scores: np.ndarray) -> np.ndarray:
+    return scores
+
+
+def _measure_new_tasks(context: Context, features: Callable[[LabelledVideos], np.ndarray]) -> dict[str, Any]:
+    """Return the field of a record that says how heads for new tasks do on features, if they are measured.
+
+    Args:
+      context: The evaluation's.
+      features: Returns what is stored and read back of videos.
+    """
+    tasks = context.new_tasks
+    if tasks is None:
+        return {}
+    videos, validation = data.load_new_task_data(context, tasks)
+    return {"new_tasks": measure_heads(features(videos), videos, features(validation), validation, tasks.num_new)}
+
+
+def _read_back(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
+    """Return what heads read of a network: its activations without a rate, or what is read back from a shard."""
+    return stored_features(model, videos) if model.metadata["lmbda"] else _features(model, videos)
 
 
 def _network_logits(model: FrozenModel) -> Callable[[np.ndarray], np.ndarray]:

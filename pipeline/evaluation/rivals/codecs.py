@@ -1,7 +1,7 @@
-"""What the bottleneck is compared with: codecs that know nothing of the task.
+"""Codecs that know nothing of the task and store each number by itself, or principal components.
 
-The first four are the paper's baselines (Singh et al., ICIP 2020, section 3), which compress the activations of a
-network that was trained without a rate. The others are what users of feature warehouses would pick.
+Some are the paper's baselines (Singh et al., ICIP 2020, section 3), which compress the activations of a network that
+was trained without a rate. The others are what users of feature warehouses would pick.
 """
 
 from __future__ import annotations
@@ -19,15 +19,6 @@ from vidpress.model.deflate import deflated_bytes
 # Rows whose covariance is added up at a time.
 _CHUNK = 4096
 
-# Each part of a product quantizer's code is the number of one of this many centroids: one byte.
-PQ_CENTROIDS = 256
-
-# Faiss asks for at least this many training rows for each centroid. If there are more than 256, it uses a sample.
-_PQ_ROWS_PER_CENTROID = 39
-
-# Components that a byte stands for. On YouTube-8M, 2 and 4 were worse and 8 no better (16 and 64 bytes).
-_COMPONENTS_PER_BYTE = 16
-
 
 class Codec(abc.ABC):
     """Stores vectors, and restores them approximately."""
@@ -40,18 +31,18 @@ class Codec(abc.ABC):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return float32[num_videos, num_dims] of what `encode` gave."""
 
-    def num_bytes(self, codes: np.ndarray) -> int:
+    def num_bytes(self, codes: np.ndarray) -> float:
         """Return how many bytes all rows of `encode` take in storage; without a subclass, they are not compressed."""
         return codes.nbytes
 
 
 class _Deflated(Codec):
-    def num_bytes(self, codes: np.ndarray) -> int:
+    def num_bytes(self, codes: np.ndarray) -> float:
         return deflated_bytes(codes)
 
 
 class _InParquet(Codec):
-    def num_bytes(self, codes: np.ndarray) -> int:
+    def num_bytes(self, codes: np.ndarray) -> float:
         return parquet_bytes(codes)
 
 
@@ -148,48 +139,6 @@ class PrincipalComponents(Codec):
         return PrincipalComponents(self.mean, self.variances[:num_components], self.basis[:, :num_components])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ProductQuantizer(Codec):
-    """Product quantization: dimensions are cut into parts, and each part is replaced by the nearest of 256 centroids.
-
-    Attributes:
-      quantizer: A trained `faiss.ProductQuantizer`.
-      num_dims: Dimensions of the vectors; if the quantizer has more, they are filled with zeros.
-    """
-
-    quantizer: object
-    num_dims: int
-
-    def encode(self, z: np.ndarray) -> np.ndarray:
-        """Return the centroids, uint8[num_videos, num_bytes]."""
-        return self.quantizer.compute_codes(_padded(z, self.quantizer.d))  # type: ignore[attr-defined]
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the centroids' vectors."""
-        return self.quantizer.decode(codes)[:, : self.num_dims]  # type: ignore[attr-defined]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RotatedProductQuantizer(Codec):
-    """PCA followed by product quantization of the components.
-
-    Attributes:
-      rotation: The components, in the order in which the quantizer cuts them into parts.
-      quantizer: The quantizer of the components.
-    """
-
-    rotation: PrincipalComponents
-    quantizer: ProductQuantizer
-
-    def encode(self, z: np.ndarray) -> np.ndarray:
-        """Return the centroids, uint8[num_videos, num_bytes]."""
-        return self.quantizer.encode(self.rotation.encode(z))
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the vectors of the centroids' components."""
-        return self.rotation.decode(self.quantizer.decode(codes))
-
-
 def fit_quantized(z: np.ndarray, num_bins: int) -> Quantized:
     """Return the paper's quantizer, with the one range of all numbers of float32[num_videos, num_dims]."""
     return Quantized(z.min(), z.max(), num_bins)
@@ -215,78 +164,6 @@ def fit_principal_components(z: np.ndarray) -> PrincipalComponents:
     return PrincipalComponents(mean, np.maximum(variances[::-1], 0), np.ascontiguousarray(basis[:, ::-1]))
 
 
-def fit_product_quantizer(z: np.ndarray, num_bytes: int) -> ProductQuantizer:
-    """Train a product quantizer with faiss.
-
-    Args:
-      z: float32[num_videos, num_dims], at least 256 videos.
-      num_bytes: Bytes of a code, which is the number of parts that the dimensions are cut into.
-
-    Raises:
-      ValueError: If there are too few videos for the centroids, or fewer dimensions than bytes.
-    """
-    import faiss
-
-    if len(z) < PQ_CENTROIDS:
-        raise ValueError(f"{len(z)} videos are too few for product quantization: it needs at least {PQ_CENTROIDS}.")
-    num_dims = z.shape[1]
-    if num_bytes > num_dims:
-        raise ValueError(f"{num_dims} dimensions cannot be quantized to {num_bytes} bytes: use fewer bytes.")
-    # Its threads wait for each other in busy loops: if other processes use the cores, one thread is many times as fast
-    # as two.
-    faiss.omp_set_num_threads(1)
-    quantizer = faiss.ProductQuantizer(-(-num_dims // num_bytes) * num_bytes, num_bytes, 8)
-    # Otherwise faiss warns about few rows, once for every part.
-    quantizer.cp.min_points_per_centroid = min(_PQ_ROWS_PER_CENTROID, len(z) // PQ_CENTROIDS)
-    quantizer.train(_padded(z, quantizer.d))
-    return ProductQuantizer(quantizer, num_dims)
-
-
-def fit_rotated_product_quantizer(
-    z: np.ndarray, num_bytes: int, components: PrincipalComponents
-) -> RotatedProductQuantizer:
-    """Train a product quantizer on principal components, divided among its parts so that all carry about as much.
-
-    The parts' products of variances are made similar by eigenvalue allocation (Ge et al., Optimized Product
-    Quantization, section 3.2): the largest variance goes to the part with the smallest product so far that has room.
-
-    Args:
-      z: float32[num_videos, num_dims].
-      num_bytes: Bytes of a code.
-      components: All principal components of `z`.
-
-    Raises:
-      ValueError: As `fit_product_quantizer`.
-    """
-    variances = components.variances
-    size = max(1, min(len(variances) // num_bytes, _COMPONENTS_PER_BYTE))
-    order = balanced_parts(variances[: size * num_bytes], num_bytes)
-    rotation = PrincipalComponents(components.mean, variances[order], components.basis[:, order])
-    return RotatedProductQuantizer(rotation, fit_product_quantizer(rotation.encode(z), num_bytes))
-
-
-def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:
-    """Divide dimensions among parts of equal size whose products of variances are similar, by a greedy choice.
-
-    Args:
-      variances: float64[num_dims], descending.
-      num_parts: How many parts; it divides `num_dims`.
-
-    Returns:
-      int64[num_dims], a permutation: the dimensions of the first part, then those of the second, ...
-    """
-    size = len(variances) // num_parts
-    # Relative to the smallest variance: products must grow with every dimension.
-    log_variances = np.log(np.maximum(variances, variances[0] * 1e-12) / max(variances[-1], variances[0] * 1e-12))
-    parts: list[list[int]] = [[] for _ in range(num_parts)]
-    products = np.zeros(num_parts)
-    for dim, log_variance in enumerate(log_variances):
-        part = min((part for part in range(num_parts) if len(parts[part]) < size), key=lambda part: products[part])
-        parts[part].append(dim)
-        products[part] += log_variance
-    return np.concatenate(parts).astype(np.int64)
-
-
 def parquet_bytes(rows: np.ndarray) -> int:
     """Return the size of a Parquet column, compressed with zstd, that stores each row as a binary of fixed size."""
     rows = np.ascontiguousarray(rows)
@@ -298,8 +175,3 @@ def parquet_bytes(rows: np.ndarray) -> int:
     metadata = pq.ParquetFile(file).metadata
     groups = range(metadata.num_row_groups)
     return sum(metadata.row_group(group).column(0).total_compressed_size for group in groups)
-
-
-def _padded(z: np.ndarray, num_dims: int) -> np.ndarray:
-    z = np.ascontiguousarray(z, np.float32)
-    return z if z.shape[1] == num_dims else np.pad(z, ((0, 0), (0, num_dims - z.shape[1])))

@@ -41,20 +41,7 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
       a video of the dimension that has it; the most expensive dimension has rank 1.
     """
     bits = np.zeros(model.num_dims)
-    tables, starts = [], range(0, len(videos), _CHUNK)
-    for start in starts:
-        x = videos.x[start : start + _CHUNK]
-        pooled = [
-            PooledVideo(str(start + i).encode(), _labels(videos, start + i), values) for i, values in enumerate(x)
-        ]
-        encoded = rows.encode_videos(model, pooled)
-        if encoded.dead_letters:
-            raise ValueError(f"Video {start}: {encoded.dead_letters[0].reason}.")
-        tables.append(pa.Table.from_batches([encoded.rows]))
-    file = io.BytesIO()
-    header = ShardHeader(model.model_id, model.spec, model.tables)
-    write_shard(file, pa.concat_tables(tables).select(SCHEMA.names), header)
-    opened = Shard(file, "the shard in memory")
+    opened = _shard_of(model, videos)
     num_classes = model.logits(np.zeros((1, model.num_dims))).shape[1]
     accumulator = metrics.MetricsAccumulator(num_classes)
     code_bytes = 0
@@ -69,13 +56,38 @@ def measure_shard(model: FrozenModel, videos: LabelledVideos) -> dict[str, Any]:
     num_videos = len(videos)
     stored = opened.column_bytes
     return {
-        "validation": _rounded(dataclasses.asdict(accumulator.result())),
+        "validation": rounded(dataclasses.asdict(accumulator.result())),
         "bytes_per_video": code_bytes / num_videos + np.log2(model.tables.num_banks) / 8,
         "stored_bytes_per_video": (stored["code"] + stored["bank"]) / num_videos,
         "tables_bytes": len(opened.header.tables.to_bytes()),
         "bits_per_video": float(bits.sum() / num_videos),
         "bits_by_rank": by_rank(np.sort(bits / num_videos)[::-1]),
     }
+
+
+def _shard_of(model: FrozenModel, videos: LabelledVideos) -> Shard:
+    """Encode videos to a shard in memory, in their order."""
+    tables = []
+    for start in range(0, len(videos), _CHUNK):
+        x = videos.x[start : start + _CHUNK]
+        pooled = [
+            PooledVideo(str(start + i).encode(), _labels(videos, start + i), values) for i, values in enumerate(x)
+        ]
+        encoded = rows.encode_videos(model, pooled)
+        if encoded.dead_letters:
+            raise ValueError(f"Video {start}: {encoded.dead_letters[0].reason}.")
+        tables.append(pa.Table.from_batches([encoded.rows]))
+    file = io.BytesIO()
+    header = ShardHeader(model.model_id, model.spec, model.tables)
+    write_shard(file, pa.concat_tables(tables).select(SCHEMA.names), header)
+    return Shard(file, "the shard in memory")
+
+
+def stored_features(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
+    """Encode videos to a shard in memory, and return what is read back: float32[num_videos, num_dims], `z_hat`."""
+    opened = _shard_of(model, videos)
+    batches = (opened.read(group) for group in range(len(opened.row_group_sizes)))
+    return np.concatenate([decode_codes(batch, opened.header.tables).astype(np.float32) for batch in batches])
 
 
 def task_metrics(logits: Callable[[np.ndarray], np.ndarray], videos: LabelledVideos) -> dict[str, float]:
@@ -87,7 +99,7 @@ def task_metrics(logits: Callable[[np.ndarray], np.ndarray], videos: LabelledVid
         accumulator.update(scores, videos.multi_hot(chunk, scores.shape[1]))
     if accumulator is None:
         raise ValueError("Metrics need at least one video with labels; there was none.")
-    return _rounded(dataclasses.asdict(accumulator.result()))
+    return rounded(dataclasses.asdict(accumulator.result()))
 
 
 def _labels(videos: LabelledVideos, row: int) -> np.ndarray:
@@ -100,5 +112,6 @@ def chunks(num_rows: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + _CHUNK, num_rows))
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, those that are floats with six decimals."""
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
-from vidpress.pipeline.evaluation import codecs
+from vidpress.pipeline.evaluation.rivals import answers, codecs, quantizers
 
 # What a rival is fitted to, as records call it: the last activations of a network without a rate, or its input.
 ACTIVATIONS = "activations"
@@ -23,10 +23,12 @@ class Sample:
 
     Attributes:
       z: float32[num_examples, num_dims].
+      head: Kernel and bias of the head that reads them, if they are activations and it is linear.
     """
 
-    def __init__(self, z: np.ndarray):
+    def __init__(self, z: np.ndarray, head: tuple[np.ndarray, np.ndarray] | None = None):
         self.z = z
+        self.head = head
 
     @functools.cached_property
     def components(self) -> codecs.PrincipalComponents:
@@ -36,7 +38,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """A codec that knows nothing of the task, in all settings that are measured.
+    """What could be stored instead of the bottleneck's codes, in all settings that are measured.
 
     Attributes:
       name: Its name in records and options of points. It never changes: finished records are found by it.
@@ -50,9 +52,12 @@ class Rival:
       sizes: The sizes that are measured, in `unit`s; empty if there is no choice.
       small_sizes: Further sizes, for features of few dimensions, such as those of images.
       unit: What its sizes count.
-      within_dims: Whether no size can be larger than the number of dimensions.
+      units: Its plural, if that has not just an s.
+      within_dims: Whether no size can be larger than the number of dimensions: of classes, for what gives scores.
       sources: Which of `ACTIVATIONS` and `FEATURES` it is fitted to.
       paper: Whether it is one of the paper's baselines, which only the network's own head reads.
+      gives_scores: Whether what it restores are the scores of the task's classes, which need no head.
+      on_images: Whether it is measured on images, too.
     """
 
     name: str
@@ -66,18 +71,33 @@ class Rival:
     sizes: tuple[int, ...] = ()
     small_sizes: tuple[int, ...] = ()
     unit: str = "byte"
+    units: str = ""
     within_dims: bool = True
     sources: tuple[str, ...] = (ACTIVATIONS, FEATURES)
     paper: bool = False
+    gives_scores: bool = False
+    on_images: bool = True
 
-    def settings(self, num_dims: int, *, small: bool = False) -> list[int | None]:
-        """Return the sizes that are measured on vectors of `num_dims` dimensions; None if there is no choice."""
+    def settings(
+        self, num_dims: int, *, small: bool = False, num_bytes: Collection[int] | None = None
+    ) -> list[int | None]:
+        """Return the sizes that are measured on vectors of `num_dims` dimensions; None if there is no choice.
+
+        Args:
+          num_dims: How many dimensions the vectors have.
+          small: Whether small sizes are measured, too.
+          num_bytes: The sizes that are measured if they are in bytes; by default the rival's own.
+        """
         sizes = self.small_sizes + self.sizes if small else self.sizes
+        if num_bytes is not None and self.unit == "byte" and self.sizes:
+            sizes = tuple(sorted(num_bytes))
         return [size for size in sizes if size <= num_dims or not self.within_dims] if sizes else [None]
 
     def setting_text(self, size: int | None) -> str:
         """Return a size as text: "64 bytes", "1 component", or "" if there is no choice."""
-        return "" if size is None else f"{size:,} {self.unit}{'' if size == 1 else 's'}"
+        if size is None:
+            return ""
+        return f"{size:,} {self.unit if size == 1 else self.units or f'{self.unit}s'}"
 
 
 # In the order of plan, tables and figures.
@@ -158,7 +178,7 @@ _IN_ORDER = (
         title="Product quantization",
         label="PQ",
         text="by faiss, 256 centroids a byte.",
-        fit=lambda sample, size: codecs.fit_product_quantizer(sample.z, size),
+        fit=lambda sample, size: quantizers.fit_product_quantizer(sample.z, size),
         colour=_SKY,
         marker="<",
         sizes=(8, 16, 32, 64, 128, 256),
@@ -169,17 +189,70 @@ _IN_ORDER = (
         title="PCA + product quantization",
         label="PCA + PQ",
         text="product quantization after PCA, components dealt to the bytes so that all carry as much.",
-        fit=lambda sample, size: codecs.fit_rotated_product_quantizer(sample.z, size, sample.components),
+        fit=lambda sample, size: quantizers.fit_rotated_product_quantizer(sample.z, size, sample.components),
         colour=_GREEN,
         marker=">",
         sizes=(8, 16, 32, 64, 128, 256),
         small_sizes=(1, 2, 4),
+    ),
+    Rival(
+        name="opq",
+        title="Optimized product quantization",
+        label="OPQ",
+        text="product quantization after a rotation that is trained with it, by faiss.",
+        fit=lambda sample, size: quantizers.fit_optimized_product_quantizer(sample.z, size),
+        colour=_GREEN,
+        marker="^",
+        line=":",
+        sizes=(32, 64, 128),
+        on_images=False,
+    ),
+    Rival(
+        name="rq",
+        title="Residual quantization",
+        label="RQ",
+        text="256 centroids, 256 for what these leave, and so on, by faiss, a beam of two.",
+        fit=lambda sample, size: quantizers.fit_residual_quantizer(sample.z, size),
+        colour=_PINK,
+        marker="<",
+        line=":",
+        sizes=(32, 64),
+        within_dims=False,
+        on_images=False,
+    ),
+    Rival(
+        name="lsq",
+        title="Local-search quantization",
+        label="LSQ",
+        text="four centroids added up for each part of the dimensions, found by local search, by faiss.",
+        fit=lambda sample, size: quantizers.fit_local_search_quantizer(sample.z, size),
+        colour=_PINK,
+        marker=">",
+        line=":",
+        sizes=(32, 64),
+        on_images=False,
+    ),
+    Rival(
+        name="answers",
+        title="The answers: best classes and scores",
+        label="the answers",
+        text="the best classes of each example by the baseline's head, their scores in 32 levels, coded by the range "
+        "coder of vidpress with up to 256 banks.",
+        fit=lambda sample, size: answers.fit_answers(sample.z, sample.head, size),
+        colour="#8C6D31",
+        marker="h",
+        sizes=(5, 10, 20),
+        unit="class",
+        units="classes",
+        sources=(ACTIVATIONS,),
+        gives_scores=True,
+        on_images=False,
     ),
 )
 
 RIVALS = {rival.name: rival for rival in _IN_ORDER}
 
 
-def fitted_to(source: str) -> list[Rival]:
-    """Return the rivals that are fitted to `ACTIVATIONS` or `FEATURES`."""
-    return [rival for rival in RIVALS.values() if source in rival.sources]
+def fitted_to(source: str, names: Collection[str] | None = None) -> list[Rival]:
+    """Return the rivals that are fitted to `ACTIVATIONS` or `FEATURES`: all, or those of some names."""
+    return [rival for rival in RIVALS.values() if source in rival.sources and (names is None or rival.name in names)]
