@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import SPEC, forked, frame_level, write_records
+from conftest import SPEC, forked, frame_level, random_model, write_records
 
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.data_set.video_dataset import VideoDataset
@@ -155,6 +155,25 @@ def test_the_input_is_restored_in_its_own_schema(compact, model, tmp_path):
     assert json.loads((tmp_path / "t" / "_SUCCESS").read_text())["features"] == "input"
     for ids, _, features in VideoDataset(compact, features="input"):
         np.testing.assert_array_equal(features, [restored[video_id] for video_id in ids])
+
+
+def test_another_data_set_in_the_same_folder_has_its_own_decoder(compact, tmp_path):
+    """In one process, as a scheduler may run one job after the other."""
+    other = random_model(SPEC, seed=1)
+    other.save(tmp_path / "other.safetensors")
+    folder = tmp_path / "compact"
+    shutil.copytree(compact, folder)
+    decode.main([*arguments(folder, tmp_path / "first", "parquet"), "--as", "input"])
+    shutil.rmtree(folder)
+    write_records(tmp_path / "videos", [frame_level(3)])
+    model_path = str(tmp_path / "other.safetensors")
+    encode.main(["--input", str(tmp_path / "videos"), "--model", model_path, "--output", str(folder)])
+    decode.main([*arguments(folder, tmp_path / "second", "parquet"), "--as", "input"])
+    table = pq.read_table(tmp_path / "second")
+    (z_hat,) = next(iter(VideoDataset(folder))).features
+    expected = other.restore(z_hat[None].astype(np.int32))[0]
+    found = [np.stack(table[name].to_numpy())[0] for name in ("mean_rgb", "mean_audio")]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
 def test_the_keys_of_restored_records_can_be_named(compact, tmp_path, capsys):

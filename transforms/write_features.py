@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -132,35 +132,45 @@ class WriteFeatures(beam.PTransform):
         )
 
 
-def _list_shards(generation: int, data_set: str) -> Iterator[tuple[FileEntry, str, int]]:
+class _Shard(NamedTuple):
+    """A shard, and what of the manifest is needed to decode it."""
+
+    entry: FileEntry
+    model_id: str
+    generation: int
+    decoder: FileEntry | None
+
+
+def _list_shards(generation: int, data_set: str) -> Iterator[_Shard]:
     manifest = Manifest.load(data_set, generation)
     for entry in manifest.shards:
-        yield entry, manifest.model_id, manifest.generation
+        yield _Shard(entry, manifest.model_id, generation, manifest.decoder)
 
 
 def _write_shard(
-    element: tuple[FileEntry, str, int],
+    shard: _Shard,
     data_set: str,
     output: str,
     output_format: str,
     features: str,
     spec: FeatureSpec | None,
 ) -> FeatureFile:
-    entry, model_id, generation = element
+    entry = shard.entry
     name = feature_file_name(entry, output_format, features)
     uri = join(output, name)
     if storage.exists(uri) and _is_whole(uri, entry.rows, output_format):
         progress.advance(entry.rows)
     else:
-        decoder = _load_decoder(data_set, generation) if features == "input" else None
+        decoder = _load_decoder(data_set, shard.generation, shard.decoder) if features == "input" else None
         write = write_parquet if output_format == "parquet" else write_examples
         with storage.open_output(uri) as file:
-            write(file, _decoded(data_set, entry, model_id, decoder, spec))
+            write(file, _decoded(data_set, entry, shard.model_id, decoder, spec))
     return FeatureFile(name, entry.rows, storage.size(uri))
 
 
 @functools.lru_cache(maxsize=2)
-def _load_decoder(data_set: str, generation: int) -> DecoderFile:
+def _load_decoder(data_set: str, generation: int, _entry: FileEntry | None) -> DecoderFile:
+    """Load a data set's decoder, once in a process for each content: another data set may have come to that folder."""
     return load_decoder(data_set, Manifest.load(data_set, generation))
 
 
