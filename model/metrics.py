@@ -124,6 +124,9 @@ class MetricsAccumulator:
     ) -> dict[str, list[float] | list[list[float]]]:
         """Return bootstrap intervals of the metrics: of samples of as many videos, drawn with replacement.
 
+        Samples have some videos several times. That lets the average precision of rare classes rise, as copies of a
+        video stand side by side in a ranking. So the samples' metrics are shifted to where their mean is the metric.
+
         Args:
           groups: Integers, classes: for each group the interval of its mean average precision is given, too.
           num_samples: How many samples are drawn.
@@ -139,21 +142,23 @@ class MetricsAccumulator:
         """
         ranking = self._ranking()
         rng = np.random.default_rng(seed)
-        samples: list[list[float]] = []
-        for _ in range(num_samples):
-            weights = np.bincount(
-                rng.integers(ranking.num_videos, size=ranking.num_videos), minlength=ranking.num_videos
-            )
+
+        def measure(weights: np.ndarray) -> list[float]:
             precisions, num_positives = ranking.average_precisions(weights)
             precisions = np.where(num_positives > 0, precisions, np.nan)
             means = [weights @ ranking.hit_at_1, weights @ ranking.perr]
             of_classes = [_nanmean(precisions), *(_nanmean(precisions[group]) for group in groups)]
-            samples.append([ranking.gap(weights), *(mean / ranking.num_videos for mean in means), *of_classes])
+            return [ranking.gap(weights), *(mean / ranking.num_videos for mean in means), *of_classes]
+
+        count = ranking.num_videos
+        drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(num_samples))
+        samples = np.array([measure(weights) for weights in drawn])
         tail = 100 * (1 - share) / 2
-        ends = np.full((len(samples[0]), 2), np.nan)
-        for column, values in enumerate(np.array(samples).T):
-            if not np.isnan(values).all():
-                ends[column] = np.nanpercentile(values, [tail, 100 - tail])
+        ends = np.full((samples.shape[1], 2), np.nan)
+        for column, value in enumerate(measure(np.ones(count, np.int64))):
+            of_samples = samples[:, column][~np.isnan(samples[:, column])]
+            if len(of_samples) and not np.isnan(value):
+                ends[column] = np.percentile(of_samples, [tail, 100 - tail]) - of_samples.mean() + value
         names = ("gap", "hit_at_1", "perr", "mean_ap")
         found = ends.tolist()
         return {**dict(zip(names, found, strict=False)), "mean_ap_of_groups": found[len(names) :]}

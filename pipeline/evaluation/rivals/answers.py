@@ -12,7 +12,7 @@ from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.pipeline.evaluation.rivals.codecs import Codec
 
-# Levels of a score. With 16, GAP fell; with 64, codes were longer and nothing else.
+# Levels of a score. Scores of one level rank by class, which costs some Hit@1.
 _LEVELS = 32
 
 # At most this many banks of tables; each needs some videos.

@@ -19,10 +19,10 @@ _PQ_ROWS_PER_CENTROID = 39
 # Components that a byte stands for. On YouTube-8M, 2 and 4 were worse and 8 no better (16 and 64 bytes).
 _COMPONENTS_PER_BYTE = 16
 
-# Bytes of a part of a local-search quantizer: with one part for all bytes, training takes hours.
+# Bytes of a part of a local-search quantizer: its search grows fast with them.
 _BYTES_A_SEARCH = 4
 
-# How many codes a residual quantizer keeps in mind while it looks for the best one; faiss's 5 took as long again.
+# How many codes a residual quantizer keeps in mind while it looks for the best one. Faiss's default is 5.
 _BEAM = 2
 
 # A rotation, and a local-search quantizer, is trained on at most this many vectors, the rotation in this many rounds.
