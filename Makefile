@@ -58,8 +58,8 @@ test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 # processor, not on Python: the whole suite has it.
 LIGHT_TESTS := $(foreach name,banks bits coder_arrays examples feature_codec features file_kinds frames frozen_model \
   input_decoder input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding \
-  path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows shard strict_json \
-  symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
+  path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows \
+  shard strict_json symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
 test-light: ## run the tests that need no TensorFlow on those of Python 3.13, 3.12 and 3.11 that `make test` does not use

@@ -382,6 +382,22 @@ def test_new_tasks_are_on_the_page(on_new_tasks):
     assert f"{record['new_tasks']['linear']['gap']:.4f}" in page
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("8", "--new_tasks lists class 8, but there are 8 classes"),
+        ("7", "No video to train on has one of the new classes"),
+        ("0 1 2 3 4 5", "No video to train on has one of the old classes"),
+        ("0 1 2 3 4 5 6 7", "--new_tasks makes 8 of 8 classes new: leave some on each side"),
+    ],
+)
+def test_new_tasks_that_cannot_be_measured_are_refused_before_any_training(data, tmp_path, capsys, classes, message):
+    (tmp_path / "classes").write_text(classes)
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--classes", "8", "--hidden", "12", "--lmbda", "0.01"]
+    assert message in refusal([*argv, "--new_tasks", str(tmp_path / "classes"), "--no_rivals"], capsys)
+    assert not (tmp_path / "out.work").exists()
+
+
 def test_another_vocabulary_is_a_new_task(data, tmp_path, short_heads):
     folder = tmp_path / "other"
     folder.mkdir()

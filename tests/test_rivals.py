@@ -62,6 +62,8 @@ def test_sizes_in_bytes_can_be_chosen():
     assert registry.RIVALS["opq"].settings(100, num_bytes=[64, 4, 128]) == [4, 64]
     assert registry.RIVALS["pca"].settings(100, num_bytes=[64]) == registry.RIVALS["pca"].settings(100)
     assert registry.RIVALS["int8"].settings(100, num_bytes=[64]) == [None]
+    with pytest.raises(ValueError, match="lsq has no code of 6 bytes: use multiples of 4"):
+        registry.RIVALS["lsq"].settings(100, num_bytes=[64, 6])
 
 
 @pytest.mark.parametrize("rival", registry.RIVALS.values(), ids=lambda rival: rival.name)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -201,8 +200,7 @@ def _decoded(
     for batch in read_shard(data_set, entry, model_id):
         decoded = decode_rows(batch)
         if decoder is not None:
-            z_hat = decoded["z_hat"].flatten().to_numpy().reshape(decoded.num_rows, -1).astype(np.int32)
-            decoded = restored_rows(decoded, z_hat, decoder.decoder, spec or decoder.spec)
+            decoded = restored_rows(decoded, decoder.decoder, spec or decoder.spec)
         metrics.VIDEOS_DECODED.inc(decoded.num_rows)
         progress.advance(decoded.num_rows)
         yield decoded

@@ -72,20 +72,20 @@ def restored_schema(spec: FeatureSpec) -> pa.Schema:
     )
 
 
-def restored_rows(rows: pa.RecordBatch, z_hat: np.ndarray, decoder: InputDecoder, spec: FeatureSpec) -> pa.RecordBatch:
-    """Restore the input of rows.
+def restored_rows(decoded: pa.RecordBatch, decoder: InputDecoder, spec: FeatureSpec) -> pa.RecordBatch:
+    """Restore the input of decoded rows.
 
     Args:
-      rows: A batch with the columns `id`, `labels` and `num_frames`.
-      z_hat: int32[num_videos, num_dims], their integers.
+      decoded: Rows, of `vidpress.model.shards.shard_rows.decoded_schema`.
       decoder: The data set's.
       spec: What the input is made of, and its keys.
 
     Returns:
       The rows, of `restored_schema(spec)`.
     """
-    x = decoder.restore(z_hat)
-    columns = [rows["id"], rows["labels"], rows["num_frames"]]
+    z_hat = decoded["z_hat"].flatten().to_numpy().reshape(decoded.num_rows, -1)
+    x = decoder.restore(z_hat.astype(np.int32))
+    columns = [decoded["id"], decoded["labels"], decoded["num_frames"]]
     start = 0
     for feature in spec.features:
         values = np.ascontiguousarray(x[:, start : start + feature.size]).reshape(-1)

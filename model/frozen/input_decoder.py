@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -94,9 +95,13 @@ class InputDecoder:
         if largest > _EXACT_IN_FLOAT64:
             raise ValueError(f"z_hat holds {np.abs(z_hat).max()}, which no encoder writes.")
         dtype = np.float32 if largest <= _EXACT_IN_FLOAT32 else np.float64
-        product = z_hat.astype(dtype) @ self.kernel.astype(dtype)
+        product = z_hat.astype(dtype) @ self._kernel_float32.astype(dtype, copy=False)
         restored = product.astype(np.float64) * self.scale + self.bias
         return restored.astype(np.float32)
+
+    @functools.cached_property
+    def _kernel_float32(self) -> np.ndarray:
+        return self.kernel.astype(np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the tensors by their names in files."""

@@ -18,6 +18,7 @@ from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
 from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
+from vidpress.model.frozen import dense_layers
 from vidpress.model.frozen.frozen_model import FrozenModel, Layer, Layers
 from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.frozen.nearest_rounding import fit_steps
@@ -81,8 +82,8 @@ def _shift(hidden: Layers, x: np.ndarray) -> np.ndarray:
     """
     *lower, (kernel, bias) = hidden
     activations = x
-    for lower_kernel, lower_bias in lower:
-        activations = np.maximum(activations @ lower_kernel + lower_bias, 0)
+    for layer in lower:
+        activations = dense_layers.dense(activations, *layer)
     lowest = (activations @ kernel + bias).min(axis=0)
     return (np.ceil(np.maximum(-_MARGIN * lowest, 0)) + 1).astype(np.float32)
 

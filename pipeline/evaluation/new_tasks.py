@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from vidpress.model.errors import VidpressError
 from vidpress.pipeline.launching import launch
+
+
+class NewTaskError(VidpressError, ValueError):
+    """New tasks that cannot be measured: the message names the cause and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class NewTasks:
           counts: int64[num_classes], how many training videos have each class.
 
         Raises:
-          ValueError: If a class does not exist, or none is left that is old or new.
+          NewTaskError: If a class does not exist, or none is left that is old or new.
         """
         held_out = self.held_out
         if held_out is None:
@@ -46,9 +51,9 @@ class NewTasks:
         if isinstance(held_out, float):
             held_out = stratified_classes(counts, held_out, self.seed)
         elif held_out[-1] >= len(counts):
-            raise ValueError(f"--new_tasks lists class {held_out[-1]}, but there are {len(counts)} classes.")
+            raise NewTaskError(f"--new_tasks lists class {held_out[-1]}, but there are {len(counts)} classes.")
         if not 0 < len(held_out) < len(counts):
-            raise ValueError(
+            raise NewTaskError(
                 f"--new_tasks makes {len(held_out)} of {len(counts)} classes new: leave some on each side."
             )
         return dataclasses.replace(self, held_out=held_out)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -54,15 +55,20 @@ class _Curve:
 
 def rate_accuracy(results: Results) -> Figure:
     """Return the figure of errors over relative size on a logarithmic axis: a column for each architecture."""
+    errors = results.task.errors
+    return _panels(results, [functools.partial(_draw_panel, shown_error=error) for error in errors])
+
+
+def _panels(results: Results, draw_rows: Sequence[Callable[[Axes, Results, tuple[int, ...]], None]]) -> Figure:
+    """Return a figure with a row for each function that draws a panel, and a column for each architecture."""
     architectures = results.architectures
     with matplotlib.rc_context(_STYLE):
-        errors = results.task.errors
-        figure = Figure(figsize=(7.6 * len(architectures), 5.5 * len(errors)), layout="constrained")
+        figure = Figure(figsize=(7.6 * len(architectures), 5.5 * len(draw_rows)), layout="constrained")
         FigureCanvasAgg(figure)  # draws, so that the sizes of texts are known
-        axes = figure.subplots(len(errors), len(architectures), squeeze=False)
+        axes = figure.subplots(len(draw_rows), len(architectures), squeeze=False)
         for column, hidden in enumerate(architectures):
-            for row, error in enumerate(errors):
-                _draw_panel(axes[row, column], results, hidden, error)
+            for row, draw in enumerate(draw_rows):
+                draw(axes[row, column], results, hidden)
         figure.canvas.draw()
         figure.set_layout_engine("none")
         for axis in axes.flat:
@@ -117,14 +123,19 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_err
         sizes = [point.relative_size for point in curve.points]
         seeds = [[1 - record["validation"][metric] for record in point.records] for point in curve.points]
         _draw_curve(axis, curve, sizes, seeds, own=curve.label in results.about["methods"])
-    axis.label_requests.reverse()  # type: ignore[attr-defined]
-    axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
-    axis.set_axisbelow(True)
+    _finish(axis, results.task.title(hidden))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if height > 0.08 else 1, symbol=" %"))
     axis.set_xlabel(f"Size, of the baseline's activations in float32 and zlib ({baseline.num_bytes:,.0f} bytes)")
     axis.set_ylabel(f"Error, 1 - {shown_error.name}")
-    axis.set_title(results.task.title(hidden))
+
+
+def _finish(axis: Axes, title: str) -> None:
+    """Let a panel's first curves be named first, and give it a grid and a title."""
+    axis.label_requests.reverse()  # type: ignore[attr-defined]
+    axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.set_title(title)
 
 
 def _draw_curve(axis: Axes, curve: _Curve, x: Sequence[float], seeds: Sequence[Sequence[float]], *, own: bool) -> None:
@@ -158,19 +169,8 @@ _LOWEST_BELOW_BEST = 0.15
 
 def new_tasks(results: Results) -> Figure:
     """Return the figure of linear heads for new tasks over bytes: GAP and mAP, a column for each architecture."""
-    architectures = results.architectures
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6 * len(architectures), 11), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(2, len(architectures), squeeze=False)
-        for column, hidden in enumerate(architectures):
-            for row, (metric, name) in enumerate((("gap", "GAP"), ("mean_ap", "mAP"))):
-                _draw_new_tasks(axes[row, column], results, hidden, metric, name)
-        figure.canvas.draw()
-        figure.set_layout_engine("none")
-        for axis in axes.flat:
-            _place_labels(axis)
-    return figure
+    metrics = (("gap", "GAP"), ("mean_ap", "mAP"))
+    return _panels(results, [functools.partial(_draw_new_tasks, metric=metric, name=name) for metric, name in metrics])
 
 
 def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metric: str, name: str) -> None:
@@ -198,13 +198,10 @@ def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metri
         seeds = [point.on_new_tasks("linear", metric) for point in curve.points]
         own = curve.label in results.about["methods"]
         _draw_curve(axis, curve, [point.num_bytes for point in curve.points], seeds, own=own)
-    axis.label_requests.reverse()  # type: ignore[attr-defined]
-    axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
-    axis.set_axisbelow(True)
+    _finish(axis, results.task.title(hidden))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_xlabel("Bytes a video")
     axis.set_ylabel(f"{name} of a linear head for new tasks")
-    axis.set_title(results.task.title(hidden))
 
 
 def _place_labels(axis: Axes) -> None:

@@ -84,13 +84,13 @@ def fit_answers(z: np.ndarray, head: tuple[np.ndarray, np.ndarray] | None, num_b
     if head is None:
         raise ValueError("Answers need the head of the network that gives them.")
     kernel, bias = head
-    best = [
-        np.partition(z[start : start + _CHUNK] @ kernel + bias, -num_best, axis=1)[:, -num_best:]
-        for start in range(0, len(z), _CHUNK)
-    ]
-    low, high = float(np.min(best[0])), float(np.max(best[0]))
-    for scores in best:
-        low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+    best = np.concatenate(
+        [
+            np.partition(z[start : start + _CHUNK] @ kernel + bias, -num_best, axis=1)[:, -num_best:]
+            for start in range(0, len(z), _CHUNK)
+        ]
+    )
+    low, high = float(best.min()), float(best.max())
     unfitted = Answers(head, num_best, low, max((high - low) / _LEVELS, 1e-6))
     levels = unfitted.encode(z).astype(np.int32)
     num_banks = 2 ** max(0, min(_MAX_BANKS, len(z) // _VIDEOS_A_BANK).bit_length() - 1)

@@ -20,7 +20,7 @@ _PQ_ROWS_PER_CENTROID = 39
 _COMPONENTS_PER_BYTE = 16
 
 # Bytes of a part of a local-search quantizer: its search grows fast with them.
-_BYTES_A_SEARCH = 4
+BYTES_A_SEARCH = 4
 
 # How many codes a residual quantizer keeps in mind while it looks for the best one. Faiss's default is 5.
 _BEAM = 2
@@ -186,11 +186,11 @@ def fit_local_search_quantizer(z: np.ndarray, num_bytes: int) -> Quantizer:
       ValueError: If there are too few videos for the centroids, too few dimensions, or no such number of bytes.
     """
     faiss = _faiss(len(z))
-    num_dims, num_parts = z.shape[1], num_bytes // _BYTES_A_SEARCH
-    if num_bytes % _BYTES_A_SEARCH:
+    num_dims, num_parts = z.shape[1], num_bytes // BYTES_A_SEARCH
+    if num_bytes % BYTES_A_SEARCH:
         raise ValueError(f"{num_bytes} bytes are not whole parts of a local-search quantizer: use a multiple of 4.")
     _check_bytes(num_dims, num_bytes)
-    quantizer = faiss.ProductLocalSearchQuantizer(-(-num_dims // num_parts) * num_parts, num_parts, _BYTES_A_SEARCH, 8)
+    quantizer = faiss.ProductLocalSearchQuantizer(-(-num_dims // num_parts) * num_parts, num_parts, BYTES_A_SEARCH, 8)
     rows = z[np.linspace(0, len(z) - 1, min(len(z), _ROTATION_ROWS)).astype(np.int64)]
     quantizer.train(_padded(rows, quantizer.d))
     return Quantizer(quantizer, num_dims)

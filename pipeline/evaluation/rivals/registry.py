@@ -53,6 +53,7 @@ class Rival:
       small_sizes: Further sizes, for features of few dimensions, such as those of images.
       unit: What its sizes count.
       units: Its plural, if that has not just an s.
+      multiple: What sizes must be multiples of.
       within_dims: Whether no size can be larger than the number of dimensions: of classes, for what gives scores.
       sources: Which of `ACTIVATIONS` and `FEATURES` it is fitted to.
       paper: Whether it is one of the paper's baselines, which only the network's own head reads.
@@ -72,6 +73,7 @@ class Rival:
     small_sizes: tuple[int, ...] = ()
     unit: str = "byte"
     units: str = ""
+    multiple: int = 1
     within_dims: bool = True
     sources: tuple[str, ...] = (ACTIVATIONS, FEATURES)
     paper: bool = False
@@ -87,10 +89,15 @@ class Rival:
           num_dims: How many dimensions the vectors have.
           small: Whether small sizes are measured, too.
           num_bytes: The sizes that are measured if they are in bytes; by default the rival's own.
+
+        Raises:
+          ValueError: If it cannot have one of these.
         """
         sizes = self.small_sizes + self.sizes if small else self.sizes
         if num_bytes is not None and self.unit == "byte" and self.sizes:
             sizes = tuple(sorted(num_bytes))
+            if odd := [size for size in sizes if size % self.multiple]:
+                raise ValueError(f"{self.name} has no code of {odd[0]} bytes: use multiples of {self.multiple}.")
         return [size for size in sizes if size <= num_dims or not self.within_dims] if sizes else [None]
 
     def setting_text(self, size: int | None) -> str:
@@ -230,6 +237,7 @@ _IN_ORDER = (
         marker=">",
         line=":",
         sizes=(32, 64),
+        multiple=quantizers.BYTES_A_SEARCH,
         on_images=False,
     ),
     Rival(

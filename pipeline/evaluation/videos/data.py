@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vidpress.model.features import FeatureSpec
-from vidpress.pipeline.evaluation.new_tasks import NewTasks
+from vidpress.pipeline.evaluation.new_tasks import NewTaskError, NewTasks
 from vidpress.pipeline.evaluation.points import Context
 from vidpress.pipeline.training import jobs
 
@@ -18,19 +18,31 @@ if TYPE_CHECKING:
 
 
 def choose_classes(context: Context) -> Context:
-    """Return the context with the classes that are new, if a share of them is to be chosen."""
+    """Return the context with the classes that are new, if a share of them is to be chosen.
+
+    Raises:
+      NewTaskError: If they cannot be chosen so, or some data have no video with an old or a new class.
+    """
     if context.new_tasks is None:
         return context
     labels = _load_once(context.input, context.spec, context.classes).labels
     counts = np.bincount(labels, minlength=context.classes)
-    return dataclasses.replace(context, new_tasks=context.new_tasks.resolved(counts))
+    tasks = context.new_tasks.resolved(counts)
+    context = dataclasses.replace(context, new_tasks=tasks)
+    for kind, parts in (("old", load_data(context)), ("new", load_new_task_data(context, tasks))):
+        for use, videos in zip(("train", "measure"), parts, strict=True):
+            if not len(videos):
+                raise NewTaskError(f"No video to {use} on has one of the {kind} classes: give others, or more videos.")
+    return context
 
 
+@functools.lru_cache(maxsize=2)
 def load_data(context: Context) -> tuple[LabelledVideos, LabelledVideos]:
     """Return the training and the validation videos, with the labels of the old classes alone."""
     return _old(context.input, context), _old(context.validation, context)
 
 
+@functools.lru_cache(maxsize=2)
 def load_new_task_data(context: Context, new_tasks: NewTasks) -> tuple[LabelledVideos, LabelledVideos]:
     """Return the videos that heads for the new classes are trained and measured on, with the labels of these alone."""
     patterns = new_tasks.input or context.input, new_tasks.validation or context.validation
