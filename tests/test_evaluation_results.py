@@ -158,6 +158,23 @@ def test_results_are_written_and_read_back(tmp_path):
     )
 
 
+def test_heads_for_new_tasks_have_columns_if_there_are_any(tmp_path):
+    found = results()
+    metrics = {"gap": 0.61, "hit_at_1": 0.71, "perr": 0.62, "mean_ap": 0.31, "rounds": 3}
+    records = [{**found.records[0], "new_tasks": {"linear": metrics}}, *found.records[1:]]
+    evaluation_results.write(tmp_path, found.about, records)
+    with (tmp_path / "results.csv").open() as file:
+        first, second, *_ = csv.DictReader(file)
+    assert {name: first[f"new_tasks_linear_{name}"] for name in metrics if name != "rounds"} == {
+        "gap": "0.61",
+        "hit_at_1": "0.71",
+        "perr": "0.62",
+        "mean_ap": "0.31",
+    }
+    assert "new_tasks_linear_rounds" not in first
+    assert second["new_tasks_linear_gap"] == ""
+
+
 def test_a_missing_result_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"results\.json does not exist"):
         evaluation_results.load(tmp_path)

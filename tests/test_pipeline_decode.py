@@ -187,6 +187,21 @@ def test_the_keys_of_restored_records_can_be_named(compact, tmp_path, capsys):
     assert "--id_key and --labels_key are for --as input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("output_format", ["tfrecord", "parquet"])
+def test_files_with_other_keys_are_written_again(compact, tmp_path, output_format):
+    """A job that died had written them; the next one is told to use other keys."""
+    named = [*arguments(compact, tmp_path / "f", output_format), "--as", "input", "--labels_key", "classes"]
+    decode.main(named)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    (tmp_path / "f" / "_SUCCESS").unlink()
+    decode.main(named[:-2])
+    (tmp_path / "f" / "_SUCCESS").unlink()
+    others = {path.name: path.read_bytes() for path in (tmp_path / "f").glob("videos-*")}
+    assert all(others[name] != expected[name] for name in others)
+    decode.main(named)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()} == expected
+
+
 @pytest.mark.parametrize("damage", ["none", "missing", "changed"])
 def test_a_data_set_without_its_decoder_is_refused(compact, model, tmp_path, capsys, damage):
     data_set = tmp_path / "compact"

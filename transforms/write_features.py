@@ -17,7 +17,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidpress.model.data_set.input_decoding import load_decoder, restored_rows
+from vidpress.model.data_set.input_decoding import load_decoder, restored_rows, restored_schema
 from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
@@ -25,7 +25,7 @@ from vidpress.model.files.file_names import join
 from vidpress.model.frozen.input_decoder import DecoderFile
 from vidpress.model.records import examples
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.shards.shard_rows import decode_rows, labels_list
+from vidpress.model.shards.shard_rows import decode_rows, decoded_schema, labels_list
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
 
@@ -157,10 +157,11 @@ def _write_shard(
     entry = shard.entry
     name = feature_file_name(entry, output_format, features)
     uri = join(output, name)
-    if storage.exists(uri) and _is_whole(uri, entry.rows, output_format):
+    decoder = _load_decoder(data_set, shard.generation, shard.decoder) if features == "input" else None
+    columns = decoded_schema(0).names if decoder is None else restored_schema(spec or decoder.spec).names
+    if storage.exists(uri) and _is_whole(uri, entry.rows, output_format, columns):
         progress.advance(entry.rows)
     else:
-        decoder = _load_decoder(data_set, shard.generation, shard.decoder) if features == "input" else None
         write = write_parquet if output_format == "parquet" else write_examples
         with storage.open_output(uri) as file:
             write(file, _decoded(data_set, entry, shard.model_id, decoder, spec))
@@ -173,25 +174,37 @@ def _load_decoder(data_set: str, generation: int, _entry: FileEntry | None) -> D
     return load_decoder(data_set, Manifest.load(data_set, generation))
 
 
-def _is_whole(uri: str, rows: int, output_format: str) -> bool:
-    """Return whether a file of features is what was written: every checksum fits, and it has so many videos."""
+def _is_whole(uri: str, rows: int, output_format: str, columns: Sequence[str]) -> bool:
+    """Return whether a file is what is to be written: every checksum fits, and it has so many videos and these columns.
+
+    Another job that died may have written it with other keys.
+    """
     try:
         with storage.open_input(uri) as file:
             if output_format == "parquet":
                 parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
                 is_whole = rows == sum(batch.num_rows for batch in parquet.iter_batches())
+                is_whole &= parquet.schema_arrow.names == list(columns)
             else:
                 num_bytes = file.seek(0, io.SEEK_END)
                 file.seek(0)
                 records = read_tfrecords(io.BufferedReader(file), num_bytes)  # type: ignore[type-var]
-                kinds = collections.Counter(type(payload) for _, payload in records)
-                is_whole = kinds == {bytes: rows}
-    except (pa.ArrowException, OSError) as error:
+                payloads = (payload for _, payload in records)
+                first = list(itertools.islice(payloads, 1))
+                kinds = collections.Counter(type(payload) for payload in itertools.chain(first, payloads))
+                keys = [_keys(payload) for payload in first if isinstance(payload, bytes)]
+                is_whole = kinds == {bytes: rows} and all(each == _in_examples(columns) for each in keys)
+    except (pa.ArrowException, examples.RecordError, OSError) as error:
         _log.warning("%s cannot be read: %s", uri, error)
         is_whole = False
     if not is_whole:
         _log.warning("%s is not what was written: it is written again.", uri)
     return is_whole
+
+
+def _keys(payload: bytes) -> set[str]:
+    context, _ = examples.parse_record(payload)
+    return set(context)
 
 
 def _decoded(
@@ -221,9 +234,13 @@ def write_examples(file: BinaryIO, batches: Iterator[pa.RecordBatch]) -> None:
 
 def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
     """Turn decoded rows into serialized `tf.train.Example`s with all their columns but `num_frames`."""
-    columns = {name: _values(batch[name]) for name in batch.schema.names if name != "num_frames"}
+    columns = {name: _values(batch[name]) for name in _in_examples(batch.schema.names)}
     for index in range(batch.num_rows):
         yield examples.serialize_record({name: values[index] for name, values in columns.items()})
+
+
+def _in_examples(columns: Sequence[str]) -> set[str]:
+    return set(columns) - {"num_frames"}
 
 
 def _values(column: pa.Array) -> Any:

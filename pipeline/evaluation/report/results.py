@@ -24,14 +24,19 @@ _JSON, _CSV = "results.json", "results.csv"
 _DATA = ("validation", "training")
 
 
-def _csv_columns(task: Task) -> tuple[str, ...]:
+def _csv_columns(task: Task, new_task_heads: Sequence[str]) -> tuple[str, ...]:
     return (
         *("method", "source", "hidden", "head", "size", "lmbda", "seed", "steps"),
         *(task.bytes_key, f"stored_{task.bytes_key}", "relative_size"),
         *(f"{data}_{metric}" for data in _DATA for metric in task.metrics),
         *(f"{data}_{error.column}" for data in _DATA for error in task.errors),
+        *(_new_task_column(head, metric) for head in new_task_heads for metric in task.metrics),
         *("seconds", "name"),
     )
+
+
+def _new_task_column(head: str, metric: str) -> str:
+    return f"new_tasks_{head}_{metric}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,6 +176,11 @@ class Results:
         scales = {hidden: self.baseline(hidden).num_bytes for hidden in self.architectures}
         return [_row(record, scales, self.task) for record in self.records]
 
+    @property
+    def new_task_heads(self) -> tuple[str, ...]:
+        """The names of the heads for new tasks; none if new tasks were not measured."""
+        return tuple(dict.fromkeys(head for record in self.records for head in record.get("new_tasks", ())))
+
     def _summary(self, method: str, setting: str, records: Sequence[dict[str, Any]], scale: float) -> Summary:
         num_bytes = _mean(record[self.task.bytes_key] for record in records)
         means = {
@@ -194,12 +204,15 @@ def _mean(values: Iterable[float]) -> float:
 
 def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Task) -> dict[str, Any]:
     hidden = tuple(record["hidden"]) if record["hidden"] else next(iter(scales))
-    row = {name: record.get(name) for name in _csv_columns(task)}
+    heads = record.get("new_tasks", {})
+    row = {name: record.get(name) for name in _csv_columns(task, ())}
     row["hidden"] = "-".join(map(str, record["hidden"] or []))
     row["relative_size"] = record[task.bytes_key] / scales[hidden]
     for data in _DATA:
         row |= {f"{data}_{metric}": record[data][metric] for metric in task.metrics}
         row |= {f"{data}_{error.column}": 1 - record[data][error.metric] for error in task.errors}
+    for head, found in heads.items():
+        row |= {_new_task_column(head, metric): found[metric] for metric in task.metrics}
     row["seconds"] = sum(seconds for seconds in record["seconds"].values() if seconds)
     return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
 
@@ -208,7 +221,7 @@ def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[d
     """Write `results.json` and `results.csv` of the finished records; a reader sees all of a file or nothing."""
     text = io.StringIO()
     results = Results(about, records)
-    writer = csv.DictWriter(text, _csv_columns(results.task), lineterminator="\n")
+    writer = csv.DictWriter(text, _csv_columns(results.task, results.new_task_heads), lineterminator="\n")
     writer.writeheader()
     if results.architectures:
         writer.writerows(results.flat())
