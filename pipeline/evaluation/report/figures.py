@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation.points import PAPER
 from vidpress.pipeline.evaluation.report.results import Results, Summary
@@ -133,6 +133,8 @@ def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_err
 def _finish(axis: Axes, title: str) -> None:
     """Let a panel's first curves be named first, and give it a grid and a title."""
     axis.label_requests.reverse()  # type: ignore[attr-defined]
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.set_title(title)
@@ -182,7 +184,7 @@ def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metri
     lines: list[tuple[str, Summary]] = [("activations without a rate", results.baseline(hidden))]
     lines += [("the input, float32", point) for point in results.codecs("float32", FEATURES, hidden)]
     levels = [(label, float(np.mean(point.on_new_tasks("linear", metric)))) for label, point in lines]
-    values = [float(np.mean(point.on_new_tasks("linear", metric))) for curve in curves for point in curve.points]
+    values = [value for curve in curves for point in curve.points for value in point.on_new_tasks("linear", metric)]
     best = max([*values, *(level for _, level in levels)])
     shown = [value for value in [*values, *(level for _, level in levels)] if value >= best - _LOWEST_BELOW_BEST]
     height = max(best - min(shown), 0.02)
@@ -199,7 +201,7 @@ def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metri
         own = curve.label in results.about["methods"]
         _draw_curve(axis, curve, [point.num_bytes for point in curve.points], seeds, own=own)
     _finish(axis, results.task.title(hidden))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_xlabel("Bytes a video")
     axis.set_ylabel(f"{name} of a linear head for new tasks")
 
