@@ -71,6 +71,7 @@ def teacher_model(seed=0):
         ({"lmbda": 0.0}, []),
         ({"lmbda_range": (0.001, 0.02), "prior_banks": 4, "linear_bottleneck": 10}, []),
         ({"reconstruction": 2.0}, []),
+        ({"lmbda": 0.0, "reconstruction": 2.0}, []),
         ({"reconstruction": 2.0}, [teacher_model()]),
     ],
 )

@@ -193,7 +193,7 @@ def _is_whole(uri: str, rows: int, output_format: str, columns: Sequence[str]) -
                 first = list(itertools.islice(payloads, 1))
                 kinds = collections.Counter(type(payload) for payload in itertools.chain(first, payloads))
                 keys = [_keys(payload) for payload in first if isinstance(payload, bytes)]
-                is_whole = kinds == {bytes: rows} and all(each == _in_examples(columns) for each in keys)
+                is_whole = kinds == {bytes: rows} and all(each == set(_in_examples(columns)) for each in keys)
     except (pa.ArrowException, examples.RecordError, OSError) as error:
         _log.warning("%s cannot be read: %s", uri, error)
         is_whole = False
@@ -239,8 +239,8 @@ def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
         yield examples.serialize_record({name: values[index] for name, values in columns.items()})
 
 
-def _in_examples(columns: Sequence[str]) -> set[str]:
-    return set(columns) - {"num_frames"}
+def _in_examples(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name != "num_frames"]
 
 
 def _values(column: pa.Array) -> Any:

@@ -204,14 +204,13 @@ def _mean(values: Iterable[float]) -> float:
 
 def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Task) -> dict[str, Any]:
     hidden = tuple(record["hidden"]) if record["hidden"] else next(iter(scales))
-    heads = record.get("new_tasks", {})
     row = {name: record.get(name) for name in _csv_columns(task, ())}
     row["hidden"] = "-".join(map(str, record["hidden"] or []))
     row["relative_size"] = record[task.bytes_key] / scales[hidden]
     for data in _DATA:
         row |= {f"{data}_{metric}": record[data][metric] for metric in task.metrics}
         row |= {f"{data}_{error.column}": 1 - record[data][error.metric] for error in task.errors}
-    for head, found in heads.items():
+    for head, found in record.get("new_tasks", {}).items():
         row |= {_new_task_column(head, metric): found[metric] for metric in task.metrics}
     row["seconds"] = sum(seconds for seconds in record["seconds"].values() if seconds)
     return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
