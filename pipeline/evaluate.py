@@ -103,6 +103,13 @@ def parser(kind: Kind) -> launch.Parser:
         metavar="NAME",
         help=f"measure these alone: {', '.join(RIVALS)} (default: all that the kind of data has)",
     )
+    rivals.add_argument(
+        "--rival_seeds",
+        type=launch.positive_int,
+        default=1,
+        metavar="N",
+        help="measure what has to do with a baseline's activations for those of the first N of --seeds (default: 1)",
+    )
     rivals.add_argument("--no_rivals", action="store_true", help="measure only the methods and the baselines")
     parser.add_argument(
         "--jobs",

@@ -304,6 +304,20 @@ def test_teachers_are_the_baselines_of_the_architecture(tmp_path):
         parse("--baseline_options", "--teacher {baseline}")
 
 
+def test_rivals_are_measured_on_the_activations_of_as_many_baselines_as_asked_for():
+    common = ["--hidden", "20", "--seeds", "3", "--rivals", "int8", "answers", "--seed", "5"]
+
+    def seeds(*argv):
+        points = [point for task in parse(*common, *argv).rivals for point in task]
+        of_input = [point for point in points if point.source is None]
+        assert len(of_input) == len(set(of_input)) == 1
+        return sorted({dict(point.source.options)["seed"] for point in points if point.source})
+
+    assert seeds() == [5]
+    assert seeds("--rival_seeds", "2") == [5, 6]
+    assert seeds("--rival_seeds", "4") == [5, 6, 7]
+
+
 @pytest.fixture(scope="module")
 def short_heads():
     """Let heads be trained for few rounds, in one way."""

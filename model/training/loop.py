@@ -105,8 +105,9 @@ def train(
         and warm_start.can_start_as(options, teachers)
         and not checkpoints.checkpoint_paths(work_dir)
     ):
-        warm_start.start_as(network, decoder, options, teachers[0], videos.x)
-        print(f"Starting as teacher {teachers[0].model_id}, and its principal components.", file=sys.stderr)
+        warm_start.start_as(network, decoder, options, teachers, videos.x)
+        names = ", ".join(model.model_id for model in teachers)
+        print(f"Starting as the principal components of the activations of {names}.", file=sys.stderr)
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
     if first_step:
         if options.lmbda_range is not None:
@@ -215,7 +216,7 @@ def build_network(options: TrainingOptions, spec: FeatureSpec, class_frequencies
     """Return the network of a training run (`classifiers.build_network`)."""
     return classifiers.build_network(
         spec.input_size,
-        options.hidden,
+        options.widths,
         options.num_classes,
         lmbda=options.lmbda,
         lmbda_range=options.lmbda_range,

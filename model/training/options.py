@@ -67,6 +67,8 @@ class TrainingOptions:
       reconstruction: What it is worth to be able to give back the input, or with teachers their activations, from the
         stored features (`reconstruction.Decoder`), in nats of the task's loss. Not in the paper; it keeps what
         other tasks may need.
+      width_multiplier: How many times as wide as `hidden` the network's hidden layers are. A network that is as wide as
+        its teachers together starts as these side by side (`warm_start`).
       linear_bottleneck: Units of one more layer, without a ReLU, after the hidden ones: its activations are stored, and
         may be negative. With 0 there is none, and those of the last hidden layer are stored (paper).
       prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. The
@@ -90,6 +92,7 @@ class TrainingOptions:
     weight_decay: float = 1e-6
     input_dropout: float = 0.0
     reconstruction: float = 0.0
+    width_multiplier: int = 1
     linear_bottleneck: int = 0
     prior_banks: int = 16
     mixed_precision: bool = False
@@ -104,6 +107,7 @@ class TrainingOptions:
             "steps",
             "num_classes",
             "batch_size",
+            "width_multiplier",
             "prior_banks",
             "decay_steps",
             "checkpoint_every",
@@ -125,8 +129,13 @@ class TrainingOptions:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
         name = "linear_bottleneck" if self.linear_bottleneck else "hidden"
-        if (num_dims := self.linear_bottleneck or self.hidden[-1]) > MAX_DIMS:
+        if (num_dims := self.linear_bottleneck or self.widths[-1]) > MAX_DIMS:
             raise ValueError(f"{name}={num_dims} is too wide to code: the last layer may have {MAX_DIMS:,} units.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The units of the network's hidden layers."""
+        return tuple(units * self.width_multiplier for units in self.hidden)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""

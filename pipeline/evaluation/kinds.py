@@ -105,7 +105,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-        """Yield the rivals of the first baseline of each architecture; a tuple has one source, and is one task."""
+        """Yield the rivals of each of these baselines; a tuple has one source, and is one task."""
 
     @abc.abstractmethod
     def context(self, args: argparse.Namespace, work_dir: str) -> Context:
@@ -165,6 +165,7 @@ class Kind(abc.ABC):
                         "method": method,
                         "size": size,
                         "hidden": None if source is None else list(dict(source.options)["hidden"]),
+                        "seed": None if source is None else dict(source.options)["seed"],
                         "source": FEATURES if source is None else ACTIVATIONS,
                         "head": point.head,
                         self.task.bytes_key: num_bytes,

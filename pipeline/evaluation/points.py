@@ -264,7 +264,8 @@ class CodecPoint:
         if self.source is None:
             of = "the input features"
         else:
-            of = f"the activations of the {task.network_name(dict(self.source.options)['hidden'])}"
+            options = dict(self.source.options)
+            of = f"the activations of the {task.network_name(options['hidden'])} of seed {options['seed']}"
         return f"{self.method}{'' if self.size is None else f' {self.size}'} of {of}, {self.head} head"
 
 

@@ -76,6 +76,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "freeze it at the others",
     )
     network.add_argument(
+        "--width_multiplier",
+        type=int,
+        metavar="N",
+        help="make the hidden layers N times as wide as --hidden says, as wide as N teachers together: with "
+        "--linear_bottleneck and --reconstruction, the network then starts as these side by side (default: 1)",
+    )
+    network.add_argument(
         "--linear_bottleneck",
         type=int,
         metavar="UNITS",

@@ -124,7 +124,7 @@ class Results:
         return sorted(points, key=lambda point: point.num_bytes)
 
     def codecs(self, method: str, source: str, hidden: tuple[int, ...]) -> list[Summary]:
-        """Return the points of a codec, each with the better head, those with the fewest bytes first.
+        """Return the points of a codec, each with the head that is better in the mean, the fewest bytes first.
 
         Args:
           method: The codec.
@@ -137,13 +137,15 @@ class Results:
             if (r["method"], r["source"]) == (method, source) and (source == FEATURES or tuple(r["hidden"]) == hidden)
         ]
         scale = self.baseline(hidden).num_bytes
-        best: dict[Any, dict[str, Any]] = {}
-        for record in sorted(records, key=lambda record: record["validation"][self.task.metric]):
-            best[record["size"]] = record
-        points = [
-            self._summary(method, RIVALS[method].setting_text(size), [record], scale) for size, record in best.items()
-        ]
-        return sorted(points, key=lambda point: point.num_bytes)
+        of_head: dict[tuple[Any, str], list[dict[str, Any]]] = {}
+        for record in records:
+            of_head.setdefault((record["size"], record["head"]), []).append(record)
+        points: dict[Any, Summary] = {}
+        for (size, _), seeds in of_head.items():
+            point = self._summary(method, RIVALS[method].setting_text(size), seeds, scale)
+            if size not in points or point.validation[self.task.metric] >= points[size].validation[self.task.metric]:
+                points[size] = point
+        return sorted(points.values(), key=lambda point: point.num_bytes)
 
     def no_worse(self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None) -> Summary | None:
         """Return the point with the fewest bytes whose metric is at least the baseline's, or None."""

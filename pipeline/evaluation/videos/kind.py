@@ -105,8 +105,8 @@ class VideoKind(Kind):
     @property
     def baseline_options(self) -> dict[str, Any]:
         """No teacher, no range, nothing else to learn, and the defaults of the options that need a rate."""
-        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda", "reconstruction", "linear_bottleneck")
-        nothing = {name: default_values()[name] for name in names}
+        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda", "reconstruction")
+        nothing = {name: default_values()[name] for name in (*names, "linear_bottleneck", "width_multiplier")}
         return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class VideoKind(Kind):
         return given
 
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
-        """Yield the rivals on the baselines' activations, and on the input features."""
+        """Yield the rivals on the activations of each of the baselines, and on the input features."""
         for baseline in baselines:
             on_activations = fitted_to(ACTIVATIONS, args.rivals)
             num_dims = dict(baseline.options)["hidden"][-1]
