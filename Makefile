@@ -56,10 +56,10 @@ test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 
 # Files and their formats, coding, data sets, and whole jobs in memory. Left out of them is what takes long and depends on the
 # processor, not on Python: the whole suite has it.
-LIGHT_TESTS := $(foreach name,banks bits coder_arrays examples feature_codec features file_kinds frames frozen_model \
+LIGHT_TESTS := $(foreach name,banks bits coder_arrays epoch_order examples feature_codec features file_kinds frames frozen_model \
   input_decoder input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding \
-  path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos rows \
-  shard strict_json symbol_counts synthetic tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
+  lookup path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos resuming rows \
+  shard strict_json symbol_counts synthetic tables_out tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
 test-light: ## run the tests that need no TensorFlow on those of Python 3.13, 3.12 and 3.11 that `make test` does not use
@@ -127,7 +127,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml setup.py | $(BUILD)/.ready
 	$(BIN)/pip $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# PyTorch is large, and only the tests need it.
+# PyTorch is large. Only the tests need it, and what else reads data sets.
 $(VENV)/.torch: $(VENV)/.ready requirements-torch.lock
 	@echo "Adding PyTorch to $(VENV) from requirements-torch.lock ..."
 	$(call install_lock,$(VENV),requirements-torch.lock)
@@ -210,11 +210,11 @@ SHORTEN := s/ and (platform_machine == 'x86_64'|sys_platform == 'linux')//g; s/ 
 lock: $(BUILD)/.ready ## resolve the dependencies and write all locks
 	rm -rf build/lock && mkdir -p build/lock
 	cat $(filter-out requirements-tfc.lock,$(wildcard requirements*.lock)) > build/lock/all.lock
-	$(LOCK) $(EVERY_PYTHON) $(UPGRADE) pyproject.toml --all-extras $(addprefix --group ,light-tests airflow build emulators fuzz) \
+	$(LOCK) $(EVERY_PYTHON) $(UPGRADE) pyproject.toml --all-extras $(addprefix --group ,light-tests readers airflow build emulators fuzz) \
 	  -o build/lock/all.lock
 	grep -o '^torch==[^ ]*' build/lock/all.lock > build/lock/torch.in
 	$(call write_lock,requirements,$(EVERY_PYTHON) pyproject.toml $(addprefix --extra ,gcp train jax report dev))
-	$(call write_lock,requirements-torch,$(EVERY_PYTHON) build/lock/torch.in $(UNUSED_BY_TORCH))
+	$(call write_lock,requirements-torch,$(EVERY_PYTHON) build/lock/torch.in --group readers $(UNUSED_BY_TORCH))
 	$(call write_lock,requirements-light,$(EVERY_PYTHON) pyproject.toml --group light-tests)
 	$(call write_lock,requirements-dataflow,$(EVERY_PYTHON) pyproject.toml --extra gcp)
 	$(call write_lock,requirements-fuzz,$(EVERY_PYTHON) pyproject.toml --group fuzz)

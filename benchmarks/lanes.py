@@ -28,8 +28,8 @@ from results import Report, parser
 
 from vidpress.model.coding import coder_loops, range_coder
 from vidpress.model.data_set.rows import encode_videos
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.model.warm_up import numba_variables

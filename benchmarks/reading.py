@@ -22,8 +22,8 @@ import workload
 from results import Report, parser
 
 from vidpress.model.data_set.rows import encode_videos, merge_rows
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import write_tfrecords
 from vidpress.model.shards.shard_header import ShardHeader

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from vidpress.model.coding.feature_codec import FeatureCodec
     from vidpress.model.data_set.manifest import InputFile, Manifest
     from vidpress.model.data_set.rows import DeadLetter
-    from vidpress.model.data_set.video_dataset import VideoBatch, VideoDataset
     from vidpress.model.errors import VidpressError
     from vidpress.model.features import Feature, FeatureSpec
     from vidpress.model.frozen.frozen_model import FrozenModel
     from vidpress.model.networks import plug_in
     from vidpress.model.networks.bottleneck import Bottleneck
+    from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
+    from vidpress.model.reading.video_dataset import VideoDataset
     from vidpress.model.records.videos import PooledVideo, Video
     from vidpress.model.shards.shard_header import ShardHeader
     from vidpress.model.tables.range_coding_tables import RangeCodingTables
@@ -32,10 +33,11 @@ else:
         "InputFile": "vidpress.model.data_set.manifest",
         "Manifest": "vidpress.model.data_set.manifest",
         "PooledVideo": "vidpress.model.records.videos",
+        "RaggedLabels": "vidpress.model.reading.video_batch",
         "RangeCodingTables": "vidpress.model.tables.range_coding_tables",
         "ShardHeader": "vidpress.model.shards.shard_header",
-        "VideoBatch": "vidpress.model.data_set.video_dataset",
-        "VideoDataset": "vidpress.model.data_set.video_dataset",
+        "VideoBatch": "vidpress.model.reading.video_batch",
+        "VideoDataset": "vidpress.model.reading.video_dataset",
         "Video": "vidpress.model.records.videos",
         "VidpressError": "vidpress.model.errors",
         "plug_in": "vidpress.model.networks",
@@ -68,6 +70,7 @@ __all__ = [
     "InputFile",
     "Manifest",
     "PooledVideo",
+    "RaggedLabels",
     "RangeCodingTables",
     "ShardHeader",
     "Video",

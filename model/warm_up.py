@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vidpress.model.coding import coder_loops
 from vidpress.model.data_set.rows import encode_videos
@@ -31,7 +33,10 @@ from vidpress.model.numba_internals import Loop
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.synthetic import serialize_video
 from vidpress.model.records.videos import parse_video, pool_frames
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_rows import decode_codes
+from vidpress.model.shards.shard_writer import write_shard
 from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
@@ -54,7 +59,10 @@ def warm_up() -> None:
         model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
         # Read back, since loops are compiled again for arrays that cannot be written.
         model = FrozenModel.from_bytes(model.to_bytes())
-        decode_codes(encode_videos(model, videos).rows, model.tables)
+        rows = pa.Table.from_batches([encode_videos(model, videos).rows])
+        file = io.BytesIO()
+        write_shard(file, rows, ShardHeader(model.model_id, spec, model.tables))
+        decode_codes(Shard(file, "a shard").read(0), model.tables)
 
 
 def _read_odd_records() -> None:

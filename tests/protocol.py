@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vidpress.model.data_set.manifest import Manifest, manifest_numbers
 from vidpress.model.data_set.verification import verify
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, join, manifest_name
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.pipeline import encode
 from vidpress.transforms.generations import generation_files

@@ -18,9 +18,9 @@ from test_manifest import GENERATION
 
 from vidpress.model.data_set.manifest import Manifest, ManifestError
 from vidpress.model.data_set.verification import verify
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline import decode, encode

@@ -12,8 +12,8 @@ import pytest
 from conftest import SPEC, frame_level, random_model, video_level, write_records
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.examples import serialize_record
 from vidpress.pipeline import decode, encode
 

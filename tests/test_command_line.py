@@ -11,8 +11,8 @@ import sys
 import pytest
 from conftest import SPEC, random_model, video_level, write_records
 
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files import local_files
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.pipeline import cli, decode, encode, inspect, verify
 from vidpress.pipeline.running import runners
 

@@ -25,7 +25,7 @@ def test_no_folder_for_the_cache_is_needed(module):
 
 JOBS = """
 import sys
-from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.numba_internals import Loop
 from vidpress.model.warm_up import warm_up
 from vidpress.pipeline import encode

@@ -27,7 +27,7 @@ import yaml
 from conftest import REPO, frame_level, video_level, write_records
 from test_dataflow_templates import JOBS, TEMPLATES, dataflow, metadata, service_message
 
-from vidpress.model.data_set.video_dataset import VideoDataset
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.warm_up import numba_variables
 
 DOCKERFILE = TEMPLATES / "Dockerfile"

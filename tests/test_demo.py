@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.pipeline import demo, demo_comparison
-from vidpress.pipeline.demo_comparison import Comparison, Row
+from vidpress.model.reading.video_dataset import VideoDataset
+from vidpress.pipeline import demo
+from vidpress.pipeline.demonstration import comparison as demo_comparison
+from vidpress.pipeline.demonstration.comparison import Comparison, Row
 
 NAMES = [
     "input features x, float32 + zlib",

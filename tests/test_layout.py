@@ -22,11 +22,12 @@ MAY_IMPORT = {
     "model.frozen": "model model.files model.tables model.coding",
     "model.shards": "model model.files model.tables model.coding",
     "model.data_set": "model model.files model.coding model.records model.frozen model.shards",
+    "model.reading": "model model.files model.tables model.frozen model.shards model.data_set",
     "model.networks": "model model.tables model.coding model.frozen",
     "model.training": "model model.files model.tables model.coding model.records model.frozen model.networks",
     "model.images": "model model.files model.records model.networks model.training",
     "model.__init__": "model model.tables model.coding model.records model.frozen model.shards model.data_set"
-    " model.networks",
+    " model.reading model.networks",
     "model.warm_up": "model model.tables model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
@@ -39,16 +40,18 @@ MAY_IMPORT = {
     "pipeline.evaluation.videos": "model model.tables model.records model.frozen model.shards model.data_set"
     " model.training pipeline.launching pipeline.training pipeline.evaluation.rivals pipeline.evaluation",
     "pipeline.evaluation.report": "model.files pipeline.evaluation.rivals pipeline.evaluation",
-    "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set"
+    "pipeline.demonstration": "model model.files model.frozen model.shards model.data_set model.reading model.training"
+    " pipeline.evaluation.rivals pipeline.evaluation.videos",
+    "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set model.reading"
     " model.networks model.training model.images transforms transforms.generations"
     " pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals pipeline.evaluation"
-    " pipeline.evaluation.videos pipeline.evaluation.report",
+    " pipeline.evaluation.videos pipeline.evaluation.report pipeline.demonstration",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 BEFORE_KERAS_3 = {"tf_keras", "tensorflow_compression", "tensorflow_probability"}
 KERAS = {"keras", *BACKENDS, *BEFORE_KERAS_3}
-FOR_TORCH = "model.data_set.torch_dataset"  # a torch.utils.data.Dataset
+FOR_TORCH = "model.reading.torch_dataset"  # a torch.utils.data.Dataset
 MOST_FILES = 10
 MOST_LINES = 400
 
@@ -175,7 +178,7 @@ def test_what_encodes_and_decodes_loads_no_keras():
 
 def test_commands_that_run_no_beam_job_load_no_beam():
     """It takes seconds."""
-    commands = ("train", "freeze", "evaluate", "inspect", "verify")
+    commands = ("train", "freeze", "evaluate", "inspect", "verify", "get")
     assert "apache_beam" not in loaded_by(*(f"vidpress.pipeline.{command}" for command in commands))
 
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, frame_level, write_records
 
+from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.rows import shard_of
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import manifest_name
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.pipeline import cli, encode
 from vidpress.transforms.read_shards import ReadShards

@@ -20,7 +20,6 @@ from vidpress.model.data_set.manifest import (
     manifest_numbers,
 )
 from vidpress.model.data_set.verification import verify
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import (
     file_name,
     generation_of,
@@ -30,6 +29,7 @@ from vidpress.model.files.file_names import (
     manifest_name,
     shard_index,
 )
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.strict_json import JsonError
 
 GENERATION = Generation(

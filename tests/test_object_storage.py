@@ -17,9 +17,9 @@ from conftest import frame_level, random_model, video_level, write_records
 from hypothesis.stateful import run_state_machine_as_test
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files import google_storage, input_files, storage
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.pipeline import decode, encode, inspect, train, verify
 from vidpress.transforms.generations import generation_files

@@ -72,7 +72,7 @@ def test_wheel_is_imported_from_another_folder(wheel, tmp_path):
         check=True,
     )
     assert result.stdout.split() == [
-        "vidpress.model.data_set.video_dataset",
+        "vidpress.model.reading.video_dataset",
         str(tmp_path / "site/vidpress/model/__init__.py"),
     ]
 

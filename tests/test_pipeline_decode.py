@@ -13,8 +13,8 @@ import pytest
 from conftest import SPEC, forked, frame_level, random_model, write_records
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.frozen.input_decoder import DecoderError
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.examples import parse_record
 from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.pipeline import decode, encode

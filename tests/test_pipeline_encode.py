@@ -15,8 +15,8 @@ import pytest
 from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.examples import float_values, parse_record
 from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.model.records.videos import parse_video, pool_frames

@@ -66,8 +66,8 @@ def test_commands(folder):
 
 def test_gap_of_decoded_shards_is_that_before_encoding(folder):
     """The model's own metrics were measured on the validation videos as the network saw them."""
-    from vidpress.model.data_set.video_dataset import VideoDataset
     from vidpress.model.metrics import MetricsAccumulator
+    from vidpress.model.reading.video_dataset import VideoDataset
 
     model = FrozenModel.load(folder / "model.safetensors")
     accumulator = MetricsAccumulator(3862)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidpress.model.data_set import rows
-from vidpress.model.data_set.rows import DeadLetter, encode_videos, merge_rows, shard_of, split_by_shard
+from vidpress.model.data_set.id_hash import shard_of
+from vidpress.model.data_set.rows import DeadLetter, encode_videos, merge_rows, split_by_shard
 from vidpress.model.records.videos import parse_video, pool_frames
 from vidpress.model.shards.shard_rows import SCHEMA, decode_codes
 

@@ -9,8 +9,8 @@ from conftest import REPO
 from test_shard import header_of, make_rows
 
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.files.file_names import file_name
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE
@@ -147,16 +147,37 @@ def test_a_shard_of_another_model_is_refused(data_set, tmp_path):
 def test_to_tf(data_set):
     tf = pytest.importorskip("tensorflow")
     folder, z_hat, rows = data_set
-    dataset = VideoDataset(folder, 500).to_tf()
+    dataset = VideoDataset(folder, 500).to_tf(with_ids=True)
     seen = 0
-    for ids, labels, features in dataset:
+    for ids, features, labels in dataset:
         assert isinstance(labels, tf.RaggedTensor)
         np.testing.assert_array_equal(features, np.stack([z_hat[video_id] for video_id in ids.numpy()]))
         assert labels.to_list() == rows["labels"].slice(seen, len(ids)).to_pylist()
         seen += len(ids)
     assert seen == TOTAL
-    dense = next(iter(VideoDataset(folder, 500, num_classes=4000).to_tf()))[1]
+    features, dense = next(iter(VideoDataset(folder, 500, num_classes=4000).to_tf()))
+    np.testing.assert_array_equal(features, np.stack(list(z_hat.values())[:500]))
     assert dense.shape == (500, 4000)
+
+
+def test_to_tf_goes_into_keras_fit_and_begins_where_it_is_told(data_set):
+    tf = pytest.importorskip("tensorflow")
+    videos = VideoDataset(data_set[0], 1000, num_classes=3862, shuffle=True)
+    network = tf.keras.Sequential([tf.keras.layers.Dense(3862)])
+    network.compile("sgd", "mse")
+    history = network.fit(videos.to_tf(), epochs=3, verbose=0).history["loss"]
+    assert len(history) == 3
+    expected = [ids_of(videos.iterate(epoch, 0, 1)) for epoch in (3, 7, 8)]
+    batches = videos.to_tf(with_ids=True)
+    assert [video_id for ids, *_ in batches for video_id in ids.numpy()] == expected[0]
+    videos.set_epoch(7)
+    first = [video_id for ids, *_ in batches.take(2) for video_id in ids.numpy()]
+    assert first == expected[1][: len(first)]
+    state = videos.state_dict()
+    videos.load_state_dict(state)
+    rest = [video_id for ids, *_ in batches for video_id in ids.numpy()]
+    assert rest == expected[1][state["rows"] :]
+    assert [video_id for ids, *_ in batches for video_id in ids.numpy()] == expected[2]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -12,8 +12,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
-from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, shard_of, split_by_shard
+from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import file_name, join

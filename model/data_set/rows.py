@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
+from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard, shard_rows
@@ -107,16 +107,6 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
         pa.array([video.offset for video in videos], pa.int64()),
     ]
     return EncodedVideos(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), letters)
-
-
-def hash_of(key: bytes) -> int:
-    """Return the BLAKE2b hash of a key, of 8 bytes, little endian."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-
-
-def shard_of(key: bytes, num_shards: int) -> int:
-    """Return the shard of a key: its hash modulo `num_shards`."""
-    return hash_of(key) % num_shards
 
 
 def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:

@@ -157,6 +157,18 @@ class Shard:
                 totals[chunk.name] += chunk.size
         return totals
 
+    def id_range(self, row_group: int) -> tuple[bytes, bytes]:
+        """Return the least and the greatest id of a row group: from the footer, or else from the ids.
+
+        Raises:
+          ShardError: If they cannot be read.
+        """
+        (column,) = (chunk for chunk in self._row_groups[row_group].columns if chunk.name == "id")
+        if column.least is not None and column.greatest is not None:
+            return column.least, column.greatest
+        ids = self.read_ids(row_group)
+        return ids[0].as_py(), ids[-1].as_py()
+
     def read_ids(self, row_group: int) -> pa.BinaryArray:
         """Read the ids of a row group and nothing else; only the pages' own checksums are checked.
 

@@ -12,6 +12,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from vidpress.model.compiled import jit
 from vidpress.model.shards.thrift_compact import BINARY, I32, I64, LIST, STRUCT, CompactReader, Struct, ThriftError, key
 
 MAGIC = b"PAR1"
@@ -38,7 +41,8 @@ _KEY, _VALUE = key(1, BINARY), key(2, BINARY)
 _COLUMNS, _NUM_ROWS = key(1, LIST), key(3, I64)
 _FILE_PATH, _COLUMN_METADATA = key(1, BINARY), key(3, STRUCT)
 _PATH, _CODEC, _NUM_VALUES, _SIZE = key(3, LIST), key(4, I32), key(5, I64), key(7, I64)
-_DATA_OFFSET, _DICTIONARY_OFFSET = key(9, I64), key(11, I64)
+_DATA_OFFSET, _DICTIONARY_OFFSET, _STATISTICS = key(9, I64), key(11, I64), key(12, STRUCT)
+_GREATEST, _LEAST = key(5, BINARY), key(6, BINARY)
 _PAGE_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE = key(1, I32), key(2, I32), key(3, I32)
 _DATA_PAGE_HEADER, _DICTIONARY_PAGE_HEADER = key(5, STRUCT), key(7, STRUCT)
 _PAGE_NUM_VALUES, _PAGE_ENCODING = key(1, I32), key(2, I32)
@@ -59,6 +63,7 @@ _MOST_BYTES_OF_PAGE = 4096
 _MAX_DELTA_BLOCK = 2**10  # Arrow's have 128 values in 4 miniblocks
 _MAX_MINIBLOCKS = 2**5
 _MAX_WIDTH = 32
+_MORE_FOLLOWS, _LOW_7_BITS = 0x80, 0x7F
 
 
 class LayoutError(ValueError):
@@ -74,6 +79,8 @@ class Chunk(NamedTuple):
       size: Bytes of all its pages with their headers.
       num_values: How many values it has; of `labels` at least one a row.
       codec: How its pages are compressed; 0 if they are not.
+      least: Its least value, if the footer says it.
+      greatest: Its greatest value, likewise.
     """
 
     name: str
@@ -81,6 +88,8 @@ class Chunk(NamedTuple):
     size: int
     num_values: int
     codec: int
+    least: bytes | None = None
+    greatest: bytes | None = None
 
 
 class RowGroup(NamedTuple):
@@ -186,7 +195,16 @@ def _parse_chunk(fields: Struct) -> Chunk:
     start = column[_DATA_OFFSET]
     if 0 < column.get(_DICTIONARY_OFFSET, 0) < start:
         start = column[_DICTIONARY_OFFSET]
-    return Chunk(column[_PATH][0].decode(), start, column[_SIZE], column[_NUM_VALUES], column[_CODEC])
+    statistics = column.get(_STATISTICS, {})
+    return Chunk(
+        name=column[_PATH][0].decode(),
+        start=start,
+        size=column[_SIZE],
+        num_values=column[_NUM_VALUES],
+        codec=column[_CODEC],
+        least=statistics.get(_LEAST),
+        greatest=statistics.get(_GREATEST),
+    )
 
 
 def check_footer(footer: Footer, names: Sequence[str], end: int, max_rows: int) -> None:
@@ -297,30 +315,58 @@ def _delta_header(reader: CompactReader, num_values: int) -> tuple[int, int]:
     return miniblocks, block // miniblocks
 
 
-def _check_length(shared: int) -> None:
-    if not 0 <= shared <= MAX_ID_BYTES:
-        raise LayoutError(f"an id shares {shared:,} bytes with the one before, of {MAX_ID_BYTES:,} that it may have")
-
-
 def _sum_of_deltas(page: bytes, reader: CompactReader, num_values: int) -> int:
     """Read lengths in DELTA_BINARY_PACKED and return their sum."""
     miniblocks, size = _delta_header(reader, num_values)
-    value = total = reader.zigzag()
-    _check_length(value)
-    left = num_values - 1
-    while left > 0:
-        least = reader.zigzag()
-        widths = page[reader.position : reader.position + miniblocks]
-        reader.position += miniblocks
-        for width in widths[: -(-left // size)]:  # there is nothing of those behind the last value
-            end = reader.position + width * size // 8
-            if width > _MAX_WIDTH or end > len(page):
-                raise LayoutError("the lengths of its strings are cut short")
-            packed = int.from_bytes(page[reader.position : end], "little")
-            reader.position = end
-            for place in range(min(size, left)):
-                value += least + (packed >> place * width & (1 << width) - 1)
-                _check_length(value)
-                total += value
-            left -= size
+    first = reader.zigzag()
+    data = np.frombuffer(page, np.uint8)
+    position, total, length = _sum_lengths(data, reader.position, num_values, miniblocks, size, first)
+    if position < 0:
+        raise LayoutError("the lengths of its strings are cut short")
+    if not 0 <= length <= MAX_ID_BYTES:
+        raise LayoutError(f"an id shares {length:,} bytes with the one before, of {MAX_ID_BYTES:,} that it may have")
+    reader.position = position
     return total
+
+
+@jit
+def _sum_lengths(data, position, num_values, miniblocks, size, first):
+    """Return where the lengths end, or -1 if they are cut short; their sum; and the last, or one that is too long."""
+    length = total = np.int64(first)
+    left = num_values - 1
+    while left > 0 and 0 <= length <= MAX_ID_BYTES:
+        zigzag, shift = np.uint64(0), np.uint64(0)
+        byte = np.uint64(_MORE_FOLLOWS)
+        while byte & np.uint64(_MORE_FOLLOWS):
+            if position >= len(data) or shift >= np.uint64(64):
+                return -1, total, length
+            byte = np.uint64(data[position])
+            zigzag |= (byte & np.uint64(_LOW_7_BITS)) << shift
+            shift += np.uint64(7)
+            position += 1
+        least = np.int64(zigzag >> np.uint64(1)) ^ -np.int64(zigzag & np.uint64(1))
+        widths = position
+        position += miniblocks
+        if position > len(data):
+            return -1, total, length
+        for miniblock in range(miniblocks):
+            if left <= 0:  # there is nothing of those behind the last value
+                break
+            width = np.int64(data[widths + miniblock])
+            end = position + width * size // 8
+            if width > _MAX_WIDTH or end > len(data):
+                return -1, total, length
+            for place in range(min(size, left)):
+                bit = place * width
+                packed = np.uint64(0)
+                for byte_of in range((bit % 8 + width + 7) // 8):
+                    if position + bit // 8 + byte_of < end:
+                        packed |= np.uint64(data[position + bit // 8 + byte_of]) << np.uint64(8 * byte_of)
+                delta = (packed >> np.uint64(bit % 8)) & ((np.uint64(1) << np.uint64(width)) - np.uint64(1))
+                length += least + np.int64(delta)
+                if not 0 <= length <= MAX_ID_BYTES:
+                    return position, total, length
+                total += length
+            position = end
+            left -= size
+    return position, total, length

@@ -125,13 +125,13 @@ def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
       ShardError: If the metadata or a code are seen to be damaged.
     """
     tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
-    z_hat = _as_float32(decode_codes(batch, tables))
+    z_hat = as_float32(decode_codes(batch, tables))
     column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
     columns = [*(batch[name] for name in _DECODED_NAMES), column]
     return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
 
 
-def _as_float32(z_hat: np.ndarray) -> np.ndarray:
+def as_float32(z_hat: np.ndarray) -> np.ndarray:
     """Convert int32 to float32 in its own place: there may be 128 MB of it."""
     converted = z_hat.view(np.float32)
     for start in range(0, len(z_hat), _FLOAT32_ROWS):

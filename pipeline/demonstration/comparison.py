@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vidpress.model.data_set.manifest import Manifest
-from vidpress.model.data_set.video_dataset import VideoDataset
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
 from vidpress.pipeline.evaluation.rivals import codecs
 from vidpress.pipeline.evaluation.videos.measuring import task_metrics

@@ -1,0 +1,1 @@
+"""Reading a data set: for training, by id, and as tables."""

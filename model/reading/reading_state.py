@@ -1,0 +1,59 @@
+"""Where in the epochs of a data set reading is, as JSON values that outlive the process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+_VERSION = 1
+
+
+@dataclasses.dataclass
+class Position:
+    """Where in the epochs a reader is.
+
+    Attributes:
+      epoch: The epoch's number.
+      rows: How many rows of its order all workers together have read.
+    """
+
+    epoch: int = 0
+    rows: int = 0
+
+
+def to_state(position: Position, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a position; after all rows of an epoch, it is that of the next one.
+
+    Args:
+      position: The position.
+      identity: What the order of an epoch follows from; `num_videos` among it.
+    """
+    epoch, rows = position.epoch, position.rows
+    if rows >= identity["num_videos"]:
+        epoch, rows = epoch + 1, 0
+    return {"version": _VERSION, "epoch": epoch, "rows": rows, **identity}
+
+
+def from_state(state: Mapping[str, Any], identity: Mapping[str, Any]) -> Position:
+    """Return the position of a state.
+
+    Raises:
+      ValueError: If it is not the state of a data set with these videos in this order.
+    """
+    if state.get("version") != _VERSION:
+        raise ValueError(
+            f"The state has version {state.get('version')}; this vidpress reads {_VERSION}: use what `state_dict` of "
+            "this version gave."
+        )
+    for name, value in identity.items():
+        if state.get(name) != value:
+            raise ValueError(
+                f"The state is one of a data set with {name}={state.get(name)!r}, this one has {name}={value!r}: open "
+                "the same videos with the same options."
+            )
+    for name, most in (("epoch", None), ("rows", identity["num_videos"])):
+        value = state.get(name)
+        if not isinstance(value, int) or value < 0 or (most is not None and value > most):
+            raise ValueError(f"The state has {name}={value!r}: it is damaged.")
+    return Position(state["epoch"], state["rows"])

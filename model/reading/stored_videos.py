@@ -1,0 +1,205 @@
+"""The videos of a data set or of a single shard: in the order of an epoch, by id, and decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.manifest import FileEntry, Manifest
+from vidpress.model.features import DECODED
+from vidpress.model.files import storage
+from vidpress.model.files.file_names import shard_index
+from vidpress.model.files.uris import normalized
+from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
+from vidpress.model.reading.lookup import Lookup, Shards
+from vidpress.model.reading.row_groups import RowGroups, one_batch
+from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.shard_rows import SCHEMA, as_float32, decode_codes
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
+
+if TYPE_CHECKING:
+    from vidpress.model.frozen.input_decoder import DecoderFile
+
+_IDS_IN_MESSAGE = 10
+
+
+class StoredRows(NamedTuple):
+    """Rows as they are stored.
+
+    Attributes:
+      rows: A batch of `vidpress.model.shards.shard_rows.SCHEMA`.
+      tables: The tables that decode it.
+    """
+
+    rows: pa.RecordBatch
+    tables: RangeCodingTables
+
+
+class StoredVideos:
+    """The videos of a data set, or of a single shard. Which ones they are is fixed when they are opened.
+
+    Args:
+      path: The folder that `vidpress encode` wrote, or one of its shards; a local path or URI.
+      generation: The newest generation to read; by default the newest one there is.
+      features: "z_hat", or "input".
+
+    Attributes:
+      path: The path or URI, in its normal form.
+      generation: The newest generation that is read; None for a single shard.
+      num_videos: The number of videos.
+      num_dims: How many numbers a video's features have.
+      model_id: The frozen model that encoded the videos.
+      decoder: The decoder of the input, if input vectors are wanted.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ManifestError: If the folder is not a data set.
+      ShardError: If the file is not a shard.
+      DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
+      ValueError: If `features` is neither, or if input vectors of a single shard are wanted.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], generation: int | None, features: Literal["z_hat", "input"]):
+        if features not in DECODED:
+            raise ValueError(f"features={features!r} must be {' or '.join(map(repr, DECODED))}.")
+        self.path = normalized(path)
+        self.decoder: DecoderFile | None = None
+        self._lookup: tuple[int, Lookup] | None = None
+        self._entries: dict[str, FileEntry] = {}
+        if self.path.endswith(".parquet") and not storage.is_folder(self.path):
+            if features == "input":
+                raise ValueError(f"{self.path} is a shard: open its data set, which has the decoder of the input.")
+            shard = Shard.open(self.path)
+            self.generation = None
+            self.model_id = shard.header.model_id
+            self.num_dims = shard.header.tables.num_dims
+            row_groups = {self.path: shard.row_group_sizes}
+            self._generations = [Shards({0: self.path}, 1)]
+        else:
+            manifest = Manifest.load(self.path, generation)
+            self.generation = manifest.generation
+            self.model_id = manifest.model_id
+            self.num_dims = manifest.num_dims
+            if features == "input":
+                from vidpress.model.data_set.input_decoding import load_decoder  # which needs safetensors
+
+                self.decoder = load_decoder(self.path, manifest)
+                self.num_dims = self.decoder.decoder.input_size
+            self._entries = {entry.name: entry for entry in manifest.shards}
+            row_groups = {entry.name: list(entry.row_groups) for entry in manifest.shards}
+            self._generations = [
+                Shards({shard_index(entry.name): entry.name for entry in each.shards}, each.num_shards)
+                for each in manifest.generations
+            ]
+        self._places = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
+        self._sizes = [size for sizes in row_groups.values() for size in sizes]
+        self.num_videos = sum(self._sizes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lookup": None}
+
+    def order(self, rng_key: tuple[int, ...] | None) -> EpochOrder:
+        """Return the order of an epoch (`EpochOrder`)."""
+        return EpochOrder(self._sizes, rng_key)
+
+    def read(
+        self, order: EpochOrder, deal: Deal, reader: Reader, num_read: int = 0
+    ) -> Iterator[tuple[StoredRows, int]]:
+        """Read the batches of a reader.
+
+        Args:
+          order: The epoch's order.
+          deal: How it is dealt.
+          reader: Whose batches.
+          num_read: How many of them to leave out.
+
+        Yields:
+          The batches, and after how many rows of the epoch's order the next ones of all readers begin.
+
+        Raises:
+          FileNotFoundError: If a shard is missing.
+          ShardError: If a shard is damaged, or does not belong to this data set.
+        """
+        row_groups = self.row_groups()
+        lanes = LaneRows(order, row_groups.read)
+        for step in deal.steps(reader, num_read):
+            pieces = order.pieces(*deal.batch(step, reader.rank))
+            rows = one_batch([lanes.rows(piece) for piece in pieces])
+            yield StoredRows(rows, row_groups.tables), deal.position(step + 1)
+
+    def row_groups(self) -> RowGroups:
+        """Return the row groups of all shards, none of which is open yet."""
+        return RowGroups(self._open_shard, self._places)
+
+    def _open_shard(self, name: str) -> Shard:
+        if self.generation is None:
+            return Shard.open(name)
+        return open_shard(self.path, self._entries[name], self.model_id)
+
+    def find(self, ids: Iterable[bytes | str], missing: Literal["raise", "skip"]) -> StoredRows | None:
+        """Find videos by their ids.
+
+        Args:
+          ids: The ids; text stands for its UTF-8.
+          missing: Whether ids that are not in the data set are an error, or are left out.
+
+        Returns:
+          The rows in the order of the ids; None if there are none.
+
+        Raises:
+          KeyError: If there is no video of an id.
+          FileNotFoundError: If a shard is missing.
+          ShardError: If a shard is damaged, or does not belong to this data set.
+        """
+        if missing not in ("raise", "skip"):
+            raise ValueError(f"missing={missing!r} must be 'raise' or 'skip'.")
+        if isinstance(ids, bytes | str):
+            raise TypeError(f"ids={ids!r} must be a sequence of ids: put it into a list.")
+        keys = [video_id.encode() if isinstance(video_id, str) else bytes(video_id) for video_id in ids]
+        if self._lookup is None or self._lookup[0] != os.getpid():  # after a fork, open files would share their places
+            self._lookup = os.getpid(), Lookup(self.row_groups(), self._generations, in_threads="://" in self.path)
+        found = self._lookup[1].find(keys)
+        absent = list(dict.fromkeys(key for key, place in zip(keys, found.places, strict=True) if place is None))
+        if absent and missing == "raise":
+            some = ", ".join(map(repr, absent[:_IDS_IN_MESSAGE]))
+            more = f" and {len(absent) - _IDS_IN_MESSAGE:,} more" if len(absent) > _IDS_IN_MESSAGE else ""
+            raise KeyError(f"{self.path} has no video {some}{more}.")
+        if found.tables is None:
+            return None
+        places = [place for place in found.places if place is not None]
+        return StoredRows(found.rows.take(pa.array(places, pa.int64())), found.tables)
+
+    def features(self, stored: StoredRows) -> np.ndarray:
+        """Decode rows.
+
+        Returns:
+          float32[num_videos, num_dims].
+
+        Raises:
+          vidpress.model.coding.range_coder.DamagedCodeError: If a code is seen to be damaged.
+        """
+        z_hat = decode_codes(stored.rows, stored.tables)
+        return as_float32(z_hat) if self.decoder is None else self.decoder.decoder.restore(z_hat)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of decoded rows: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
+        features = pa.field("features", pa.list_(pa.float32(), self.num_dims), nullable=False)
+        return pa.schema([*(SCHEMA.field(name) for name in ("id", "labels", "num_frames")), features])
+
+    def decode(self, stored: StoredRows | None, schema: pa.Schema) -> pa.RecordBatch:
+        """Return decoded rows as Arrow, with the columns of `schema` that are named there; None stands for no rows."""
+        if stored is None:
+            return pa.RecordBatch.from_pylist([], schema=schema)
+
+        def column(name: str) -> pa.Array:
+            if name != "features":
+                return stored.rows[name]
+            return pa.FixedSizeListArray.from_arrays(pa.array(self.features(stored).reshape(-1)), self.num_dims)
+
+        return pa.RecordBatch.from_arrays([column(name) for name in schema.names], schema=schema)

@@ -1,0 +1,353 @@
+"""Read a data set for training, without Beam and without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from vidpress.model.features import FeatureSpec
+from vidpress.model.metrics import multi_hot
+from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
+from vidpress.model.reading.reading_state import Position, from_state, to_state
+from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
+from vidpress.model.reading.video_batch import VideoBatch
+from vidpress.model.shards.shard_rows import labels_list
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import tensorflow as tf
+
+    from vidpress.model.reading.batch_source import BatchSource
+    from vidpress.model.reading.torch_dataset import TorchVideoDataset
+
+
+class VideoDataset:
+    """The videos of a data set, or of a single shard, in batches.
+
+    Each iteration is one epoch of `VideoBatch`es. If epochs are shuffled, they differ from each other. With the same
+    seed, two data sets of the same shards give the same videos in the same order, whatever the size of the batches is,
+    and however many workers share the epoch: all workers' first batches are the first videos, and so on.
+
+    Which videos are read is fixed when the data set is opened. Videos that are added later are not read.
+
+    Attributes:
+      generation: The newest generation that is read; None for a single shard.
+      num_videos: The number of videos, for all workers together.
+      num_dims: How many numbers a video's features have.
+      model_id: The frozen model that encoded the videos.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        batch_size: int = 256,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_classes: int | None = None,
+        worker: int = 0,
+        num_workers: int = 1,
+        drop_remainder: bool = False,
+        generation: int | None = None,
+        features: Literal["z_hat", "input"] = "z_hat",
+    ):
+        """Open a data set. Its rows are read when it is iterated.
+
+        Args:
+          path: The folder that `vidpress encode` wrote, or one of its shards; a local path or URI.
+          batch_size: The number of videos in a batch. The last batch of an epoch may be smaller; with several workers,
+            it may also be larger by one.
+          shuffle: Whether to read the row groups in random order and mix the videos of 96 of them at a time.
+          seed: The seed of the shuffling. Workers that share a data set need the same one.
+          num_classes: If given, labels are a dense matrix.
+          worker: The index of this worker, in [0, num_workers).
+          num_workers: How many workers, such as the ranks of a distributed training, share the data set. All get the
+            same number of batches, and each video goes to one of them.
+          drop_remainder: Whether to leave out the videos that do not fill a batch of each worker.
+          generation: The newest generation to read; by default the newest one there is. Name it to get the same videos
+            again after others were added. Workers that share a data set of several generations must all name the same
+            one. Otherwise, if videos are added while the workers start, some workers would read them and others not.
+          features: "z_hat", the integers that are stored; or "input", the input vectors, approximately: the means of
+            the videos' frames, feature after feature as in `spec`.
+
+        Raises:
+          FileNotFoundError: If there is no such file.
+          ManifestError: If the folder is not a data set.
+          ShardError: If the file is not a shard.
+          DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
+          ValueError: If an option is out of its range, if there are more workers than videos, or if several workers
+            share several generations and name none.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        if not 0 <= worker < num_workers:
+            raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
+        self._videos = StoredVideos(path, generation, features)
+        self.path = self._videos.path
+        self.generation = self._videos.generation
+        self.num_videos = self._videos.num_videos
+        self.num_dims = self._videos.num_dims
+        self.model_id = self._videos.model_id
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_classes = num_classes
+        self.worker = worker
+        self.num_workers = num_workers
+        self.drop_remainder = drop_remainder
+        self._position = self._next = Position()
+        self._names_generation = generation is not None
+        self.check_workers(num_workers)
+
+    def __repr__(self) -> str:
+        of = "" if self.generation is None else f", generation {self.generation}"
+        videos = f"{self.num_videos:,} videos of {self.num_dims} numbers"
+        return f"<VideoDataset {self.path}{of}: {videos}, model {self.model_id}>"
+
+    @property
+    def spec(self) -> FeatureSpec | None:
+        """What an input vector is made of, if these are read."""
+        return None if self._videos.decoder is None else self._videos.decoder.spec
+
+    def check_workers(self, num_workers: int) -> None:
+        """See that so many workers can share the data set.
+
+        Raises:
+          ValueError: If there are more workers than videos or batches, or if they might read different generations.
+        """
+        if num_workers > 1 and not self._names_generation and (self.generation or 1) > 1:
+            raise ValueError(
+                f"{self.path} has {self.generation} generations, and may get another one before all "
+                f"{num_workers} workers have opened it: give them all generation={self.generation}."
+            )
+        self.deal(0, num_workers)
+
+    def deal(self, start: int, num_workers: int) -> Deal:
+        """Return how the rows of an epoch from `start` on are dealt to workers.
+
+        Raises:
+          ValueError: If there are more workers than videos or batches.
+        """
+        return Deal(self.num_videos, start, self.batch_size, num_workers, self.drop_remainder)
+
+    def __len__(self) -> int:
+        """Return how many batches the next iteration gives."""
+        return self.deal(self._next.rows, self.num_workers).num_steps
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        self._position = position = self._next
+        batches = self.read_epoch(position.epoch, position.rows, Reader(self.worker, self.num_workers))
+        self._next = Position(position.epoch + 1)
+        return _follow(batches, position)
+
+    def iterate(self, epoch: int, worker: int, num_workers: int) -> Iterator[VideoBatch]:
+        """Iterate over one epoch as one of several workers, instead of this data set's own epoch and worker.
+
+        Raises:
+          FileNotFoundError: If a shard is missing.
+          ShardError: If a shard is damaged, or does not belong to this data set.
+          ValueError: If there are more workers than videos or batches.
+        """
+        return (batch for batch, _ in self.read_epoch(epoch, 0, Reader(worker, num_workers)))
+
+    def read_epoch(self, epoch: int, start: int, reader: Reader, num_read: int = 0) -> Iterator[tuple[VideoBatch, int]]:
+        """Iterate over an epoch, or over the rest of it.
+
+        Args:
+          epoch: The epoch's number.
+          start: How many rows of the epoch's order all workers have read before.
+          reader: Which worker's batches to read, and which of these.
+          num_read: How many of them were read since `start`.
+
+        Yields:
+          The batches, and after how many rows of the epoch's order the next ones of all workers begin.
+
+        Raises:
+          FileNotFoundError: If a shard is missing.
+          ShardError: If a shard is damaged, or does not belong to this data set.
+          ValueError: If there are fewer videos or batches than workers.
+        """
+        batches = self._videos.read(self._order(epoch), self.deal(start, reader.num_ranks), reader, num_read)
+        return ((self._batch(stored), rows) for stored, rows in batches)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        return self._videos.order((self.seed, epoch) if self.shuffle else None)
+
+    def _batch(self, stored: StoredRows) -> VideoBatch:
+        labels = labels_list(stored.rows["labels"])
+        return VideoBatch(
+            ids=stored.rows["id"].to_pylist(),
+            labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
+            features=self._videos.features(stored),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration that began last is: what `load_state_dict` needs to go on after its last batch.
+
+        It is some 200 bytes of JSON values, the same for all workers that have given as many batches.
+        """
+        return to_state(self._position, self.identity)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where another one was, in this or another process.
+
+        The number of workers and the size of batches may differ from those of the other one. Nothing is read.
+
+        Args:
+          state: What `state_dict` returned.
+
+        Raises:
+          ValueError: If it is not the state of a data set with these videos in this order.
+        """
+        self._position = self._next = from_state(state, self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the order of an epoch follows from."""
+        names = ("model_id", "generation", "num_videos", "shuffle", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be that epoch, from its beginning."""
+        self._position = self._next = Position(epoch)
+
+    def get(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> VideoBatch:
+        """Return videos by their ids.
+
+        The first lookup in a shard reads its footer, which is kept. Then one read gives a row group of 4096 videos.
+        Threads can share a data set.
+
+        Args:
+          ids: The ids; text stands for its UTF-8.
+          missing: Whether ids that are not in the data set are an error, or are left out.
+
+        Returns:
+          The videos, in the order of the ids.
+
+        Raises:
+          KeyError: If there is no video of an id; the message names up to ten of these ids.
+          FileNotFoundError: If a shard is missing.
+          ShardError: If a shard is damaged, or does not belong to this data set.
+        """
+        found = self._videos.find(ids, missing)
+        if found is not None:
+            return self._batch(found)
+        return VideoBatch(
+            ids=[],
+            labels=[] if self.num_classes is None else np.empty((0, self.num_classes), np.float32),
+            features=np.empty((0, self.num_dims), np.float32),
+        )
+
+    def get_arrow(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> pa.RecordBatch:
+        """Return videos by their ids as an Arrow batch of `schema`; see `get`."""
+        return self._videos.decode(self._videos.find(ids, missing), self.schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of `to_arrow`: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
+        return self._videos.schema
+
+    def to_arrow_batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """Return the videos as Arrow batches, decoded while they are read; Arrow's engines can query them.
+
+        They are those of one epoch as this worker, in batches of `batch_size`.
+
+        Args:
+          columns: Which columns of `schema`; by default all. Without `features`, nothing is decoded.
+
+        Raises:
+          KeyError: If there is no such column.
+        """
+        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        reader = Reader(self.worker, self.num_workers)
+        batches = self._videos.read(self._order(self._next.epoch), self.deal(0, self.num_workers), reader)
+        return pa.RecordBatchReader.from_batches(schema, (self._videos.decode(stored, schema) for stored, _ in batches))
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return all videos as an Arrow table, as `to_arrow_batches` gives them. It is held in memory."""
+        return self.to_arrow_batches(columns).read_all()
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return all videos as a pandas data frame, of the columns of `schema`."""
+        return self.to_arrow(columns).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return all videos as a Polars data frame, of the columns of `schema`."""
+        import polars as pl
+
+        return pl.DataFrame(self.to_arrow(columns))
+
+    def register_in(self, connection: duckdb.DuckDBPyConnection, name: str = "vidpress_decode") -> None:
+        """Add an SQL function to a DuckDB connection that decodes this data set's shards.
+
+        `SELECT id, vidpress_decode(code, bank) FROM 'compact/shard-*.parquet' WHERE list_contains(labels, 5)` decodes
+        what the query selects, and nothing else. The result is FLOAT[num_dims].
+        """
+        from vidpress.model.reading import sql
+
+        sql.register(connection, self._videos, name)
+
+    def to_grain(self) -> BatchSource:
+        """Return the batches of the next epoch by their numbers, as a source for `grain.MapDataset.source`.
+
+        If this data set is shuffled, their rows are mixed as in that epoch; `set_epoch` chooses another one. Grain can
+        shuffle, repeat and divide the batches. They are this worker's.
+        """
+        from vidpress.model.reading.batch_source import BatchSource
+
+        deal = self.deal(0, self.num_workers)
+        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, self._batch)
+
+    def to_tf(self, *, with_ids: bool = False) -> tf.data.Dataset:
+        """Return the batches as a `tf.data.Dataset` of `(features, labels)`, as Keras' `fit` takes them.
+
+        Labels are dense if `num_classes` was given, and else a `tf.RaggedTensor`. Each iteration is an epoch, in a new
+        order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one.
+
+        Args:
+          with_ids: Give `(ids, features, labels)` instead.
+        """
+        import tensorflow as tf
+
+        dense = self.num_classes is not None
+
+        def generate() -> Iterator[tuple[Any, ...]]:
+            for ids, labels, features in self:
+                if not dense:
+                    labels = tf.RaggedTensor.from_row_lengths(
+                        np.concatenate(labels), [len(values) for values in labels]
+                    )
+                yield (ids, features, labels) if with_ids else (features, labels)
+
+        labels_spec = (
+            tf.TensorSpec([None, self.num_classes], tf.float32)
+            if dense
+            else tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+        )
+        specs = (tf.TensorSpec([None, self.num_dims], tf.float32), labels_spec)
+        return tf.data.Dataset.from_generator(
+            generate, output_signature=(tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
+        )
+
+    def to_torch(self) -> TorchVideoDataset:
+        """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
+
+        The processes of the loader take this worker's batches in turn. In a distributed training (`torch.distributed`),
+        its ranks are the workers that share the data set, unless `num_workers` was given. Labels are tensors of all
+        values and of where each video's begin, or dense if `num_classes` was given.
+        """
+        from vidpress.model.reading.torch_dataset import TorchVideoDataset
+
+        return TorchVideoDataset(self)
+
+
+def _follow(batches: Iterator[tuple[VideoBatch, int]], position: Position) -> Iterator[VideoBatch]:
+    """Yield batches, and keep track of where they are."""
+    for batch, position.rows in batches:
+        yield batch

@@ -1,0 +1,178 @@
+"""Videos by their ids."""
+
+import concurrent.futures
+import json
+import multiprocessing
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_sets import write_data_set
+
+from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.files import storage
+from vidpress.model.reading.video_dataset import VideoDataset
+from vidpress.model.shards.shard import Shard
+from vidpress.pipeline import cli
+
+NUM_VIDEOS = 9000
+
+
+@pytest.fixture(scope="module")
+def data_set(model, tmp_path_factory):
+    """Two generations of shards, one of which has several row groups."""
+    folder = tmp_path_factory.mktemp("lookup")
+    rows, z_hat = write_data_set(folder, model, NUM_VIDEOS, num_shards=1, generations=2)
+    return folder, rows, z_hat
+
+
+def check(found, rows, z_hat, places):
+    assert found.ids == [rows["id"][place].as_py() for place in places]
+    np.testing.assert_array_equal(found.features, z_hat[places])
+    assert [values.tolist() for values in found.labels] == [rows["labels"][place].as_py() for place in places]
+
+
+def test_gives_videos_in_the_order_asked_over_all_generations(data_set):
+    folder, rows, z_hat = data_set
+    dataset = VideoDataset(folder)
+    places = np.random.default_rng(0).integers(0, NUM_VIDEOS, 300)
+    places[7] = places[3]
+    ids = rows["id"].take(pa.array(places)).to_pylist()
+    check(dataset.get(ids), rows, z_hat, places)
+    check(dataset.get([ids[5].decode()]), rows, z_hat, places[5:6])
+    check(dataset.get(iter(ids[:2])), rows, z_hat, places[:2])
+    every = dataset.get(rows["id"].to_pylist())
+    np.testing.assert_array_equal(every.features, z_hat)
+
+
+def test_missing_ids_are_named_or_skipped(data_set):
+    folder, rows, z_hat = data_set
+    dataset = VideoDataset(folder, num_classes=3862)
+    known = rows["id"][4000].as_py()
+    with pytest.raises(KeyError, match=r"has no video b'', b'nobody'\."):
+        dataset.get([b"", known, "nobody", b""])
+    found = dataset.get([b"", known, "nobody", known], missing="skip")
+    assert found.ids == [known, known]
+    np.testing.assert_array_equal(found.features, z_hat[[4000, 4000]])
+    for none in (dataset.get([]), dataset.get([b"x", b"\xff"], missing="skip")):
+        assert (none.ids, none.labels.shape, none.features.shape) == ([], (0, 3862), (0, z_hat.shape[1]))
+    with pytest.raises(KeyError, match="b'09' and 2 more"):
+        dataset.get([b"%02d" % index for index in range(12)])
+    with pytest.raises(TypeError, match="put it into a list"):
+        dataset.get("0000001")
+    with pytest.raises(ValueError, match="missing='ignore' must be 'raise' or 'skip'"):
+        dataset.get([], missing="ignore")
+
+
+def test_a_single_shard_and_an_older_generation(data_set):
+    folder, rows, z_hat = data_set
+    first = VideoDataset(folder, generation=1)
+    assert first.get([rows["id"][1].as_py()], missing="skip").ids == []
+    shard = VideoDataset(folder / Manifest.load(folder).shards[0].name)
+    check(shard.get([rows["id"][8000].as_py()]), rows, z_hat, [8000])
+
+
+def test_input_features(model, data_set, tmp_path):
+    folder, rows, z_hat = data_set
+    dataset = VideoDataset(folder)
+    dataset._videos.decoder = type("File", (), {"decoder": model.decoder})
+    found = dataset.get([rows["id"][10].as_py()])
+    np.testing.assert_array_equal(found.features, model.decoder.restore(z_hat[10:11]))
+
+
+class CountedReads:
+    """A file that counts the ranges that are read."""
+
+    def __init__(self, file, reads):
+        self._file, self._reads = file, reads
+
+    def read(self, size):
+        self._reads.append(size)
+        return self._file.read(size)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_video_takes_two_reads_and_then_one(data_set, monkeypatch):
+    folder, rows, _ = data_set
+    reads = []
+    opened = storage.open_input
+    dataset = VideoDataset(folder, generation=1)
+    monkeypatch.setattr(storage, "open_input", lambda *args, **options: CountedReads(opened(*args, **options), reads))
+    dataset.get([rows["id"][0].as_py()])
+    assert len(reads) == 2
+    dataset.get([rows["id"][8998].as_py()])
+    assert len(reads) == 3
+    dataset.get([rows["id"][8996].as_py()])
+    assert len(reads) == 3
+
+
+def test_without_statistics_ids_are_read(data_set, monkeypatch):
+    folder, rows, z_hat = data_set
+    opened = Shard.__init__
+
+    def without_statistics(self, *args):
+        opened(self, *args)
+        self._row_groups = tuple(
+            group._replace(columns=tuple(chunk._replace(least=None) for chunk in group.columns))
+            for group in self._row_groups
+        )
+
+    monkeypatch.setattr(Shard, "__init__", without_statistics)
+    check(VideoDataset(folder).get([rows["id"][8999].as_py()]), rows, z_hat, [8999])
+
+
+def test_ids_without_statistics_because_they_are_long(model, tmp_path):
+    from test_shard import make_rows, shard_bytes
+
+    rows, z_hat = make_rows(model, 5)
+    long = [f"{index}{'x' * 8000}".encode() for index in range(5)]
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(shard_bytes(model, rows.set_column(0, rows.schema.field("id"), [long])))
+    found = VideoDataset(path).get([long[3]])
+    np.testing.assert_array_equal(found.features, z_hat[3:4])
+
+
+def _get(dataset, ids):
+    return dataset.get(ids).features.sum()
+
+
+def test_threads_and_processes_can_share_a_data_set(data_set):
+    folder, rows, z_hat = data_set
+    dataset = VideoDataset(folder)
+    ids = rows["id"].to_pylist()
+    parts = [ids[start::40] for start in range(40)]
+    expected = [z_hat[start::40].sum() for start in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda part: _get(dataset, part), parts)) == expected
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        assert processes.starmap(_get, [(dataset, part) for part in parts]) == expected
+    assert _get(pickle.loads(pickle.dumps(dataset)), parts[0]) == expected[0]
+
+
+def test_the_command_prints_or_writes_videos(data_set, tmp_path, capsys):
+    folder, rows, z_hat = data_set
+    ids = [rows["id"][place].as_py().decode() for place in (17, 3)]
+    cli.main(["get", str(folder), *ids])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["id"] for line in lines] == ids
+    assert lines[0]["labels"] == rows["labels"][17].as_py()
+    assert lines[1]["num_frames"] == rows["num_frames"][3].as_py()
+    np.testing.assert_array_equal([line["features"] for line in lines], z_hat[[17, 3]])
+    output = tmp_path / "videos.parquet"
+    (tmp_path / "ids").write_text("".join(f"{video_id}\n" for video_id in ids))
+    cli.main(["get", str(folder), "--ids_from", str(tmp_path / "ids"), "--output", str(output)])
+    table = pq.read_table(output)
+    assert table["id"].to_pylist() == [video_id.encode() for video_id in ids]
+    np.testing.assert_array_equal(np.stack(table["features"].to_pylist()), z_hat[[17, 3]])
+    with pytest.raises(SystemExit):
+        cli.main(["get", str(folder), "nobody"])
+    assert "has no video b'nobody'" in capsys.readouterr().err
+    cli.main(["get", str(folder), "nobody", ids[0], "--missing", "skip"])
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    with pytest.raises(SystemExit):
+        cli.main(["get", str(folder)])
+    assert "Name at least one id" in capsys.readouterr().err
