@@ -276,6 +276,23 @@ def measure_accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
     return Accuracy(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), len(labels))
 
 
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """See that labels are class indices.
+
+    Args:
+      labels: int[num_labels].
+      num_classes: How many classes there are.
+
+    Raises:
+      ValueError: If one is not a class.
+    """
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} classes (0 to "
+            f"{num_classes - 1})."
+        )
+
+
 def multi_hot(labels: Sequence[np.ndarray] | Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
     """Turn lists of class indices into bool[num_videos, num_classes].
 
@@ -284,11 +301,7 @@ def multi_hot(labels: Sequence[np.ndarray] | Sequence[Sequence[int]], num_classe
     """
     rows = np.repeat(np.arange(len(labels)), [len(indices) for indices in labels])
     columns = np.concatenate([np.asarray(indices, np.int64) for indices in labels]) if len(rows) else np.array([], int)
-    if len(columns) and not (columns.min() >= 0 and columns.max() < num_classes):
-        raise ValueError(
-            f"labels run from {columns.min()} to {columns.max()}, but there are {num_classes} classes (0 to "
-            f"{num_classes - 1})."
-        )
+    check_labels(columns, num_classes)
     dense = np.zeros((len(labels), num_classes), bool)
     dense[rows, columns] = True
     return dense

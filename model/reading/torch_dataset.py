@@ -90,7 +90,10 @@ class TorchVideoDataset(IterableDataset):
     def _follow(self, batches: Iterator[tuple[VideoBatch, int]]) -> Iterator[VideoBatch]:
         for batch, _ in batches:
             self._place = self._place._replace(num_read=self._place.num_read + 1)
-            yield batch._replace(labels=RaggedLabels.of(batch.labels)) if isinstance(batch.labels, list) else batch
+            if self._dataset.num_classes is None:
+                yield batch._replace(labels=RaggedLabels.of(batch.labels))
+            else:
+                yield self._dataset.densified(batch)
 
     def _next_epoch(self, process: int | None = None, checksum: int = _NO_SEED) -> int:
         """Return the epoch that a process of a loader begins now: the same for all that the loader starts together.

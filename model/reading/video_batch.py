@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,5 +37,5 @@ class VideoBatch(NamedTuple):
     """
 
     ids: list[bytes]
-    labels: list[np.ndarray] | np.ndarray | RaggedLabels
+    labels: Any
     features: np.ndarray

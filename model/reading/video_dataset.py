@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from vidpress.model.features import FeatureSpec
-from vidpress.model.metrics import multi_hot
+from vidpress.model.metrics import check_labels, multi_hot
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
 from vidpress.model.reading.reading_state import Position, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import VideoBatch
+from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
 from vidpress.model.shards.shard_rows import labels_list
 
 if TYPE_CHECKING:
@@ -141,8 +141,13 @@ class VideoDataset:
         return self.deal(self._next.rows, self.num_workers).num_steps
 
     def __iter__(self) -> Iterator[VideoBatch]:
+        return map(self.densified, self._begin())
+
+    def _begin(self) -> Iterator[VideoBatch]:
+        """Begin the next epoch."""
         self._position = position = self._next
-        batches = self.read_epoch(position.epoch, position.rows, Reader(self.worker, self.num_workers))
+        reader = Reader(self.worker, self.num_workers)
+        batches = self.read_epoch(position.epoch, position.rows, reader)
         self._next = Position(position.epoch + 1)
         return _follow(batches, position)
 
@@ -154,7 +159,7 @@ class VideoDataset:
           ShardError: If a shard is damaged, or does not belong to this data set.
           ValueError: If there are more workers than videos or batches.
         """
-        return (batch for batch, _ in self.read_epoch(epoch, 0, Reader(worker, num_workers)))
+        return (self.densified(batch) for batch, _ in self.read_epoch(epoch, 0, Reader(worker, num_workers)))
 
     def read_epoch(self, epoch: int, start: int, reader: Reader, num_read: int = 0) -> Iterator[tuple[VideoBatch, int]]:
         """Iterate over an epoch, or over the rest of it.
@@ -166,7 +171,8 @@ class VideoDataset:
           num_read: How many of them were read since `start`.
 
         Yields:
-          The batches, and after how many rows of the epoch's order the next ones of all workers begin.
+          The batches, whose labels are not dense yet, and after how many rows of the epoch's order the next ones of all
+            workers begin.
 
         Raises:
           FileNotFoundError: If a shard is missing.
@@ -180,12 +186,18 @@ class VideoDataset:
         return self._videos.order((self.seed, epoch) if self.shuffle else None)
 
     def _batch(self, stored: StoredRows) -> VideoBatch:
-        labels = labels_list(stored.rows["labels"])
-        return VideoBatch(
-            ids=stored.rows["id"].to_pylist(),
-            labels=labels if self.num_classes is None else multi_hot(labels, self.num_classes).astype(np.float32),
-            features=self._videos.features(stored),
-        )
+        ids, labels = stored.rows["id"].to_pylist(), labels_list(stored.rows["labels"])
+        return VideoBatch(ids, labels, self._videos.features(stored))
+
+    def densified(self, batch: VideoBatch) -> VideoBatch:
+        """Return a batch with dense labels, if the number of classes was given.
+
+        Raises:
+          ValueError: If a label is not a class.
+        """
+        if self.num_classes is None:
+            return batch
+        return batch._replace(labels=multi_hot(batch.labels, self.num_classes).astype(np.float32))
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration that began last is: what `load_state_dict` needs to go on after its last batch.
@@ -237,12 +249,8 @@ class VideoDataset:
         """
         found = self._videos.find(ids, missing)
         if found is not None:
-            return self._batch(found)
-        return VideoBatch(
-            ids=[],
-            labels=[] if self.num_classes is None else np.empty((0, self.num_classes), np.float32),
-            features=np.empty((0, self.num_dims), np.float32),
-        )
+            return self.densified(self._batch(found))
+        return self.densified(VideoBatch([], [], np.empty((0, self.num_dims), np.float32)))
 
     def get_arrow(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> pa.RecordBatch:
         """Return videos by their ids as an Arrow batch of `schema`; see `get`."""
@@ -302,7 +310,10 @@ class VideoDataset:
         from vidpress.model.reading.batch_source import BatchSource
 
         deal = self.deal(0, self.num_workers)
-        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, self._batch)
+        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, self._decoded)
+
+    def _decoded(self, stored: StoredRows) -> VideoBatch:
+        return self.densified(self._batch(stored))
 
     def to_tf(self, *, with_ids: bool = False) -> tf.data.Dataset:
         """Return the batches as a `tf.data.Dataset` of `(features, labels)`, as Keras' `fit` takes them.
@@ -315,25 +326,30 @@ class VideoDataset:
         """
         import tensorflow as tf
 
-        dense = self.num_classes is not None
-
+        # Python gives TensorFlow few numbers: to copy dense labels would take as long as to decode features.
         def generate() -> Iterator[tuple[Any, ...]]:
-            for ids, labels, features in self:
-                if not dense:
-                    labels = tf.RaggedTensor.from_row_lengths(
-                        np.concatenate(labels), [len(values) for values in labels]
-                    )
-                yield (ids, features, labels) if with_ids else (features, labels)
+            for ids, labels, features in self._begin():
+                values, offsets = RaggedLabels.of(labels)
+                if self.num_classes is not None:
+                    check_labels(values, self.num_classes)
+                yield (*([ids] if with_ids else []), features, values, offsets)
 
-        labels_spec = (
-            tf.TensorSpec([None, self.num_classes], tf.float32)
-            if dense
-            else tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+        def batch(*tensors: tf.Tensor) -> tuple[tf.Tensor | tf.RaggedTensor, ...]:
+            *others, values, offsets = tensors
+            labels = tf.RaggedTensor.from_row_splits(values, offsets, validate=False)
+            if self.num_classes is not None:
+                places = tf.stack([labels.value_rowids(), tf.cast(values, tf.int64)], axis=1)
+                shape = tf.stack([labels.nrows(), self.num_classes])
+                counts = tf.scatter_nd(places, tf.ones_like(values, tf.float32), shape)
+                labels = tf.ensure_shape(tf.minimum(counts, 1), [None, self.num_classes])
+            return (*others, labels)
+
+        specs = (
+            tf.TensorSpec([None, self.num_dims], tf.float32),
+            *(tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.int64)),
         )
-        specs = (tf.TensorSpec([None, self.num_dims], tf.float32), labels_spec)
-        return tf.data.Dataset.from_generator(
-            generate, output_signature=(tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
-        )
+        specs = (tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
+        return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
 
     def to_torch(self) -> TorchVideoDataset:
         """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
