@@ -88,12 +88,16 @@ class ShardHeader:
                 spec=FeatureSpec.from_json(
                     strict_json.decode(values[f"{METADATA_PREFIX}feature_spec"], dict[str, Any])
                 ),
-                tables=RangeCodingTables.from_bytes(
-                    base64.b64decode(values[f"{METADATA_PREFIX}range_coding_tables"], validate=True)
-                ),
+                tables=_parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({one_line(error)}): fetch or encode it again.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _parse_tables(encoded: str) -> RangeCodingTables:
+    """Return tables; those of a data set's shards are mostly the same, and take milliseconds to unpack."""
+    return RangeCodingTables.from_bytes(base64.b64decode(encoded, validate=True))
 
 
 def text(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:

@@ -168,6 +168,8 @@ class RangeCodingTables:
         Raises:
           ValueError: If they are not parts of the same tables.
         """
+        if other is self:
+            return self
         same = self.num_banks == other.num_banks and all(
             np.array_equal(getattr(self, name), getattr(other, name))
             for name in ("cdf", "cdf_start", "cdf_offset", "precision")
