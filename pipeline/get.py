@@ -18,7 +18,11 @@ from vidpress.pipeline.launching.reporting import explained_errors
 
 def parser() -> Parser:
     """Return the parser of the options."""
-    result = Parser(prog="vidpress get", description=__doc__)
+    result = Parser(
+        prog="vidpress get",
+        description=__doc__,
+        examples=["vidpress get compact 02aa 03ab", "vidpress get compact --ids_from ids.txt --output videos.parquet"],
+    )
     result.add_argument("data_set", metavar="DATASET", type=absolute, help="the folder of a data set, or a shard")
     result.add_argument("ids", metavar="ID", nargs="*", help="ids of videos")
     result.add_argument("--ids_from", metavar="FILE", type=absolute, help="a file with an id in each line")

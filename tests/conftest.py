@@ -102,6 +102,12 @@ def model_path(model, tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture
+def no_garbage() -> None:
+    """Before processes are forked: what TensorFlow has left would abort them if they freed it as they begin."""
+    gc.collect()
+
+
 def frame_level(index: int, spec: FeatureSpec = SPEC, num_frames: int | None = None) -> bytes:
     """A serialized SequenceExample: everything follows from the index."""
     rng = np.random.default_rng(index)

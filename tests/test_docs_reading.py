@@ -22,7 +22,7 @@ def compact(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
-def test_python_example_runs(compact, index):
+def test_python_example_runs(compact, index, no_garbage):
     imported = re.findall(r"^(?:import|from) .*", "\n".join(EXAMPLES[:index]), flags=re.MULTILINE)
     used = [line for line in imported if re.search(rf"\b{line.split()[-1]}\b", EXAMPLES[index])]
     example = "\n".join([*used, EXAMPLES[index]])

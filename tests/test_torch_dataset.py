@@ -2,7 +2,9 @@
 
 import collections
 import copy
+import gc
 import itertools
+import os
 import pickle
 
 import numpy as np
@@ -18,7 +20,10 @@ NUM_VIDEOS = 5000
 BATCH = 100
 STEPS = NUM_VIDEOS // BATCH
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+    pytest.mark.usefixtures("no_garbage"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +207,34 @@ def test_a_loaders_state_is_for_the_same_loader(folder):
         VideoDataset(folder, 50, shuffle=True).to_torch().load_state_dict(state)
     with pytest.raises(ValueError, match="state is one with num_ranks=1, here it is 2"):
         torch_dataset(folder, worker=0, num_workers=2).load_state_dict(state)
+
+
+def _collecting(batch):
+    gc.collect()
+    return batch
+
+
+class Dropped:
+    """Is freed by the garbage collector alone, and notes it if another process does that."""
+
+    def __init__(self, note):
+        self.itself, self.note, self.process = self, note, os.getpid()
+
+    def __del__(self):
+        if os.getpid() != self.process:
+            self.note.touch()
+
+
+def test_processes_leave_alone_what_the_first_one_has_dropped(folder, epochs, tmp_path):
+    """TensorFlow's functions abort a process that was forked, if it frees them."""
+    gc.disable()
+    try:
+        Dropped(tmp_path / "freed")
+        loader = DataLoader(torch_dataset(folder), batch_size=None, num_workers=2, collate_fn=_collecting)
+        assert ids_of(loader) == epochs[0]
+    finally:
+        gc.enable()
+    assert not (tmp_path / "freed").exists()
 
 
 def test_batches_of_many_labels_take_few_open_files(folder):

@@ -181,7 +181,7 @@ def test_to_tf_goes_into_keras_fit_and_begins_where_it_is_told(data_set):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_to_torch(data_set, num_workers):
+def test_to_torch(data_set, num_workers, no_garbage):
     torch = pytest.importorskip("torch")
     dataset = VideoDataset(data_set[0], 100, shuffle=True, num_classes=3862).to_torch()
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)

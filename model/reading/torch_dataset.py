@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,6 +75,8 @@ class TorchVideoDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[VideoBatch]:
         info = get_worker_info()
+        if info is not None:
+            _leave_garbage()
         process, num_processes = (0, 1) if info is None else (info.id, info.num_workers)
         rank, num_ranks = self._of_ranks()
         self._dataset.check_workers(num_ranks)
@@ -162,6 +166,12 @@ class TorchVideoDataset(IterableDataset):
                     "another one, use what `state_dict(num_batches)` of the data set gives."
                 )
         self._loaded = _Place(position.epoch, position.rows, state["num_read"])
+
+
+@functools.cache
+def _leave_garbage() -> None:
+    """Once in a process of a loader: never free what it has inherited. TensorFlow's functions would abort it."""
+    gc.freeze()
 
 
 def _processes() -> dict[str, int]:
