@@ -197,6 +197,15 @@ def test_a_stateful_loader_goes_on_after_any_batch(folder, epochs, num_workers):
         assert ids_of(second) == epochs[1 + stop // STEPS], stop
 
 
+def test_an_epoch_that_is_chosen_takes_the_place_of_a_state(folder, epochs):
+    dataset = torch_dataset(folder)
+    next(iter(dataset))
+    state = dataset.state_dict()
+    dataset.load_state_dict(state)
+    dataset.set_epoch(2)
+    assert ids_of(dataset) == epochs[2]
+
+
 def test_a_loaders_state_is_for_the_same_loader(folder):
     dataset = torch_dataset(folder)
     iterator = iter(dataset)

@@ -122,6 +122,7 @@ class TorchVideoDataset(IterableDataset):
 
     def _set_next(self, epoch: int, rows: int) -> None:
         self._begun.zero_()
+        self._loaded = None
         self._next[0], self._next[1] = epoch, rows
         self._place = _Place(epoch, rows, 0)
 
