@@ -56,18 +56,17 @@ class Teacher:
             raise TeacherError("A teacher needs at least one model.")
         networks = []
         for model in models:
-            if model.head is None:
-                raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
+            head = head_of(model)
             if model.spec != spec:
                 raise TeacherError(
                     f"Teacher {model.model_id} takes {model.spec}, not {spec}: use one for the same features."
                 )
-            if model.head[0].shape[1] != num_classes:
+            if head[0].shape[1] != num_classes:
                 raise TeacherError(
-                    f"Teacher {model.model_id} has {model.head[0].shape[1]} classes, not {num_classes}: "
+                    f"Teacher {model.model_id} has {head[0].shape[1]} classes, not {num_classes}: "
                     "use one for the same task."
                 )
-            networks.append([*model.hidden, model.head])
+            networks.append([*model.hidden, head])
         self._dtype = "bfloat16" if mixed_precision else "float32"
         self._networks = [
             [(self._constant(kernel, self._dtype), self._constant(bias, "float32")) for kernel, bias in layers]
@@ -116,15 +115,24 @@ class Teacher:
         return x
 
 
+def head_of(model: FrozenModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernel and the bias of a teacher's task head.
+
+    Raises:
+      TeacherError: If it has none.
+    """
+    if model.head is None:
+        raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
+    return model.head
+
+
 def error_root(model: FrozenModel) -> np.ndarray:
     """Return float32[num_dims, num_dims], by which `Teacher.activations` multiplies a model's activations.
 
     Raises:
       TeacherError: If it has no task head.
     """
-    if model.head is None:
-        raise TeacherError(f"Teacher {model.model_id} has no task head: train it with one.")
-    kernel = model.head[0].astype(np.float64)
+    kernel = head_of(model)[0].astype(np.float64)
     metric = kernel @ kernel.T
     metric /= max(np.trace(metric) / len(metric), 1e-12)
     values, vectors = np.linalg.eigh(metric + _OTHER_DIRECTIONS * np.eye(len(metric)))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows
-from vidpress.model.reading.row_groups import RowGroups, one_batch
+from vidpress.model.reading.row_groups import RowGroups
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
 
 
@@ -58,12 +58,12 @@ class BatchSource:
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self):,} batches, none with the number {index}.")
-        pieces = list(self._order.pieces(*self._deal.batch(int(index) % len(self), self._rank)))
+        start, stop = self._deal.batch(int(index) % len(self), self._rank)
         with self._lock:
             if self._reading is None or self._reading[0] != os.getpid():  # open files of another process
                 row_groups = self._videos.row_groups()
                 self._reading = os.getpid(), row_groups, LaneRows(self._order, row_groups.read)
             _, row_groups, lanes = self._reading
-            rows = one_batch([lanes.rows(piece) for piece in pieces])
+            rows = lanes.rows(start, stop)
             tables = row_groups.tables
         return self._decoded(StoredRows(rows, tables))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from vidpress.model.reading.row_groups import one_batch
+
 # A shuffled epoch takes this many lanes of two row groups each at a time, and from each lane in turn so many rows. So a
 # reader that takes every 8th or 48th batch of 256 needs few of the lanes, and one that takes all mixes 393,216 rows.
 # They are held as codes: some 50 MB.
@@ -146,8 +148,11 @@ class LaneRows:
         lane = self._order.lane(number)
         return self._read(lane.row_groups), lane.rows
 
-    def rows(self, piece: Piece) -> pa.RecordBatch:
-        """Return the rows of a piece of the epoch."""
+    def rows(self, start: int, stop: int) -> pa.RecordBatch:
+        """Return rows `start` to `stop` of the epoch, at least one."""
+        return one_batch([self._of_lane(piece) for piece in self._order.pieces(start, stop)])
+
+    def _of_lane(self, piece: Piece) -> pa.RecordBatch:
         rows, order = self._lane(piece.lane)
         return rows.take(pa.array(order[piece.start : piece.stop]))
 

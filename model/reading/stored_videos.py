@@ -17,7 +17,7 @@ from vidpress.model.files.file_names import shard_index
 from vidpress.model.files.uris import normalized
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
 from vidpress.model.reading.lookup import Lookup, Shards
-from vidpress.model.reading.row_groups import RowGroups, one_batch
+from vidpress.model.reading.row_groups import RowGroups
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_rows import SCHEMA, as_float32, decode_codes
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
@@ -128,8 +128,7 @@ class StoredVideos:
         row_groups = self.row_groups()
         lanes = LaneRows(order, row_groups.read)
         for step in deal.steps(reader, num_read):
-            pieces = order.pieces(*deal.batch(step, reader.rank))
-            rows = one_batch([lanes.rows(piece) for piece in pieces])
+            rows = lanes.rows(*deal.batch(step, reader.rank))
             yield StoredRows(rows, row_groups.tables), deal.position(step + 1)
 
     def row_groups(self) -> RowGroups:

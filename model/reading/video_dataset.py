@@ -249,7 +249,7 @@ class VideoDataset:
         """
         found = self._videos.find(ids, missing)
         if found is not None:
-            return self.densified(self._batch(found))
+            return self._decoded(found)
         return self.densified(VideoBatch([], [], np.empty((0, self.num_dims), np.float32)))
 
     def get_arrow(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> pa.RecordBatch:

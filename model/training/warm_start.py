@@ -11,7 +11,7 @@ import numpy as np
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.reconstruction import Decoder
-from vidpress.model.networks.teacher import error_root
+from vidpress.model.networks.teacher import error_root, head_of
 from vidpress.model.training.options import TrainingOptions
 
 # Videos that the principal components are those of.
@@ -48,7 +48,7 @@ def start_as(
       teachers: Models with a task head.
       x: float32[num_videos, input_size], of the training data.
     """
-    heads = [_head(teacher) for teacher in teachers]
+    heads = [head_of(teacher) for teacher in teachers]
     activations = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), _SAMPLE)).astype(np.int64))]
     *lower, (dense, batch_norm) = classifiers.hidden_layers(network)
     for index, (lower_dense, lower_norm) in enumerate(lower):
@@ -77,12 +77,6 @@ def start_as(
             (mean @ head_kernel + head_bias).astype(np.float32),
         ]
     )
-
-
-def _head(teacher: FrozenModel) -> tuple[np.ndarray, np.ndarray]:
-    if teacher.head is None:
-        raise ValueError(f"Teacher {teacher.model_id} has no task head: train it with one.")
-    return teacher.head
 
 
 def _block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
