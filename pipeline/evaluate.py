@@ -108,7 +108,8 @@ def parser(kind: Kind) -> launch.Parser:
         type=launch.positive_int,
         default=1,
         metavar="N",
-        help="measure what has to do with a baseline's activations for those of the first N of --seeds (default: 1)",
+        help="measure what has to do with a baseline's activations for those of the first N of --seeds; opq, rq and "
+        "lsq, which take long, for those of the first alone (default: 1)",
     )
     rivals.add_argument("--no_rivals", action="store_true", help="measure only the methods and the baselines")
     parser.add_argument(

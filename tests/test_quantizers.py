@@ -40,7 +40,9 @@ def test_product_quantizer_repeats_itself():
 def test_rotated_product_quantizer_quantizes_the_components():
     # Every dimension is a mixture of a few: only a rotation tells them apart.
     z = (RNG.normal(size=(2000, 4)) @ RNG.normal(size=(4, 12)) + RNG.normal(0, 0.1, (2000, 12)) + 3).astype(np.float32)
-    codec = quantizers.fit_rotated_product_quantizer(z, 4, codecs.fit_principal_components(z))
+    codec = quantizers.fit_to_components(
+        quantizers.fit_product_quantizer, z, 4, codecs.fit_principal_components(z), quantizers.COMPONENTS_PER_BYTE
+    )
     codes = codec.encode(z)
     assert codes.shape == (len(z), 4)
     restored = codec.decode(codes)
@@ -108,6 +110,23 @@ def test_a_local_search_quantizer_codes_parts_with_four_bytes():
     other[:, 4:] = codes[::-1, 4:]
     np.testing.assert_allclose(codec.decode(other)[:, :6], codec.decode(codes)[:, :6], atol=1e-5)
     assert error(codec, z) < error(quantizers.fit_product_quantizer(z, 4), z)
+
+
+@pytest.mark.parametrize("name", ["optimized_product", "residual", "local_search"])
+def test_quantizers_of_leading_components_lose_what_the_others_hold(name):
+    z = mixtures()
+    components = codecs.fit_principal_components(z)
+    fit = getattr(quantizers, f"fit_{name}_quantizer")
+    all_of_them = quantizers.fit_to_components(fit, z, 4, components, 3)
+    leading = quantizers.fit_to_components(fit, z, 4, components, 1)
+    assert leading.encode(z).shape == (len(z), 4)
+    first = components.first(4)
+    np.testing.assert_allclose(
+        first.decode(first.encode(leading.decode(leading.encode(z)))), leading.decode(leading.encode(z)), atol=1e-4
+    )
+    # Four components hold nearly all: there is little else to code.
+    assert error(leading, z) < error(first, z) + 0.2
+    assert error(all_of_them, z) < 0.2
 
 
 FITS = [

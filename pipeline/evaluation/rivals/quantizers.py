@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +17,12 @@ PQ_CENTROIDS = 256
 # Faiss asks for at least this many training rows for each centroid. If there are more than 256, it uses a sample.
 _PQ_ROWS_PER_CENTROID = 39
 
-# Components that a byte stands for. On YouTube-8M, 2 and 4 were worse and 8 no better (16 and 64 bytes).
-_COMPONENTS_PER_BYTE = 16
+# Components that a byte of a product quantizer stands for. On YouTube-8M, 2 and 4 were worse and 8 no better (16 and
+# 64 bytes).
+COMPONENTS_PER_BYTE = 16
+
+# The same of the others, whose training takes hours on all dimensions. Faiss's own advice is 4.
+COMPONENTS_PER_BYTE_OF_SLOW = 8
 
 # Bytes of a part of a local-search quantizer: its search grows fast with them.
 BYTES_A_SEARCH = 4
@@ -82,7 +87,7 @@ class RotatedQuantizer(Codec):
     """
 
     rotation: PrincipalComponents | Rotation
-    quantizer: Quantizer
+    quantizer: Codec
 
     def encode(self, z: np.ndarray) -> np.ndarray:
         """Return the centroids, uint8[num_videos, num_bytes]."""
@@ -196,25 +201,35 @@ def fit_local_search_quantizer(z: np.ndarray, num_bytes: int) -> Quantizer:
     return Quantizer(quantizer, num_dims)
 
 
-def fit_rotated_product_quantizer(z: np.ndarray, num_bytes: int, components: PrincipalComponents) -> RotatedQuantizer:
-    """Train a product quantizer on principal components, divided among its parts so that all carry about as much.
+def fit_to_components(
+    fit: Callable[[np.ndarray, int], Codec],
+    z: np.ndarray,
+    num_bytes: int,
+    components: PrincipalComponents,
+    components_per_byte: int,
+) -> RotatedQuantizer:
+    """Train a quantizer on the first principal components, divided among its bytes so that all carry about as much.
 
-    The parts' products of variances are made similar by eigenvalue allocation (Ge et al., Optimized Product
-    Quantization, section 3.2): the largest variance goes to the part with the smallest product so far that has room.
+    The products of the variances of each byte's components are made similar by eigenvalue allocation (Ge et al.,
+    Optimized Product Quantization, section 3.2): the largest variance goes to the byte with the smallest product so far
+    that has room.
 
     Args:
+      fit: Trains the quantizer.
       z: float32[num_videos, num_dims].
       num_bytes: Bytes of a code.
       components: All principal components of `z`.
+      components_per_byte: How many components there are for each byte; fewer, if there are not as many.
 
     Raises:
-      ValueError: As `fit_product_quantizer`.
+      ValueError: As `fit`.
     """
     variances = components.variances
-    size = max(1, min(len(variances) // num_bytes, _COMPONENTS_PER_BYTE))
-    order = balanced_parts(variances[: size * num_bytes], num_bytes)
+    num_parts = min(len(variances), num_bytes)
+    size = min(len(variances) // num_parts, components_per_byte)
+    order = balanced_parts(variances[: size * num_parts], num_parts)
     rotation = PrincipalComponents(components.mean, variances[order], components.basis[:, order])
-    return RotatedQuantizer(rotation, fit_product_quantizer(rotation.encode(z), num_bytes))
+    return RotatedQuantizer(rotation, fit(rotation.encode(z), num_bytes))
 
 
 def balanced_parts(variances: np.ndarray, num_parts: int) -> np.ndarray:

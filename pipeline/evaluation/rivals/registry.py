@@ -35,6 +35,12 @@ class Sample:
         """All principal components of `z`: they take long, and more than one codec is made of them."""
         return codecs.fit_principal_components(self.z)
 
+    def quantizer(
+        self, fit: Callable[[np.ndarray, int], codecs.Codec], num_bytes: int, components_per_byte: int
+    ) -> codecs.Codec:
+        """Return a quantizer of the first principal components: see `quantizers.fit_to_components`."""
+        return quantizers.fit_to_components(fit, self.z, num_bytes, self.components, components_per_byte)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
@@ -58,6 +64,7 @@ class Rival:
       sources: Which of `ACTIVATIONS` and `FEATURES` it is fitted to.
       paper: Whether it is one of the paper's baselines, which only the network's own head reads.
       gives_scores: Whether what it restores are the scores of the task's classes, which need no head.
+      slow: Whether fitting it takes long. Then it is measured on the activations of the first seed alone.
       on_images: Whether it is measured on images, too.
     """
 
@@ -78,6 +85,7 @@ class Rival:
     sources: tuple[str, ...] = (ACTIVATIONS, FEATURES)
     paper: bool = False
     gives_scores: bool = False
+    slow: bool = False
     on_images: bool = True
 
     def settings(
@@ -196,7 +204,9 @@ _IN_ORDER = (
         title="PCA + product quantization",
         label="PCA + PQ",
         text="product quantization after PCA, components dealt to the bytes so that all carry as much.",
-        fit=lambda sample, size: quantizers.fit_rotated_product_quantizer(sample.z, size, sample.components),
+        fit=lambda sample, size: sample.quantizer(
+            quantizers.fit_product_quantizer, size, quantizers.COMPONENTS_PER_BYTE
+        ),
         colour=_GREEN,
         marker=">",
         sizes=(8, 16, 32, 64, 128, 256),
@@ -206,38 +216,49 @@ _IN_ORDER = (
         name="opq",
         title="Optimized product quantization",
         label="OPQ",
-        text="product quantization after a rotation that is trained with it, by faiss.",
-        fit=lambda sample, size: quantizers.fit_optimized_product_quantizer(sample.z, size),
+        text="product quantization after PCA (8 components a byte) and a rotation that is trained with it, by faiss.",
+        fit=lambda sample, size: sample.quantizer(
+            quantizers.fit_optimized_product_quantizer, size, quantizers.COMPONENTS_PER_BYTE_OF_SLOW
+        ),
         colour=_GREEN,
         marker="^",
         line=":",
         sizes=(32, 64, 128),
+        slow=True,
         on_images=False,
     ),
     Rival(
         name="rq",
         title="Residual quantization",
         label="RQ",
-        text="256 centroids, 256 for what these leave, and so on, by faiss, a beam of two.",
-        fit=lambda sample, size: quantizers.fit_residual_quantizer(sample.z, size),
+        text="after PCA (8 components a byte), 256 centroids, 256 for what these leave, and so on, by faiss, a beam of "
+        "two.",
+        fit=lambda sample, size: sample.quantizer(
+            quantizers.fit_residual_quantizer, size, quantizers.COMPONENTS_PER_BYTE_OF_SLOW
+        ),
         colour=_PINK,
         marker="<",
         line=":",
         sizes=(32, 64),
         within_dims=False,
+        slow=True,
         on_images=False,
     ),
     Rival(
         name="lsq",
         title="Local-search quantization",
         label="LSQ",
-        text="four centroids added up for each part of the dimensions, found by local search, by faiss.",
-        fit=lambda sample, size: quantizers.fit_local_search_quantizer(sample.z, size),
+        text="after PCA (8 components a byte), four centroids added up for each part of the components, found by local "
+        "search, by faiss.",
+        fit=lambda sample, size: sample.quantizer(
+            quantizers.fit_local_search_quantizer, size, quantizers.COMPONENTS_PER_BYTE_OF_SLOW
+        ),
         colour=_PINK,
         marker=">",
         line=":",
         sizes=(32, 64),
         multiple=quantizers.BYTES_A_SEARCH,
+        slow=True,
         on_images=False,
     ),
     Rival(

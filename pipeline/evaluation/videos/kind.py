@@ -132,7 +132,8 @@ class VideoKind(Kind):
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
         """Yield the rivals on the activations of each of the baselines, and on the input features."""
         for baseline in baselines:
-            on_activations = fitted_to(ACTIVATIONS, args.rivals)
+            rivals = fitted_to(ACTIVATIONS, args.rivals)
+            on_activations = [rival for rival in rivals if baseline is baselines[0] or not rival.slow]
             num_dims = dict(baseline.options)["hidden"][-1]
             yield from _rival_tasks(on_activations, baseline, num_dims, args)
         on_input = fitted_to(FEATURES, args.rivals)
