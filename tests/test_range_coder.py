@@ -1,13 +1,16 @@
+import concurrent.futures
 import fractions
 import itertools
 import json
 import math
 import pathlib
 import pickle
+import random
 
 import hypothesis
 import numpy as np
 import plain_coder
+import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 from random_tables import damaged_variants, random_tables, random_z_hat, seeds, shapes
@@ -265,3 +268,44 @@ def test_golden_codes():
         np.testing.assert_array_equal(range_coder.decompress(tables, codes, z_hat.shape[1:-1]), z_hat)
         stored = RangeCodingTables.from_bytes(bytes.fromhex(case["tables"]))
         np.testing.assert_array_equal(stored.lookup, tables.lookup)
+
+
+def test_memory_is_reused_only_when_nothing_refers_to_it():
+    """Whatever is kept of an array keeps its values, in several threads."""
+    rng = np.random.default_rng(0)
+    z_hat = [rng.integers(-3, 4, (15_000, TABLES.num_dims)).astype(np.int32) for _ in range(6)]
+    coded = [range_coder.encode(TABLES, values) for values in z_hat]
+    keep = {
+        "the array": lambda decoded: decoded,
+        "a view of a view": lambda decoded: decoded.view(np.float32)[5:].T[1:].view(np.int32),
+        "Arrow": lambda decoded: pa.array(decoded.reshape(-1)),
+        "a buffer": memoryview,
+        "nothing": lambda decoded: None,
+    }
+
+    def run(seed):
+        rng = random.Random(seed)
+        kept = []
+        for _ in range(25):
+            which, how = rng.randrange(len(z_hat)), rng.choice(list(keep))
+            kept.append((how, which, keep[how](range_coder.decode(TABLES, *coded[which]))))
+            if len(kept) > 5:
+                kept.pop(rng.randrange(5))
+            for how, which, part in kept:
+                if part is not None:
+                    np.testing.assert_array_equal(np.asarray(part), np.asarray(keep[how](z_hat[which])))
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(run, range(3)))
+
+
+def test_memory_is_reused_when_nothing_refers_to_it():
+    coded = range_coder.encode(TABLES, np.zeros((15_000, TABLES.num_dims), np.int32))
+    addresses = {range_coder.decode(TABLES, *coded).ctypes.data for _ in range(20)}
+    assert len(addresses) == 1
+    address = range_coder.decode(TABLES, *coded)[3:].ctypes.data
+    held = [range_coder.decode(TABLES, *coded) for _ in range(3)]
+    assert len({array.ctypes.data for array in held}) == 3
+    assert all(array.ctypes.data % 64 == 0 for array in held)
+    assert address - held[0][:3].nbytes in {array.ctypes.data for array in held}

@@ -30,6 +30,13 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 _ROWS_IN_MESSAGE = 10
 
+# Memory that is new costs almost as much as decoding into it: the system has to clear it first. So decoded values of
+# these sizes, in bytes, get memory that was used before. At most four blocks of each of four sizes wait for that.
+_LEAST_REUSED, _MOST_REUSED = 2**17, 2**23
+_MOST_UNUSED = 4
+_ALIGNMENT = 64
+_unused: dict[int, list[np.ndarray]] = {}
+
 
 class DamagedCodeError(VidpressError, ValueError):
     """Codes that no encoder wrote with these tables.
@@ -193,13 +200,42 @@ def decode(
     if offsets[0] < 0 or offsets[-1] > len(data) or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"offsets must not decrease and must stay in [0, {len(data)}], the data's length.")
     num_rows = len(offsets) - 1
-    z_hat = np.empty((num_rows, math.prod(broadcast_shape) * tables.num_dims), np.int32)
+    z_hat = _empty_int32(num_rows, math.prod(broadcast_shape) * tables.num_dims)
     damaged = np.zeros(num_rows, np.bool_)
     strings = _read_only(data), _read_only(offsets), _read_only(tables.check_bank(bank, num_rows))
     coder_loops.chosen().decode_rows(*strings, tables.coder_arrays, tables.precision, z_hat, damaged)
     if damaged.any():
         raise DamagedCodeError(np.flatnonzero(damaged).tolist(), num_rows)
     return z_hat.reshape(num_rows, *broadcast_shape, tables.num_dims)
+
+
+def _empty_int32(num_rows: int, num_symbols: int) -> np.ndarray:
+    """Return an array for decoded values, in memory that an earlier one had, if nothing refers to that any more."""
+    size = 4 * num_rows * num_symbols
+    if not _LEAST_REUSED <= size <= _MOST_REUSED:
+        return np.empty((num_rows, num_symbols), np.int32)
+    if size not in _unused and len(_unused) >= _MOST_UNUSED:
+        _unused.clear()
+    blocks = _unused.setdefault(size, [])
+    try:
+        block = blocks.pop()
+    except IndexError:  # aligned, so that frameworks can take it as it is
+        block = np.empty(size + _ALIGNMENT, np.uint8)
+        block = block[-block.ctypes.data % _ALIGNMENT :][:size]
+    return np.asarray(_Loan(block, blocks)).reshape(num_rows, num_symbols)
+
+
+class _Loan:
+    """Memory that is lent to an array. The array and all of its views refer to this, and with the last it goes back."""
+
+    def __init__(self, block: np.ndarray, blocks: list[np.ndarray]):
+        self._block, self._blocks = block, blocks
+        self.__array_interface__ = {**block.__array_interface__, "shape": (block.size // 4,), "typestr": "=i4"}
+        del self.__array_interface__["descr"]
+
+    def __del__(self) -> None:
+        if len(self._blocks) < _MOST_UNUSED:
+            self._blocks.append(self._block)
 
 
 def _strings(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
