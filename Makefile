@@ -22,11 +22,13 @@ EMULATORS := .venv-emulators
 FUZZ := .venv-fuzz
 BUILD := .venv-build
 PIP_INSTALL := install --quiet --disable-pip-version-check
-# uv is several times as fast as pip, which knows the settings of its own that lead to a mirror.
-install_lock = UV_PYTHON_DOWNLOADS=never $(BUILD)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --no-deps --require-hashes -r $(2) \
+# uv is several times as fast as pip, which knows the settings of its own that lead to a mirror. What all of a project is worked
+# on with is compiled ahead, as every process loads TensorFlow; of the rest, Python compiles what it loads, and keeps that.
+install_lock = UV_PYTHON_DOWNLOADS=never $(BUILD)/bin/uv pip install --quiet $(3) --python $(1)/bin/python --no-deps --require-hashes -r $(2) \
   || $(1)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r $(2)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCES := $(shell find package model transforms pipeline -name '*.py' 2>/dev/null)
 WHEEL := build/wheel/.ready
@@ -123,7 +125,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml setup.py | $(BUILD)/.ready
 	@$(CHECK_PYTHON)
 	@echo "Setting up $(VENV) from requirements.lock (TensorFlow included: a few minutes) ..."
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(call install_lock,$(VENV),requirements.lock)
+	$(call install_lock,$(VENV),requirements.lock,--compile-bytecode)
 	$(BIN)/pip $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -112,7 +112,7 @@ def test_a_local_search_quantizer_codes_parts_with_four_bytes():
     assert error(codec, z) < error(quantizers.fit_product_quantizer(z, 4), z)
 
 
-@pytest.mark.parametrize("name", ["optimized_product", "residual", "local_search"])
+@pytest.mark.parametrize("name", ["optimized_product", "residual"])
 def test_quantizers_of_leading_components_lose_what_the_others_hold(name):
     z = mixtures()
     components = codecs.fit_principal_components(z)
