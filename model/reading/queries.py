@@ -16,7 +16,6 @@ from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 if TYPE_CHECKING:
-    import duckdb
     import polars as pl
 
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table, dict[str, Any])
@@ -104,11 +103,11 @@ def in_spark(decoder: CodeDecoder, batches: Iterable[pa.RecordBatch]) -> Iterato
         yield decoded.set_column(place, _DECODED, decoded[_DECODED].cast(pa.list_(pa.float32())))
 
 
-def register(connection: duckdb.DuckDBPyConnection, decoder: CodeDecoder, name: str) -> None:
-    """Add a scalar function of a code and its bank to a DuckDB connection. It returns the features, FLOAT[num_dims]."""
-    types = ["BLOB", "UTINYINT"]
+def register(connection: Any, decoder: CodeDecoder, name: str) -> None:
+    """Add a scalar function of a code and its bank to a DuckDB connection: the features, FLOAT[num_dims]."""
+    result = f"FLOAT[{decoder.num_dims}]"
     connection.create_function(
-        name, decoder.__call__, types, f"FLOAT[{decoder.num_dims}]", type="arrow", null_handling="special"
+        name, decoder.__call__, ["BLOB", "UTINYINT"], result, type="arrow", null_handling="special"
     )
 
 
