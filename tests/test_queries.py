@@ -56,8 +56,10 @@ def check(ids, features, features_of):
     np.testing.assert_array_equal(np.stack(list(features)), [features_of[video_id] for video_id in ids])
 
 
-def test_shard_files_are_those_of_the_generation(folder, dataset):
+def test_shard_files_are_those_of_the_generation(folder, dataset, monkeypatch):
     assert sorted(dataset.shard_files) == sorted(map(str, folder.glob("shard-*")))
+    monkeypatch.chdir(folder)
+    assert VideoDataset(".").shard_files == dataset.shard_files
     first = VideoDataset(folder, generation=1)
     assert sorted(first.shard_files) == sorted(map(str, folder.glob("shard-00001-*")))
     (one,) = VideoDataset(first.shard_files[0]).shard_files

@@ -201,8 +201,9 @@ class StoredVideos:
 
     @property
     def shard_files(self) -> list[str]:
-        """The path or URI of each shard."""
-        return [self.path] if self.generation is None else [join(self.path, name) for name in self._entries]
+        """The absolute path or URI of each shard."""
+        path = self.path if "://" in self.path else os.path.abspath(self.path)
+        return [path] if self.generation is None else [join(path, name) for name in self._entries]
 
     def decode(self, stored: StoredRows | None, schema: pa.Schema) -> pa.RecordBatch:
         """Return decoded rows as Arrow, with the columns of `schema` that are named there; None stands for no rows."""

@@ -238,7 +238,7 @@ class VideoDataset:
 
     @property
     def shard_files(self) -> list[str]:
-        """The paths or URIs of the shards, for other readers of Parquet: those of this generation, and no others."""
+        """The absolute paths or URIs of the shards, for other readers: those of this generation, and no others."""
         return self._videos.shard_files
 
     def get(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> VideoBatch:
