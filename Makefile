@@ -60,7 +60,7 @@ test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 # processor, not on Python: the whole suite has it.
 LIGHT_TESTS := $(foreach name,banks bits coder_arrays epoch_order examples feature_codec features file_kinds frames frozen_model \
   input_decoder input_files listed_shards local_files manifest message_places metrics model_file nearest_rounding \
-  lookup path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos resuming rows \
+  lookup path_patterns pipeline_decode pipeline_encode queries range_coder range_coding_tables rate_aware_rounding read_videos resuming rows \
   shard strict_json symbol_counts synthetic tables_out tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
@@ -217,13 +217,13 @@ lock: $(BUILD)/.ready ## resolve the dependencies and write all locks
 	grep -o '^torch==[^ ]*' build/lock/all.lock > build/lock/torch.in
 	$(call write_lock,requirements,$(EVERY_PYTHON) pyproject.toml $(addprefix --extra ,gcp train jax report dev))
 	$(call write_lock,requirements-torch,$(EVERY_PYTHON) build/lock/torch.in --group readers $(UNUSED_BY_TORCH))
-	$(call write_lock,requirements-light,$(EVERY_PYTHON) pyproject.toml --group light-tests)
+	$(call write_lock,requirements-light,$(EVERY_PYTHON) pyproject.toml --extra beam --group light-tests)
 	$(call write_lock,requirements-dataflow,$(EVERY_PYTHON) pyproject.toml --extra gcp)
-	$(call write_lock,requirements-fuzz,$(EVERY_PYTHON) pyproject.toml --group fuzz)
+	$(call write_lock,requirements-fuzz,$(EVERY_PYTHON) pyproject.toml --extra beam --group fuzz)
 	$(call write_lock,requirements-airflow,$(EVERY_PYTHON) --group airflow)
 	$(call write_lock,requirements-build,$(EVERY_PYTHON) --group build)
 	$(call write_lock,requirements-emulators,$(EVERY_PYTHON) --group emulators)
-	$(call write_lock,requirements-tfc,--python-version 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --group tfc)
+	$(call write_lock,requirements-tfc,--python-version 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra beam --group tfc)
 
 # What the coder is compared with, beside tensorflow-compression's environment: no dependencies of theirs are needed.
 RIVALS := build/bench/rivals

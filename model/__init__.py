@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vidpress.model.extras import MissingLibraryError, missing
+
 if TYPE_CHECKING:
     from vidpress.model.coding.feature_codec import FeatureCodec
     from vidpress.model.data_set.manifest import InputFile, Manifest
@@ -52,7 +54,7 @@ else:
         except ModuleNotFoundError as error:
             if error.name != "keras":
                 raise
-            raise ModuleNotFoundError(f"{name} needs keras: install vidpress[train].", name="keras") from error
+            raise MissingLibraryError(missing(name, "keras", "train"), name="keras") from error
         globals()[name] = value
         return value
 

@@ -7,20 +7,30 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import vidpress
+from vidpress.model.extras import needed
 from vidpress.pipeline.launching.reporting import explained_errors, quiet_libraries
 
+
+class Command(NamedTuple):
+    """What a command does, and the extras of vidpress that it needs, separated by commas."""
+
+    does: str
+    extras: str = ""
+
+
 COMMANDS = {
-    "train": "train a bottleneck network and freeze it (needs the extra vidpress[train])",
-    "freeze": "freeze a trained network at another rate or with other tables (needs the extra vidpress[train])",
-    "encode": "encode TFRecords to a data set of Parquet shards, with Beam",
-    "evaluate": "train at several rates, and compare with the alternatives (needs the extras vidpress[train,report])",
-    "decode": "decode a data set to TFRecords or Parquet, with Beam",
-    "get": "print or write videos of a data set by their ids",
-    "verify": "check a data set against its manifest",
-    "inspect": "describe a model, a shard or a data set",
-    "demo": "run all of these on a small data set (needs the extra vidpress[train])",
+    "train": Command("train a bottleneck network and freeze it", "train"),
+    "freeze": Command("freeze a trained network at another rate or with other tables", "train"),
+    "encode": Command("encode TFRecords to a data set of Parquet shards, with Beam", "beam"),
+    "evaluate": Command("train at several rates, and compare with the alternatives", "train,report"),
+    "decode": Command("decode a data set to TFRecords or Parquet, with Beam", "beam"),
+    "get": Command("print or write videos of a data set by their ids"),
+    "verify": Command("check a data set against its manifest"),
+    "inspect": Command("describe a model, a shard or a data set"),
+    "demo": Command("run all of these on a small data set", "beam,train"),
 }
 
 
@@ -36,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in COMMANDS:
         # The import is inside the block because it takes seconds, and Ctrl-C may come in that time.
         with explained_errors(f"vidpress {command}"):
-            importlib.import_module(f"vidpress.pipeline.{command}").main(rest)
+            with needed("this command", COMMANDS[command].extras):
+                module = importlib.import_module(f"vidpress.pipeline.{command}")
+            module.main(rest)
     elif command in ("--version", "-h", "--help"):
         with explained_errors("vidpress"):
             print(f"vidpress {vidpress.__version__}" if command == "--version" else _help())
@@ -52,7 +64,10 @@ def _help() -> str:
     return "\n".join(
         [
             "usage: vidpress COMMAND [options]; `vidpress COMMAND --help` lists the options\n",
-            *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
+            *(
+                f"  {name:<{width}}  {does}{f' (needs vidpress[{extras}])' if extras else ''}"
+                for name, (does, extras) in COMMANDS.items()
+            ),
             "\nexample:\n  vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact",
         ]
     )

@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--output {args.output} is a symbolic link: name the folder itself.")
     if args.output.exists() and not (args.output / _MARKER).exists():
         parser.error(f"--output {args.output} exists and was not written by a demo: name another folder.")
+    with launch.explained_errors(_PROG):
+        libraries.check_modules("the demo", ("apache_beam",), "beam,train")
     libraries.load_keras(_PROG, "the demo")
     with launch.explained_errors(_PROG):
         if args.output.exists():

@@ -11,7 +11,7 @@ from vidpress.pipeline import cli
 
 TEXT = (REPO / "docs" / "reading.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-NEEDED = ("keras", "torch", "torchdata", "grain", "pandas", "duckdb")
+NEEDED = ("keras", "torch", "torchdata", "grain", "datasets", "pandas", "polars", "duckdb", "pyspark")
 
 
 @pytest.fixture

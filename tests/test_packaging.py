@@ -1,5 +1,7 @@
 """What a regular install holds."""
 
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -7,8 +9,12 @@ import sys
 import tomllib
 import zipfile
 
+import numpy as np
 import pytest
 from conftest import REPO
+from data_sets import write_data_set
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 LOCKS = (
     "requirements.lock",
@@ -111,12 +117,137 @@ def test_locks_pin_and_hash_everything_and_name_no_host(lock):
     assert "--index-url" not in text
 
 
-def test_light_lock_has_what_the_project_needs_and_no_tensorflow():
-    dependencies = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
-    needed = {re.match(r"[a-zA-Z0-9-]+", dependency).group() for dependency in dependencies}
+def installed_with(extras: set[str]) -> set[str]:
+    """Return the distributions that `pip install vidpress[EXTRAS]` installs beside vidpress."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    wanted.append(Requirement(f"vidpress[{','.join(extras)}]" if extras else "vidpress"))
+    seen, names = set(), set()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        new = {(name, extra) for extra in (*requirement.extras, "")} - seen
+        seen |= new
+        for _, extra in new:
+            if name == "vidpress":
+                wanted += [Requirement(line) for line in project["optional-dependencies"].get(extra, [])]
+                continue
+            names.add(name)
+            lines = importlib.metadata.distribution(name).requires or []
+            needed = [Requirement(line) for line in lines]
+            wanted += [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return names
+
+
+def test_light_lock_has_what_the_jobs_need_and_no_tensorflow():
     locked = set(re.findall(r"^([a-zA-Z0-9-]+)==", (REPO / "requirements-light.lock").read_text(), re.MULTILINE))
-    assert needed <= locked
+    assert installed_with({"beam"}) <= locked
     assert not {name for name in locked if "tensorflow" in name}
+
+
+def test_what_reads_data_sets_is_little():
+    alone = {"llvmlite", "msgspec", "numba", "numpy", "pyarrow", "safetensors", "threadpoolctl"}
+    assert installed_with(set()) == alone
+    assert "google-cloud-storage" in installed_with({"read"})
+    assert not {"apache-beam", "awscrt", "isal", "tqdm"} & installed_with({"read"})
+    assert {"apache-beam", "awscrt", "isal", "tqdm", *installed_with({"read"})} <= installed_with({"beam"})
+
+
+# A process in which some packages cannot be imported reads a data set in every way, and asks for more.
+READ_ALONE = """
+import contextlib, io, json, sys
+
+others, model, shard = json.load(sys.stdin)
+
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled())
+
+import numpy as np
+from vidpress.model import FeatureCodec, FrozenModel, VideoDataset
+from vidpress.pipeline import cli
+
+batches = list(VideoDataset("compact", batch_size=64, shuffle=True, num_classes=3862))
+dataset = VideoDataset("compact")
+some = dataset.get(batches[0].ids[:3])
+assert (some.features == batches[0].features[:3]).all()
+z_hat = np.concatenate([batch.features for batch in batches]).astype(np.int32)
+codec = FeatureCodec.fit(z_hat)
+assert (codec.decompress(codec.compress(z_hat)) == z_hat).all()
+assert FrozenModel.load(model).tables.num_dims == dataset.num_dims
+for arguments in (["get", "compact", batches[0].ids[0].decode()], ["get", "compact", *map(bytes.decode, some.ids),
+                  "--output", "some.parquet"], ["verify", "compact"], ["inspect", "compact"], ["inspect", shard],
+                  ["inspect", model]):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        cli.main(arguments)
+    assert said.getvalue(), arguments
+
+
+def refused(function):
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            function()
+    except SystemExit:
+        return said.getvalue()
+    except Exception as error:
+        return str(error)
+
+
+ids = [video_id.decode() for batch in batches for video_id in batch.ids]
+print(json.dumps([ids, z_hat.tolist(), [
+    refused(lambda: cli.main(["encode", "--input", "x", "--model", model, "--output", "y"])),
+    refused(lambda: cli.main(["decode", "--help"])),
+    refused(lambda: cli.main(["train", "--help"])),
+    refused(lambda: cli.main(["demo"])),
+    refused(lambda: __import__("vidpress.transforms")),
+    refused(lambda: __import__("vidpress.model", fromlist=["Bottleneck"]).Bottleneck),
+    refused(lambda: VideoDataset("gs://bucket")),
+]]))
+"""
+
+
+@pytest.mark.parametrize("extras", [set(), {"read"}], ids=["alone", "read"])
+def test_a_data_set_is_read_without_beam(extras, model, model_path, tmp_path):
+    rows, z_hat = write_data_set(tmp_path, model, 600, num_shards=2)
+    (tmp_path / "compact").mkdir()
+    for path in (*tmp_path.glob("shard-*"), *tmp_path.glob("manifest*")):
+        path.rename(tmp_path / "compact" / path.name)
+    shard = str(next((tmp_path / "compact").glob("shard-*")))
+    names = installed_with(extras) | {"vidpress"}
+    others = [
+        package
+        for package, distributions in importlib.metadata.packages_distributions().items()
+        if not names & {canonicalize_name(name) for name in distributions}
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", READ_ALONE],
+        input=json.dumps([others, model_path, shard]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    ids, read, refused = json.loads(result.stdout)
+    place = {video_id.decode(): index for index, video_id in enumerate(rows["id"].to_pylist())}
+    assert sorted(ids) == sorted(place)
+    np.testing.assert_array_equal(read, z_hat[[place[video_id] for video_id in ids]])
+    *others, gs = refused
+    assert others == [
+        "vidpress encode: error: this command needs apache_beam: pip install 'vidpress[beam]'.\n",
+        "vidpress decode: error: this command needs apache_beam: pip install 'vidpress[beam]'.\n",
+        "vidpress train: error: this command needs tqdm: pip install 'vidpress[train]'.\n",
+        "vidpress demo: error: this command needs isal: pip install 'vidpress[beam,train]'.\n",
+        "vidpress.transforms needs apache_beam: pip install 'vidpress[beam]'.",
+        "Bottleneck needs keras: pip install 'vidpress[train]'.",
+    ]
+    missing = "gs://bucket needs google-cloud-storage: pip install 'vidpress[read]'."
+    assert gs == (missing if not extras else "gs://bucket/ is no object of Cloud Storage: gs://BUCKET/NAME is.")
 
 
 def versions(lock: str) -> dict[str, set[str]]:

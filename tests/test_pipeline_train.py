@@ -272,7 +272,7 @@ def test_missing_modules_are_named_before_any_work(command, tmp_path):
     report = command[0] == "evaluate"
     missing = "keras, tensorboard, PIL and jinja2" if report else "keras, tensorboard and PIL"
     extras = "train,report" if report else "train"
-    refused_before_any_work(command, f"{{doing}} needs {missing}: install vidpress[{extras}].", tmp_path, names)
+    refused_before_any_work(command, f"{{doing}} needs {missing}: pip install 'vidpress[{extras}]'.", tmp_path, names)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_missing_modules_are_named_before_any_work(command, tmp_path):
 def test_a_missing_backend_is_named_before_any_work(command, backend, extra, tmp_path):
     environment = {} if backend is None else {"KERAS_BACKEND": backend}
     backend = backend or "tensorflow"
-    message = f"{{doing}} needs {backend}, the backend of Keras: install vidpress[{extra}]."
+    message = f"{{doing}} needs {backend}, the backend of Keras: pip install 'vidpress[{extra}]'."
     refused_before_any_work(command, message, tmp_path, (backend,), **environment)
 
 

@@ -81,7 +81,7 @@ def test_without_keras_a_line_says_what_to_install():
         "try:\n    from vidpress.model import Bottleneck\nexcept ImportError as error:\n    print(error)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout == "Bottleneck needs keras: install vidpress[train].\n"
+    assert result.stdout == "Bottleneck needs keras: pip install 'vidpress[train]'.\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPO)))

@@ -45,6 +45,29 @@ def test_arrow(data_set):
         dataset.to_arrow(["nothing"])
 
 
+def test_arrow_batches_are_an_iteration(data_set):
+    """They go on where a state says, begin the next epoch each time, and a state follows them; tables are whole."""
+    folder = data_set[0]
+
+    def ids_of(batches):
+        return [video_id for batch in batches for video_id in batch["id"].to_pylist()]
+
+    dataset = VideoDataset(folder, 100, shuffle=True)
+    epochs = [[video_id for batch in VideoDataset(folder, 100, shuffle=True) for video_id in batch.ids]]
+    epochs.append([video_id for batch in dataset.iterate(1, 0, 1) for video_id in batch.ids])
+    assert dataset.to_arrow()["id"].to_pylist() == epochs[0]
+    reading = dataset.to_arrow_batches(["id"])
+    assert ids_of(reading.read_next_batch() for _ in range(2)) == epochs[0][:200]
+    resumed = VideoDataset(folder, 70, shuffle=True)
+    resumed.load_state_dict(dataset.state_dict())
+    assert resumed.to_arrow(["id"])["id"].to_pylist() == epochs[0]
+    assert ids_of(resumed.to_arrow_batches()) == epochs[0][200:]
+    assert ids_of(resumed.to_arrow_batches()) == epochs[1]
+    assert resumed.to_arrow(["id"]).num_rows == 600
+    with pytest.raises(KeyError, match="nothing"):
+        dataset.to_arrow_batches(["nothing"])
+
+
 def test_without_features_nothing_is_decoded(data_set, monkeypatch):
     monkeypatch.setattr("vidpress.model.reading.stored_videos.decode_codes", None)
     assert VideoDataset(data_set[0]).to_arrow(["labels", "id"]).num_rows == 600

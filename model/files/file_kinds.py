@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import re
 
-from vidpress.model.files.record_framing import begins_with_a_record
-
 # How much of a file's start `describe` wants to see: up to the mark of a tar archive.
 START_BYTES = 512
 
@@ -60,6 +58,8 @@ def describe(start: bytes) -> str | None:
     Returns:
       The end of a sentence that begins with the file, such as "is compressed by zstd; ...", or None.
     """
+    from vidpress.model.files.record_framing import begins_with_a_record  # needs a library that reading shards does not
+
     if re.match(_GZIP, start):  # which has been unpacked once
         return "is packed by gzip twice, or once more within; unpack it once"
     for pattern, what, fix in _PATTERNS:

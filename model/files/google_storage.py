@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidpress.model.errors import VidpressError
+from vidpress.model.extras import MissingLibraryError, missing
 from vidpress.model.files.uris import PathError
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def write_new(uri: str, data: bytes) -> None:
     Raises:
       FileExistsError: If it exists.
     """
-    from google.api_core import exceptions
-
     with explained(uri):
+        from google.api_core import exceptions
+
         blob = blob_of(uri)
         upload = uuid.uuid4().hex
         blob.metadata = {_UPLOAD_KEY: upload}
@@ -101,10 +102,11 @@ def upload(uri: str, file: BinaryIO) -> None:
 
 def remove(uri: str) -> None:
     """Remove an object; one that is gone already is no error."""
-    from google.api_core import exceptions
+    with explained(uri):
+        from google.api_core import exceptions
 
-    with explained(uri), contextlib.suppress(exceptions.NotFound):
-        blob_of(uri).delete(retry=_retry())
+        with contextlib.suppress(exceptions.NotFound):
+            blob_of(uri).delete(retry=_retry())
 
 
 def existing_blob(uri: str) -> Blob:
@@ -154,15 +156,22 @@ def _retry() -> Any:
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn the client's errors into ours, with the URI."""
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError
+    """Turn the client's errors into ours, with the URI.
 
+    Raises:
+      MissingLibraryError: If there is no client.
+    """
+    try:
+        from google.api_core import exceptions
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud import storage  # type: ignore[attr-defined]  # noqa: F401, which is what may be missing
+    except ImportError as error:  # of a name, if another library of Google's is there
+        raise MissingLibraryError(missing(uri, "google-cloud-storage", "read"), name="google.cloud.storage") from error
     try:
         yield
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise PermissionError(f"{uri} cannot be reached: {error}") from error
     except exceptions.RetryError as error:
         raise UnreachableError(f"{uri} cannot be reached: {error.cause or error}") from error
-    except exceptions.GoogleAPICallError as error:
+    except exceptions.GoogleAPIError as error:
         raise UnreachableError(f"{uri} cannot be reached: {error}") from error

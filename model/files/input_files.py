@@ -300,13 +300,7 @@ def _match_gcs(pattern: str) -> list[MatchedFile]:
 @contextlib.contextmanager
 def _explained(pattern: str) -> Iterator[None]:
     try:
-        from google.api_core.exceptions import GoogleAPIError
-    except ImportError as error:
-        raise InputError(f"{pattern}: reading from gs:// needs vidpress[gcp]: pip install 'vidpress[gcp]'.") from error
-    try:
         with google_storage.explained(pattern):
             yield
     except OSError as error:  # its message names what it is about
         raise InputError(" ".join(str(error).split())) from error
-    except GoogleAPIError as error:
-        raise InputError(f"{pattern} cannot be read: {' '.join(str(error).split())}") from error

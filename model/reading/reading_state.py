@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 _VERSION = 1
+
+Batch = TypeVar("Batch")
 
 
 @dataclasses.dataclass
@@ -20,6 +22,17 @@ class Position:
 
     epoch: int = 0
     rows: int = 0
+
+
+def followed(batches: Iterable[tuple[Batch, int]], position: Position) -> Iterator[Batch]:
+    """Yield batches, and let the position follow them.
+
+    Args:
+      batches: The batches, and after how many rows of the epoch's order the next ones begin.
+      position: Where they begin.
+    """
+    for batch, position.rows in batches:
+        yield batch
 
 
 def to_state(position: Position, identity: Mapping[str, Any]) -> dict[str, Any]:

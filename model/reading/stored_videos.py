@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.features import DECODED
 from vidpress.model.files import storage
-from vidpress.model.files.file_names import shard_index
+from vidpress.model.files.file_names import join, shard_index
 from vidpress.model.files.uris import normalized
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
 from vidpress.model.reading.lookup import Lookup, Shards
@@ -190,6 +190,20 @@ class StoredVideos:
         """The columns of decoded rows: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
         features = pa.field("features", pa.list_(pa.float32(), self.num_dims), nullable=False)
         return pa.schema([*(SCHEMA.field(name) for name in ("id", "labels", "num_frames")), features])
+
+    def schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
+        """Return the schema of some columns of `schema`, or of all.
+
+        Raises:
+          KeyError: If there is no such column.
+        """
+        return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+
+    @property
+    def shard_files(self) -> list[str]:
+        """The absolute path or URI of each shard."""
+        path = self.path if "://" in self.path else os.path.abspath(self.path)
+        return [path] if self.generation is None else [join(path, name) for name in self._entries]
 
     def decode(self, stored: StoredRows | None, schema: pa.Schema) -> pa.RecordBatch:
         """Return decoded rows as Arrow, with the columns of `schema` that are named there; None stands for no rows."""

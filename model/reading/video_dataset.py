@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from vidpress.model.features import FeatureSpec
-from vidpress.model.metrics import check_labels, multi_hot
+from vidpress.model.metrics import multi_hot
+from vidpress.model.reading import queries
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
-from vidpress.model.reading.reading_state import Position, from_state, to_state
+from vidpress.model.reading.reading_state import Position, followed, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
+from vidpress.model.reading.video_batch import VideoBatch
 from vidpress.model.shards.shard_rows import labels_list
 
 if TYPE_CHECKING:
+    import datasets
     import duckdb
     import pandas as pd
     import polars as pl
     import tensorflow as tf
 
-    from vidpress.model.reading.batch_source import BatchSource
+    from vidpress.model.reading.frameworks import BatchSource
     from vidpress.model.reading.torch_dataset import TorchVideoDataset
+
+Made = TypeVar("Made")
 
 
 class VideoDataset:
@@ -89,6 +94,7 @@ class VideoDataset:
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
         self._videos = StoredVideos(path, generation, features)
+        self._codes = queries.CodeDecoder(self._videos)
         self.path = self._videos.path
         self.generation = self._videos.generation
         self.num_videos = self._videos.num_videos
@@ -141,15 +147,14 @@ class VideoDataset:
         return self.deal(self._next.rows, self.num_workers).num_steps
 
     def __iter__(self) -> Iterator[VideoBatch]:
-        return map(self.densified, self._begin())
+        return self._begin(self._decoded)
 
-    def _begin(self) -> Iterator[VideoBatch]:
-        """Begin the next epoch."""
+    def _begin(self, made: Callable[[StoredRows], Made]) -> Iterator[Made]:
+        """Begin the next epoch: what is made of each batch of rows."""
         self._position = position = self._next
-        reader = Reader(self.worker, self.num_workers)
-        batches = self.read_epoch(position.epoch, position.rows, reader)
+        batches = self._read(position.epoch, position.rows, Reader(self.worker, self.num_workers))
         self._next = Position(position.epoch + 1)
-        return _follow(batches, position)
+        return followed(((made(stored), rows) for stored, rows in batches), position)
 
     def iterate(self, epoch: int, worker: int, num_workers: int) -> Iterator[VideoBatch]:
         """Iterate over one epoch as one of several workers, instead of this data set's own epoch and worker.
@@ -179,8 +184,10 @@ class VideoDataset:
           ShardError: If a shard is damaged, or does not belong to this data set.
           ValueError: If there are fewer videos or batches than workers.
         """
-        batches = self._videos.read(self._order(epoch), self.deal(start, reader.num_ranks), reader, num_read)
-        return ((self._batch(stored), rows) for stored, rows in batches)
+        return ((self._batch(stored), rows) for stored, rows in self._read(epoch, start, reader, num_read))
+
+    def _read(self, epoch: int, start: int, reader: Reader, num_read: int = 0) -> Iterator[tuple[StoredRows, int]]:
+        return self._videos.read(self._order(epoch), self.deal(start, reader.num_ranks), reader, num_read)
 
     def _order(self, epoch: int) -> EpochOrder:
         return self._videos.order((self.seed, epoch) if self.shuffle else None)
@@ -229,6 +236,11 @@ class VideoDataset:
         """Let the next iteration be that epoch, from its beginning."""
         self._position = self._next = Position(epoch)
 
+    @property
+    def shard_files(self) -> list[str]:
+        """The absolute paths or URIs of the shards, for other readers: those of this generation, and no others."""
+        return self._videos.shard_files
+
     def get(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> VideoBatch:
         """Return videos by their ids.
 
@@ -264,7 +276,8 @@ class VideoDataset:
     def to_arrow_batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Return the videos as Arrow batches, decoded while they are read; Arrow's engines can query them.
 
-        They are those of one epoch as this worker, in batches of `batch_size`.
+        Like an iteration, this is the next epoch as this worker, in batches of `batch_size`, and the rest of it after
+        `load_state_dict`.
 
         Args:
           columns: Which columns of `schema`; by default all. Without `features`, nothing is decoded.
@@ -272,14 +285,19 @@ class VideoDataset:
         Raises:
           KeyError: If there is no such column.
         """
-        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        reader = Reader(self.worker, self.num_workers)
-        batches = self._videos.read(self._order(self._next.epoch), self.deal(0, self.num_workers), reader)
-        return pa.RecordBatchReader.from_batches(schema, (self._videos.decode(stored, schema) for stored, _ in batches))
+        schema = self._videos.schema_of(columns)
+        return pa.RecordBatchReader.from_batches(
+            schema, self._begin(functools.partial(self._videos.decode, schema=schema))
+        )
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all videos as an Arrow table, as `to_arrow_batches` gives them. It is held in memory."""
-        return self.to_arrow_batches(columns).read_all()
+        """Return all videos of this worker as an Arrow table, in the order of the next epoch. It is held in memory.
+
+        Unlike `to_arrow_batches`, this is no iteration: it begins no epoch, and is whole whatever was read before.
+        """
+        schema = self._videos.schema_of(columns)
+        batches = self._read(self._next.epoch, 0, Reader(self.worker, self.num_workers))
+        return pa.Table.from_batches((self._videos.decode(stored, schema) for stored, _ in batches), schema)
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return all videos as a pandas data frame, of the columns of `schema`."""
@@ -297,20 +315,58 @@ class VideoDataset:
         `SELECT id, vidpress_decode(code, bank) FROM 'compact/shard-*.parquet' WHERE list_contains(labels, 5)` decodes
         what the query selects, and nothing else. The result is FLOAT[num_dims].
         """
-        from vidpress.model.reading import sql
+        queries.register(connection, self._codes, name)
 
-        sql.register(connection, self._videos, name)
+    def decode_expr(self) -> pl.Expr:
+        """Return a Polars expression that decodes the rows of this data set's shards, where a query selects it.
+
+        It takes the columns `code` and `bank`, and is called `features`: Array(Float32, num_dims).
+        """
+        return queries.expression(self._codes)
+
+    def decode_rows(self, rows: queries.Rows) -> queries.Rows:
+        """Decode rows of this data set's shards that something else has read.
+
+        Args:
+          rows: An Arrow table or batch, or a dictionary of columns, with `code`, `bank` and any other columns.
+
+        Returns:
+          The same without `code` and `bank`, and with `features`, float32[num_dims]; in a dictionary, these are an
+          array, float32[num_videos, num_dims].
+
+        Raises:
+          ShardError: If a code or a bank is null, or if no shard has the tables of a bank.
+          DamagedCodeError: If a code is seen to be damaged.
+        """
+        return self._codes.rows(rows)
+
+    def decode_batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Do what `decode_rows` does to batches, for `DataFrame.mapInArrow` of Spark; `features` are lists there."""
+        return queries.in_spark(self._codes, batches)
 
     def to_grain(self) -> BatchSource:
         """Return the batches of the next epoch by their numbers, as a source for `grain.MapDataset.source`.
 
         If this data set is shuffled, their rows are mixed as in that epoch; `set_epoch` chooses another one. Grain can
-        shuffle, repeat and divide the batches. They are this worker's.
+        shuffle, repeat and divide the batches. They are this worker's, and always all of them.
         """
-        from vidpress.model.reading.batch_source import BatchSource
+        return self._source(self._decoded)
+
+    def _source(self, made: Callable[[StoredRows], Any]) -> BatchSource:
+        from vidpress.model.reading.frameworks import BatchSource
 
         deal = self.deal(0, self.num_workers)
-        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, self._decoded)
+        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, made)
+
+    def to_hf(self) -> datasets.IterableDataset:
+        """Return the videos of the next epoch as Hugging Face's `datasets.IterableDataset`: the columns of `schema`.
+
+        They are those of `to_grain`, in the same order. Each batch is a shard of Hugging Face's, which its `shuffle`
+        mixes, its loaders share, and its `state_dict` counts.
+        """
+        from vidpress.model.reading import frameworks
+
+        return frameworks.to_hf(self._source(functools.partial(self._videos.decode, schema=self.schema)), self.schema)
 
     def _decoded(self, stored: StoredRows) -> VideoBatch:
         return self.densified(self._batch(stored))
@@ -324,32 +380,10 @@ class VideoDataset:
         Args:
           with_ids: Give `(ids, features, labels)` instead.
         """
-        import tensorflow as tf
+        from vidpress.model.reading import frameworks
 
-        # Python gives TensorFlow few numbers: to copy dense labels would take as long as to decode features.
-        def generate() -> Iterator[tuple[Any, ...]]:
-            for ids, labels, features in self._begin():
-                values, offsets = RaggedLabels.of(labels)
-                if self.num_classes is not None:
-                    check_labels(values, self.num_classes)
-                yield (*([ids] if with_ids else []), features, values, offsets)
-
-        def batch(*tensors: tf.Tensor) -> tuple[tf.Tensor | tf.RaggedTensor, ...]:
-            *others, values, offsets = tensors
-            labels = tf.RaggedTensor.from_row_splits(values, offsets, validate=False)
-            if self.num_classes is not None:
-                places = tf.stack([labels.value_rowids(), tf.cast(values, tf.int64)], axis=1)
-                shape = tf.stack([labels.nrows(), self.num_classes])
-                counts = tf.scatter_nd(places, tf.ones_like(values, tf.float32), shape)
-                labels = tf.ensure_shape(tf.minimum(counts, 1), [None, self.num_classes])
-            return (*others, labels)
-
-        specs = (
-            tf.TensorSpec([None, self.num_dims], tf.float32),
-            *(tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.int64)),
-        )
-        specs = (tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
-        return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
+        begin = functools.partial(self._begin, self._batch)
+        return frameworks.to_tf(begin, self.num_dims, self.num_classes, with_ids=with_ids)
 
     def to_torch(self) -> TorchVideoDataset:
         """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
@@ -361,9 +395,3 @@ class VideoDataset:
         from vidpress.model.reading.torch_dataset import TorchVideoDataset
 
         return TorchVideoDataset(self)
-
-
-def _follow(batches: Iterator[tuple[VideoBatch, int]], position: Position) -> Iterator[VideoBatch]:
-    """Yield batches, and keep track of where they are."""
-    for batch, position.rows in batches:
-        yield batch

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from vidpress.model.extras import needed
 from vidpress.model.records import message_places
 from vidpress.model.records.message_places import BYTES, FLOATS, INTEGERS, MAX_ENTRIES, MAX_NAME_BYTES, NO_KIND
 
@@ -30,8 +30,6 @@ _UNUSABLE = {
 }
 
 _KINDS = ("nothing", "strings (bytes_list)", "floats (float_list)", "integers (int64_list)")
-
-_Field = descriptor_pb2.FieldDescriptorProto
 
 
 class RecordError(ValueError):
@@ -60,7 +58,10 @@ class KindError(RecordError):
 
 @functools.cache
 def _messages() -> dict[str, Any]:
-    """Build the message classes; `Record` is the outermost."""
+    """Build the message classes; `Record` is the outermost. Reading does without them, and without their library."""
+    with needed("writing records", "tfrecord"):
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    field_kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="vidpress/examples.proto", package="vidpress", syntax="proto3")
 
     def add_message(name: str, fields: Sequence[tuple[str, int, int, bool, str | None]]) -> None:
@@ -70,7 +71,7 @@ def _messages() -> dict[str, Any]:
                 name=field_name,
                 number=number,
                 type=kind,
-                label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL,
+                label=field_kinds.LABEL_REPEATED if repeated else field_kinds.LABEL_OPTIONAL,
                 type_name=type_name and f".vidpress.{type_name}",
             )
 
@@ -78,26 +79,26 @@ def _messages() -> dict[str, Any]:
         message = file.message_type.add(name=name)
         entry = message.nested_type.add(name=field_name.title().replace("_", "") + "Entry")
         entry.options.map_entry = True
-        entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+        entry.field.add(name="key", number=1, type=field_kinds.TYPE_STRING, label=field_kinds.LABEL_OPTIONAL)
         entry.field.add(
             name="value",
             number=2,
-            type=_Field.TYPE_MESSAGE,
-            label=_Field.LABEL_OPTIONAL,
+            type=field_kinds.TYPE_MESSAGE,
+            label=field_kinds.LABEL_OPTIONAL,
             type_name=f".vidpress.{value_type}",
         )
         message.field.add(
             name=field_name,
             number=1,
-            type=_Field.TYPE_MESSAGE,
-            label=_Field.LABEL_REPEATED,
+            type=field_kinds.TYPE_MESSAGE,
+            label=field_kinds.LABEL_REPEATED,
             type_name=f".vidpress.{name}.{entry.name}",
         )
 
-    message_kind = _Field.TYPE_MESSAGE
-    add_message("BytesList", [("value", 1, _Field.TYPE_BYTES, True, None)])
-    add_message("FloatList", [("value", 1, _Field.TYPE_FLOAT, True, None)])
-    add_message("Int64List", [("value", 1, _Field.TYPE_INT64, True, None)])
+    message_kind = field_kinds.TYPE_MESSAGE
+    add_message("BytesList", [("value", 1, field_kinds.TYPE_BYTES, True, None)])
+    add_message("FloatList", [("value", 1, field_kinds.TYPE_FLOAT, True, None)])
+    add_message("Int64List", [("value", 1, field_kinds.TYPE_INT64, True, None)])
     add_message(
         "Feature",
         [

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+from vidpress.model.extras import missing
 from vidpress.pipeline.launching.launch import JobError, explained_errors
 
 # What the extra vidpress[train] installs besides the backend of Keras.
@@ -85,7 +86,7 @@ def load_keras(prog: str, doing: str) -> None:
         check_modules(doing, TRAINING, "train")
         if importlib.util.find_spec(backend) is None:
             extra = "train" if backend == _DEFAULT_BACKEND else backend
-            raise JobError(f"{doing} needs {backend}, the backend of Keras: install vidpress[{extra}].")
+            raise JobError(missing(doing, f"{backend}, the backend of Keras", extra))
         os.environ["KERAS_BACKEND"] = backend  # a file in the home folder may name another
         try:
             import_quietly()
@@ -110,7 +111,6 @@ def check_modules(doing: str, modules: Sequence[str], extras: str) -> None:
     Raises:
       JobError: If some are missing; the message names them all.
     """
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        needed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
-        raise JobError(f"{doing} needs {needed}: install vidpress[{extras}].")
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    if absent:
+        raise JobError(missing(doing, " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]])), extras))
