@@ -1,12 +1,15 @@
 """Read encoded videos for training on one core, against the usual ways to store the same activations.
 
 The same ids, labels and activations are stored as a vidpress data set, as Parquet of float32 and of float16 with zstd,
-and as TFRecords read by tf.data. Each gives batches of ids, labels and float32 features, in the order of the files; the
-times are CPU times, from page cache.
+and as TFRecords read by tf.data. Hugging Face's `datasets` reads the Parquet of float32, too, and Lance, where it is
+installed, a copy in its own format. A VideoDataset is also read by PyTorch's DataLoader and through `to_tf()`, as
+Keras does. Each gives batches of ids, labels and float32 features, in the order of the files; labels are dense where a
+name says so. The times are CPU times, from page cache.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 import statistics
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import workload
 from results import Report, parser
@@ -33,6 +37,7 @@ from vidpress.pipeline.launching import machine
 
 BATCH_SIZE = 256
 TARGET = 1.0
+FRAMEWORK_TARGET = 0.8
 
 Batches = Iterator[tuple[Any, Any, np.ndarray]]
 
@@ -90,6 +95,53 @@ def read_examples(path: str, num_dims: int) -> Batches:
         yield batch["id"], batch["labels"], batch["features"].numpy()
 
 
+def read_with_datasets(path: str) -> Batches:
+    """Read what `write_parquet` wrote, with Hugging Face's `datasets`."""
+    import datasets
+
+    rows = datasets.load_dataset("parquet", data_files=path, split="train", streaming=True).with_format("numpy")
+    for batch in rows.iter(BATCH_SIZE):
+        yield batch["id"], batch["labels"], batch["features"]
+
+
+def read_lance(path: str) -> Batches:
+    """Read what `lance.write_dataset` wrote."""
+    import lance
+
+    for batch in lance.dataset(path).to_batches(batch_size=BATCH_SIZE):
+        features = batch["features"].flatten().to_numpy().reshape(batch.num_rows, -1)
+        yield batch["id"].to_pylist(), labels_list(batch["labels"]), features
+
+
+def in_tensorflow(dataset: VideoDataset) -> Callable[[], Batches]:
+    """Return what reads a data set through `to_tf`."""
+    batches = dataset.to_tf(with_ids=True)
+
+    def read() -> Batches:
+        for ids, features, labels in batches:
+            yield ids, labels, features.numpy()
+
+    return read
+
+
+def in_torch(dataset: VideoDataset) -> Callable[[], Batches]:
+    """Return what reads a data set through a DataLoader."""
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(dataset.to_torch(), batch_size=None)
+
+    def read() -> Batches:
+        for ids, labels, features in loader:
+            yield ids, labels, features.numpy()
+
+    return read
+
+
+def bytes_of(path: pathlib.Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
 def seconds(read: Callable[[], Batches], expected: np.ndarray | None) -> float:
     """Return the CPU time of one epoch, and compare its features with what they should be."""
     start = time.process_time()
@@ -103,7 +155,7 @@ def seconds(read: Callable[[], Batches], expected: np.ndarray | None) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the activations in all forms, and read them in turns."""
     command_line = parser(__doc__, repeats=7)
-    command_line.add_argument("--num_videos", type=int, default=16384, help="(default: %(default)s)")
+    command_line.add_argument("--num_videos", type=int, default=32768, help="(default: %(default)s)")
     command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000)")
     command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
     args = command_line.parse_args(argv)
@@ -120,23 +172,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         "to warm up."
     )
     with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as folder:
-        paths = {name: f"{folder}/{name}" for name in ("shard.parquet", "float32", "float16", "tfrecord")}
+        paths = {name: f"{folder}/{name}" for name in ("shard.parquet", "float32", "float16", "tfrecord", "lance")}
         ids_and_labels = write_data_set(paths["shard.parquet"], model, videos)
         row_of = {video.id: index for index, video in enumerate(videos)}
         z_hat = model.quantize(x)[[row_of[video_id] for video_id in ids_and_labels["id"].to_pylist()]]
         write_parquet(paths["float32"], ids_and_labels, z_hat, np.float32)
         write_parquet(paths["float16"], ids_and_labels, z_hat, np.float16)
         write_examples(paths["tfrecord"], ids_and_labels, z_hat)
+        shard = paths["shard.parquet"]
+        num_classes = 1 + max(pc.max(ids_and_labels["labels"].combine_chunks().flatten()).as_py(), 3861)
+        dense = VideoDataset(shard, BATCH_SIZE, num_classes=num_classes)
         readers: dict[str, tuple[str, Callable[[], Batches]]] = {
-            "VideoDataset": ("shard.parquet", lambda: iter(VideoDataset(paths["shard.parquet"], BATCH_SIZE))),
+            "VideoDataset": ("shard.parquet", lambda: iter(VideoDataset(shard, BATCH_SIZE))),
             "VideoDataset, shuffled": (
                 "shard.parquet",
-                lambda: iter(VideoDataset(paths["shard.parquet"], BATCH_SIZE, shuffle=True)),
+                lambda: iter(VideoDataset(shard, BATCH_SIZE, shuffle=True)),
             ),
+            "VideoDataset, dense": ("shard.parquet", lambda: iter(dense)),
+            "to_tf()": ("shard.parquet", in_tensorflow(VideoDataset(shard, BATCH_SIZE))),
+            "to_tf(), dense": ("shard.parquet", in_tensorflow(dense)),
             "float32 Parquet, zstd": ("float32", lambda: read_parquet(paths["float32"])),
             "float16 Parquet, zstd": ("float16", lambda: read_parquet(paths["float16"])),
             "TFRecord, tf.data": ("tfrecord", lambda: read_examples(paths["tfrecord"], model.num_dims)),
         }
+        alone = {"to_tf()": "VideoDataset", "to_tf(), dense": "VideoDataset, dense"}
+        if importlib.util.find_spec("torch"):
+            readers["DataLoader"] = ("shard.parquet", in_torch(VideoDataset(shard, BATCH_SIZE)))
+            alone["DataLoader"] = "VideoDataset"
+        if importlib.util.find_spec("datasets"):
+            readers["float32 Parquet, datasets"] = ("float32", lambda: read_with_datasets(paths["float32"]))
+        if importlib.util.find_spec("lance"):
+            import lance
+
+            lance.write_dataset(pq.read_table(paths["float32"]), paths["lance"])
+            readers["float32, Lance"] = ("lance", lambda: read_lance(paths["lance"]))
         times: dict[str, list[float]] = {name: [] for name in readers}
         for turn in range(args.repeats + 1):
             for name, (_, read) in readers.items():
@@ -146,10 +215,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         report.row("videos/s", {name: [len(videos) / s for s in taken] for name, taken in times.items()})
         report.row(
             "bytes a video in the file",
-            {name: pathlib.Path(paths[file]).stat().st_size / len(videos) for name, (file, _) in readers.items()},
+            {name: bytes_of(pathlib.Path(paths[file])) / len(videos) for name, (file, _) in readers.items()},
         )
-    ours, theirs = (statistics.median(times[name]) for name in ("VideoDataset", "float32 Parquet, zstd"))
-    report.target("VideoDataset against zstd float32 Parquet", TARGET, theirs / ours)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    report.target(
+        "VideoDataset against zstd float32 Parquet",
+        TARGET,
+        medians["float32 Parquet, zstd"] / medians["VideoDataset"],
+    )
+    for name, plain in alone.items():
+        report.target(f"{name}, as a share of {plain} by itself", FRAMEWORK_TARGET, medians[plain] / medians[name])
     report.finish(args)
 
 

@@ -32,7 +32,8 @@ SCHEMA = pa.schema(
 
 _DECODED_NAMES = ("id", "labels", "num_frames")
 
-_FLOAT32_ROWS = 64
+# Integers that are converted at once: so few that malloc keeps the memory in between, where more would be cleared anew.
+_CONVERTED_AT_ONCE = 2**14
 
 
 def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
@@ -134,8 +135,9 @@ def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 def as_float32(z_hat: np.ndarray) -> np.ndarray:
     """Convert int32 to float32 in its own place: there may be 128 MB of it."""
     converted = z_hat.view(np.float32)
-    for start in range(0, len(z_hat), _FLOAT32_ROWS):
-        converted[start : start + _FLOAT32_ROWS] = z_hat[start : start + _FLOAT32_ROWS].astype(np.float32)
+    num_rows = max(1, _CONVERTED_AT_ONCE // z_hat.shape[1])
+    for start in range(0, len(z_hat), num_rows):
+        converted[start : start + num_rows] = z_hat[start : start + num_rows].astype(np.float32)
     return converted
 
 
