@@ -40,8 +40,8 @@ hypothesis.settings.load_profile("vidpress")
 # They run under Airflow's own Python: `make test-airflow`.
 collect_ignore = ["dags"]
 
-# What takes longest, the longest first. It begins first, so that no process is left with it at the end. Before that comes
-# what forks, while a process is still small.
+# What takes longest, the longest first. It begins first, so that no process is left with it at the end. Before that
+# comes what forks, while a process is still small.
 LONGEST = (
     "torch_dataset",
     *("pipeline_evaluate", "protocol", "training", "backends", "pipeline_train", "pipeline_evaluate_images"),
