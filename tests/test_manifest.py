@@ -8,15 +8,13 @@ from conftest import REPO
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidpress.model.data_set.input_lists import InputChangedError, InputFile, is_new
 from vidpress.model.data_set.manifest import (
     Counts,
     FileEntry,
     Generation,
-    InputChangedError,
-    InputFile,
     Manifest,
     ManifestError,
-    is_new,
     manifest_numbers,
 )
 from vidpress.model.data_set.verification import verify

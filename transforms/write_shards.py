@@ -13,7 +13,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from vidpress.model.data_set.id_hash import shard_of
-from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
 from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import storage

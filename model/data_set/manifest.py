@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import json
 import logging
@@ -14,7 +13,7 @@ import msgspec
 
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
-from vidpress.model.files import file_kinds, input_files, storage
+from vidpress.model.files import file_kinds, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
@@ -26,7 +25,6 @@ _READABLE_VERSIONS = (1, 2, 3, 4)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
-_MAX_LINE_BYTES = 2**16
 
 # What a manifest may say. More would only ask for memory, or for numbers that no other place can hold.
 MAX_SHARDS = 100_000
@@ -39,49 +37,6 @@ _log = logging.getLogger(__name__)
 
 class ManifestError(VidpressError, ValueError):
     """A folder that does not hold a usable data set. The message names it and says what to do."""
-
-
-class InputChangedError(VidpressError, ValueError):
-    """An input file that has changed since it was encoded."""
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class InputFile:
-    """A file that was read.
-
-    Attributes:
-      file: Its path or URI.
-      bytes: Its size.
-      records: How many records it has, including damaged ones.
-      record_bytes: The bytes of their payloads.
-      lost_bytes: How many bytes of the file could not be read, because what comes before them is damaged. It is not
-        known how many records they hold.
-      damaged_crc32: The CRC-32 (as in zlib) of the file if a part of it was damaged. It shows later whether the file
-        has been repaired.
-    """
-
-    file: str
-    bytes: _Number
-    records: _Number
-    record_bytes: _Number
-    lost_bytes: _Number = 0
-    damaged_crc32: _Number | None = None
-
-    def to_json(self) -> str:
-        """Return the file as one line of JSON."""
-        fields = dataclasses.asdict(self)
-        if self.damaged_crc32 is None:
-            del fields["damaged_crc32"]
-        return json.dumps(fields, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, line: builtins.bytes) -> InputFile:
-        """Read back what `to_json` gave.
-
-        Raises:
-          JsonError: If it is anything else.
-        """
-        return strict_json.decode(line, cls, max_bytes=_MAX_LINE_BYTES)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -370,30 +325,3 @@ def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> N
             lost,
             manifest_name(lost),
         )
-
-
-def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
-    """Return whether an input file has to be encoded.
-
-    A file that has grown is read again, and so is one that was damaged and has changed since. Those of its videos that
-    the data set does not have are added.
-
-    Args:
-      file: Its path.
-      num_bytes: Its size.
-      recorded: Its `bytes` and `damaged_crc32` in the data set's lists of input files, if they list it.
-
-    Raises:
-      InputChangedError: If it is smaller than it was.
-    """
-    recorded = list(recorded)
-    largest = max((size for size, _ in recorded), default=-1)
-    if num_bytes < largest:
-        raise InputChangedError(
-            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a new name "
-            "(videos that the data set has already are not added twice), or encode everything to another folder."
-        )
-    damaged = [crc32 for size, crc32 in recorded if size == largest]
-    if num_bytes > largest or None in damaged:
-        return num_bytes > largest
-    return input_files.crc32(file, num_bytes) not in damaged

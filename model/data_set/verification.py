@@ -19,7 +19,8 @@ from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
 from vidpress.model.data_set.id_hash import hash_of
 from vidpress.model.data_set.input_decoding import parse_decoder
-from vidpress.model.data_set.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.manifest import FileEntry, Generation, Manifest, ManifestError
 from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
