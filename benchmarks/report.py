@@ -108,7 +108,7 @@ def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
                 command = ["train", "--input", f"{data}/yt8m_v2_video/validate00[0-9]*.tfrecord", "--hidden", hidden]
                 command += ["--lmbda", lmbda, "--weight_decay", "3e-4", "--input_dropout", "0.2"]
                 command += ["--steps", str(steps), "--output", str(model)]
-                subprocess.run([sys.executable, "-m", "vidpress.pipeline.cli", *command], check=True)
+                subprocess.run([sys.executable, "-m", "vidpress.pipeline.launching.cli", *command], check=True)
             models.setdefault(hidden, []).append(str(model))
     return models
 

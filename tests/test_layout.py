@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import REPO
 
-from vidpress.pipeline import cli
+from vidpress.pipeline.launching import cli
 
 # What each room imports beside itself: a line a room, in the order of ARCHITECTURE.md, and only what stands above it. A
 # module with a line of its own is none of its room's.
@@ -186,7 +186,7 @@ def test_the_public_names_are_loaded_when_they_are_used():
     assert not {"numpy", "pyarrow", "numba", "apache_beam", *KERAS} & loaded_by("vidpress.model")
 
 
-@pytest.mark.parametrize("command", [*cli.COMMANDS, "cli"])
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "launching/cli"])
 def test_commands_run_as_modules(command):
     """`python -m vidpress.pipeline.NAME` that did nothing would end with 0."""
     assert 'if __name__ == "__main__":\n    main()\n' in (REPO / "pipeline" / f"{command}.py").read_text()
