@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "model.warm_up": "model model.tables model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
+    "transforms.compaction": "model.shards model.data_set transforms transforms.generations",
     "pipeline.launching": "model model.files model.data_set",
     "pipeline.running": "model transforms pipeline.launching",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
@@ -44,8 +45,8 @@ MAY_IMPORT = {
     " pipeline.evaluation.rivals pipeline.evaluation.videos",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set model.reading"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals pipeline.evaluation"
-    " pipeline.evaluation.videos pipeline.evaluation.report pipeline.demonstration",
+    " transforms.compaction pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals"
+    " pipeline.evaluation pipeline.evaluation.videos pipeline.evaluation.report pipeline.demonstration",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated
 
 import msgspec
@@ -19,9 +19,9 @@ from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
-# 4 the decoder of the input.
-FORMAT_VERSION = 4
-_READABLE_VERSIONS = (1, 2, 3, 4)
+# 4 the decoder of the input; 5 compactions.
+FORMAT_VERSION = 5
+_READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
@@ -96,14 +96,15 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What one encode job added to a data set.
+    """What one job added to a data set: an encode job its videos, or a compaction new shards for those of others.
 
     Attributes:
       num_shards: Over how many shards the ids were divided. A shard without videos has no file.
       shards: The shards, by name.
       dead_letters: The files of dead letters, by name.
-      inputs: The file that lists the input files, one `InputFile` a line; None before version 2.
-      counts: What became of the input.
+      inputs: The file that lists the input files, one `InputFile` a line; None for a compaction, and before version 2.
+      counts: What became of the input; a compaction had none.
+      replaced_by: The later generation whose shards hold its videos now, if it was compacted. It has no shards then.
     """
 
     num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
@@ -111,6 +112,7 @@ class Generation:
     dead_letters: tuple[FileEntry, ...]
     inputs: FileEntry | None
     counts: Counts
+    replaced_by: _Positive | None = None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -160,6 +162,19 @@ class Manifest:
     def counts(self) -> Counts:
         """What became of all input."""
         return Counts.total(generation.counts for generation in self.generations)
+
+    @property
+    def held(self) -> tuple[Counts, ...]:
+        """Of each generation: what became of the input whose videos are in its shards."""
+        by_holder: dict[int, list[Counts]] = {}
+        for number, generation in enumerate(self.generations, start=1):
+            by_holder.setdefault(generation.replaced_by or number, []).append(generation.counts)
+        return tuple(Counts.total(by_holder.get(number, ())) for number in range(1, self.generation + 1))
+
+    @property
+    def newest_compaction(self) -> int:
+        """The newest generation that is a compaction; 0 if there is none."""
+        return max((generation.replaced_by or 0 for generation in self.generations), default=0)
 
     def to_json(self) -> str:
         """Return the manifest's file; equal data sets give equal bytes."""
@@ -224,7 +239,12 @@ class Manifest:
             _warn_of_lost_generation(data_set, max(numbers))
         number = max(numbers) if generation is None else generation
         if number not in numbers:
-            fate = "is lost" if number < max(numbers) else "never existed"
+            if number > max(numbers):
+                fate = "never existed"
+            elif number < oldest_kept(cls.load(data_set), numbers):
+                fate = "was removed by `vidpress compact --expire`, or is lost"
+            else:
+                fate = "is lost"
             raise ManifestError(
                 f"{os.fspath(data_set)} holds no {manifest_name(number)}, which {fate}. Its newest generation, "
                 f"{max(numbers)}, holds all that is older."
@@ -260,15 +280,20 @@ class _Version1(msgspec.Struct):
 
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield everything that contradicts itself, and that vidpress cannot have written."""
-    for number, generation in enumerate(manifest.generations, start=1):
-        yield from _problems_of(number, generation)
+    for number, (generation, held) in enumerate(zip(manifest.generations, manifest.held, strict=True), start=1):
+        yield from _problems_of(number, generation, held)
+        holder = generation.replaced_by
+        if holder is not None and not (
+            number < holder <= manifest.generation and manifest.generations[holder - 1].replaced_by is None
+        ):
+            yield f"generation {number} is replaced by generation {holder}, which does not hold it"
     if manifest.decoder is not None:
         found = parse_part_name(manifest.decoder.name)
         if found is None or found["kind"] != "decoder":
             yield f"{manifest.decoder.name[:200]!r} is not the name of a decoder"
 
 
-def _problems_of(number: int, generation: Generation) -> Iterator[str]:
+def _problems_of(number: int, generation: Generation, held: Counts) -> Iterator[str]:
     names = [entry.name for entry in generation.files]
     if len(set(names)) != len(names):
         yield f"generation {number} lists a file twice"
@@ -286,14 +311,25 @@ def _problems_of(number: int, generation: Generation) -> Iterator[str]:
     for entry in generation.shards:
         if sum(entry.row_groups) != entry.rows:
             yield f"{entry.name} has {entry.rows} rows in row groups of {list(entry.row_groups)[:20]}"
-    counts = generation.counts
     for what, counted, entries in (
-        ("videos", counts.videos, generation.shards),
-        ("dead letters", counts.dead_letters, generation.dead_letters),
+        ("videos", held.videos, generation.shards),
+        ("dead letters", generation.counts.dead_letters, generation.dead_letters),
     ):
         rows = sum(entry.rows for entry in entries)
         if rows != counted:
             yield f"generation {number} counts {counted:,} {what}, its files have {rows:,} rows"
+
+
+def oldest_kept(newest: Manifest, numbers: Collection[int]) -> int:
+    """Return the oldest generation whose manifest should be there: those before it were removed after a compaction.
+
+    They are removed from the oldest on. So one that is missing after another is lost.
+
+    Args:
+      newest: The newest manifest.
+      numbers: The `manifest_numbers` of the data set.
+    """
+    return min(*numbers, max(newest.newest_compaction, 1))
 
 
 def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "encode": "encode TFRecords to a data set of Parquet shards, with Beam",
     "evaluate": "train at several rates, and compare with the alternatives (needs the extras vidpress[train,report])",
     "decode": "decode a data set to TFRecords or Parquet, with Beam",
+    "compact": "write the videos of many generations as one, and remove what that replaces, with Beam",
     "get": "print or write videos of a data set by their ids",
     "verify": "check a data set against its manifest",
     "inspect": "describe a model, a shard or a data set",
