@@ -87,6 +87,7 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
         "lanes": ["lanes.py", *(["--model", *coder_models] if coder_models else [])],
         "reading": ["reading.py", *(network("2000") if coder_models else [])],
         "lookup": ["lookup.py", *(network("2000") if coder_models else [])],
+        "compaction": ["compaction.py", *(network("2000") if coder_models else [])],
         "start-up": ["start_up.py", *(["--python", light_python] if light_python else [])],
         "growth": ["growth.py"],
         "training": ["training.py"],

@@ -106,6 +106,9 @@ def test_a_compacted_data_set_is_added_to_read_and_compacted_again(made, days, t
     assert len(pq.read_table(tmp_path / "features")) == 110
     assert len([batch for batch in reader for _ in batch.ids]) == 100
     manifest = compact_it(made, "--num_shards", "2")
+    dataset = VideoDataset(made.output)
+    assert dataset.shard_paths == [str(made.output / entry.name) for entry in manifest.shards]
+    assert [VideoDataset(path).shard_paths for path in dataset.shard_paths] == [[path] for path in dataset.shard_paths]
     assert [each.replaced_by for each in manifest.generations] == [6] * 5 + [None]
     assert len(videos(made.output)) == manifest.counts.videos == 110
     for number in range(1, 6):

@@ -13,7 +13,7 @@ from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.features import DECODED
 from vidpress.model.files import storage
-from vidpress.model.files.file_names import shard_index
+from vidpress.model.files.file_names import join, shard_index
 from vidpress.model.files.uris import normalized
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
 from vidpress.model.reading.lookup import Lookup, Shards
@@ -103,6 +103,11 @@ class StoredVideos:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lookup": None}
+
+    @property
+    def shard_paths(self) -> list[str]:
+        """The paths or URIs of the shards."""
+        return [self.path] if self.generation is None else [join(self.path, name) for name in self._entries]
 
     def order(self, rng_key: tuple[int, ...] | None) -> EpochOrder:
         """Return the order of an epoch (`EpochOrder`)."""

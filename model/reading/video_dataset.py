@@ -115,6 +115,11 @@ class VideoDataset:
         """What an input vector is made of, if these are read."""
         return None if self._videos.decoder is None else self._videos.decoder.spec
 
+    @property
+    def shard_paths(self) -> list[str]:
+        """The paths or URIs of the shards, for other Parquet readers: the folder may hold others, too."""
+        return self._videos.shard_paths
+
     def check_workers(self, num_workers: int) -> None:
         """See that so many workers can share the data set.
 
@@ -294,8 +299,8 @@ class VideoDataset:
     def register_in(self, connection: duckdb.DuckDBPyConnection, name: str = "vidpress_decode") -> None:
         """Add an SQL function to a DuckDB connection that decodes this data set's shards.
 
-        `SELECT id, vidpress_decode(code, bank) FROM 'compact/shard-*.parquet' WHERE list_contains(labels, 5)` decodes
-        what the query selects, and nothing else. The result is FLOAT[num_dims].
+        `SELECT id, vidpress_decode(code, bank) FROM read_parquet($shards) WHERE list_contains(labels, 5)` decodes what
+        the query selects, and nothing else, if the parameter `shards` is `shard_paths`. The result is FLOAT[num_dims].
         """
         from vidpress.model.reading import sql
 
