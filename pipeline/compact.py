@@ -12,8 +12,8 @@ from vidpress.pipeline.launching import launch
 from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.compaction.compact_shards import CompactShards
 
-# Codes of this size become a shard of some 300 MB: of the same order as `encode`'s for video-level input, large enough
-# that its tables and opening it cost nothing, and small enough to be sorted in the memory of any worker.
+# Codes of this size become a shard of some 280 MB, between what `encode` makes of frame-level and of video-level input.
+# Opening it and its tables cost next to nothing then. A worker takes 1.6 GB to sort it.
 CODE_BYTES_PER_SHARD = 256 * 2**20
 
 
