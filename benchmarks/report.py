@@ -87,6 +87,7 @@ def jobs(light_python: str | None, models: Mapping[str, Sequence[str]]) -> dict[
         "lanes": ["lanes.py", *(["--model", *coder_models] if coder_models else [])],
         "reading": ["reading.py", *(network("2000") if coder_models else [])],
         "lookup": ["lookup.py", *(network("2000") if coder_models else [])],
+        "compaction": ["compaction.py", *(network("2000") if coder_models else [])],
         "start-up": ["start_up.py", *(["--python", light_python] if light_python else [])],
         "growth": ["growth.py"],
         "training": ["training.py"],
@@ -108,7 +109,7 @@ def train_models(folder: pathlib.Path, steps: int) -> dict[str, list[str]]:
                 command = ["train", "--input", f"{data}/yt8m_v2_video/validate00[0-9]*.tfrecord", "--hidden", hidden]
                 command += ["--lmbda", lmbda, "--weight_decay", "3e-4", "--input_dropout", "0.2"]
                 command += ["--steps", str(steps), "--output", str(model)]
-                subprocess.run([sys.executable, "-m", "vidpress.pipeline.cli", *command], check=True)
+                subprocess.run([sys.executable, "-m", "vidpress.pipeline.launching.cli", *command], check=True)
             models.setdefault(hidden, []).append(str(model))
     return models
 

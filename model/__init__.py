@@ -11,7 +11,8 @@ from vidpress.model.extras import MissingLibraryError, missing
 
 if TYPE_CHECKING:
     from vidpress.model.coding.feature_codec import FeatureCodec
-    from vidpress.model.data_set.manifest import InputFile, Manifest
+    from vidpress.model.data_set.input_lists import InputFile
+    from vidpress.model.data_set.manifest import Manifest
     from vidpress.model.data_set.rows import DeadLetter
     from vidpress.model.errors import VidpressError
     from vidpress.model.features import Feature, FeatureSpec
@@ -32,7 +33,7 @@ else:
         "FeatureCodec": "vidpress.model.coding.feature_codec",
         "FeatureSpec": "vidpress.model.features",
         "FrozenModel": "vidpress.model.frozen.frozen_model",
-        "InputFile": "vidpress.model.data_set.manifest",
+        "InputFile": "vidpress.model.data_set.input_lists",
         "Manifest": "vidpress.model.data_set.manifest",
         "PooledVideo": "vidpress.model.records.videos",
         "RaggedLabels": "vidpress.model.reading.video_batch",

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vidpress.model.records import synthetic
-from vidpress.pipeline import cli
 from vidpress.pipeline.demonstration import comparison as demo_comparison
-from vidpress.pipeline.launching import launch, libraries
+from vidpress.pipeline.launching import cli, launch, libraries
 
 _PROG = "vidpress demo"
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
-from vidpress.model.data_set.manifest import Manifest, is_new, manifest_numbers
+from vidpress.model.data_set.input_lists import is_new
+from vidpress.model.data_set.manifest import Manifest, manifest_numbers
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.files.input_files import MatchedFile, older_than

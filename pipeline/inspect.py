@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -80,11 +81,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
     yield f"vidpress data set {uri}"
     yield f"  videos           {counts.videos:,} in {count(len(manifest.shards), 'shard')}"
     yield f"  generations      {manifest.generation:,}"
-    for number, generation in enumerate(manifest.generations, start=1):
-        yield (
-            f"    {number:<14} {count(generation.counts.videos, 'video')} in {count(len(generation.shards), 'shard')} "
-            f"(of {generation.num_shards:,})"
-        )
+    yield from _describe_generations(manifest)
     yield f"  records read     {counts.records:,}"
     yield f"  duplicates       {counts.duplicates:,}"
     yield f"  dead letters     {counts.dead_letters:,} in {count(len(manifest.dead_letters), 'file')}"
@@ -107,6 +104,24 @@ def describe_data_set(uri: str) -> Iterator[str]:
         yield f"  tables           {_describe_tables(shards[0].header.tables)}"
     yield from _describe_rows(shards)
     yield "  health           every shard fits the manifest, every row group its checksum, every code decodes"
+
+
+def _describe_generations(manifest: Manifest) -> Iterator[str]:
+    """Yield a line for each generation, or one for neighbours whose videos a compaction wrote to its shards."""
+    numbered = zip(itertools.count(1), manifest.generations, manifest.held, strict=False)
+    for holder, group in itertools.groupby(numbered, key=lambda each: each[1].replaced_by):
+        neighbours = list(group)
+        if holder is not None:
+            numbers = " to ".join(sorted({f"{number}" for number, *_ in (neighbours[0], neighbours[-1])}, key=int))
+            videos = count(sum(generation.counts.videos for _, generation, _ in neighbours), "video")
+            yield f"    {numbers:<14} {videos} in the shards of generation {holder}"
+            continue
+        for number, generation, held in neighbours:
+            videos = count(held.videos, "video")
+            if compacted := held.videos - generation.counts.videos:
+                videos += f", {compacted:,} of them of earlier generations,"
+            shards = count(len(generation.shards), "shard")
+            yield f"    {number:<14} {videos} in {shards} (of {generation.num_shards:,})"
 
 
 def _shortened(text: str) -> str:

@@ -15,8 +15,7 @@ import numpy as np
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.metrics import MetricsAccumulator
-from vidpress.pipeline import cli
-from vidpress.pipeline.launching import libraries
+from vidpress.pipeline.launching import cli, libraries
 
 if __name__ == "__main__":
     libraries.load_keras("vidpress", "testing")

@@ -1,8 +1,8 @@
-"""What a data set promises, as a machine that Hypothesis drives: writers, appends, readers, losses, and kills anywhere.
+"""What a data set promises, as a machine that Hypothesis drives: writers, compactions, readers, losses, kills anywhere.
 
 Whatever happens in which order: the newest generation holds every video of every input file that a run was said to have
-added, once, with its own features; who opened an earlier generation goes on reading that; and nothing that any manifest
-lists is ever removed.
+added, once, with its own features; who opened an earlier generation goes on reading that, until it is expired; and
+nothing that any manifest lists is ever removed.
 """
 
 import functools
@@ -17,14 +17,14 @@ from conftest import SPEC, forked, frame_level, random_model, write_records
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vidpress.model.data_set.manifest import Manifest, manifest_numbers
+from vidpress.model.data_set.compaction import is_compact
+from vidpress.model.data_set.manifest import Manifest, manifest_numbers, oldest_kept
 from vidpress.model.data_set.verification import verify
 from vidpress.model.files import storage
-from vidpress.model.files.file_names import is_part_name, join, manifest_name
+from vidpress.model.files.file_names import generation_of, is_part_name, join, manifest_name
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.pipeline import encode
-from vidpress.transforms.generations import generation_files
+from vidpress.pipeline import compact, encode
 
 MODEL = random_model(SPEC)
 MAX_INDEX = 60
@@ -69,7 +69,6 @@ class DataSetMachine(RuleBasedStateMachine):
         self.inputs: dict[str, set[int]] = {}
         self.added: set[int] = set()
         self.generations = 0
-        self.lost: set[int] = set()
         self.readers: list[tuple[VideoDataset, dict[bytes, bytes]]] = []
 
     def teardown(self):
@@ -81,7 +80,10 @@ class DataSetMachine(RuleBasedStateMachine):
             ["--append", "--input", f"{self.input}/{input}", "--model", self.model, "--output", self.output, *options]
         )
 
-    def started(self, die_at: tuple[int, int] | None, *options: str, input: str = "*"):
+    def compact(self, *options: str) -> None:
+        compact.main([self.output, *options])
+
+    def started(self, die_at: tuple[int, int] | None, run):
         """Start a run in a process of its own, which dies at the n-th call of one of the points, before or after it."""
 
         def target():
@@ -100,7 +102,7 @@ class DataSetMachine(RuleBasedStateMachine):
                     return result
 
                 setattr(owner, name, die)
-            self.run(*options, input=input)
+            run()
 
         process = forked(target)
         return process
@@ -117,7 +119,7 @@ class DataSetMachine(RuleBasedStateMachine):
         if newest > self.generations:
             self.generations = newest
             files = set()
-            for generation in Manifest.load(self.output).generations:
+            for generation in filter(lambda each: each.inputs, Manifest.load(self.output).generations):
                 lines = storage.read_bytes(join(self.output, generation.inputs.name)).splitlines()
                 files |= {json.loads(line)["file"] for line in lines}
             for name, indices in self.inputs.items():
@@ -142,10 +144,55 @@ class DataSetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.inputs)
     @rule(num_shards=st.integers(1, 4), point=st.integers(0, 9), call=st.integers(0, 15))
     def append_and_die(self, num_shards, point, call):
-        process = self.started((point, call), "--num_shards", str(num_shards))
+        process = self.started((point, call), lambda: self.run("--num_shards", str(num_shards)))
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         self.note_what_was_added()
+
+    @precondition(lambda self: self.generations)
+    @rule(num_shards=st.integers(1, 4))
+    def compact_all(self, num_shards):
+        needed = not is_compact(Manifest.load(self.output))
+        self.compact("--num_shards", str(num_shards))
+        assert self.was_there() == self.generations + needed
+        self.note_what_was_added()
+
+    @precondition(lambda self: self.generations > 1)
+    @rule(point=st.integers(0, 9), call=st.integers(0, 15), expire=st.booleans())
+    def compact_and_die(self, point, call, expire):
+        options = ["--expire", "0"] if expire else ["--num_shards", "3"]
+        process = self.started((point, call), lambda: self.compact(*options))
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        self.note_what_was_added()
+        if expire:
+            self.readers_leave()
+
+    @precondition(lambda self: self.generations > 1)
+    @rule()
+    def expire(self):
+        self.compact("--expire", "0")
+        self.readers_leave()
+        newest = Manifest.load(self.output)
+        assert min(manifest_numbers(self.output)) >= newest.newest_compaction
+
+    def readers_leave(self) -> None:
+        """Those of generations that were expired; that they have to is what --expire says."""
+        compaction = Manifest.load(self.output).newest_compaction
+        self.readers = [each for each in self.readers if each[0].generation >= compaction]
+
+    @precondition(lambda self: self.generations > 1)
+    @rule(one=st.integers(0, 10))
+    def append_and_compact_at_once(self, one):
+        """One of them may fail; of what it wrote nothing counts."""
+        name = sorted(self.inputs)[one % len(self.inputs)]
+        processes = [self.started(None, lambda: self.run(input=name)), self.started(None, self.compact)]
+        for process in processes:
+            process.join()
+        codes = [process.exitcode for process in processes]
+        assert codes in ([0, 0], [0, 1], [1, 0])
+        self.note_what_was_added()
+        assert codes[0] or self.inputs[name] <= self.added
 
     @precondition(lambda self: self.inputs)
     @rule(one=st.integers(0, 10), other=st.integers(0, 10))
@@ -153,7 +200,7 @@ class DataSetMachine(RuleBasedStateMachine):
         """Of two that add different files, one fails; of what it wrote nothing counts."""
         names = sorted(self.inputs)
         chosen = [names[number % len(names)] for number in (one, other)]
-        processes = [self.started(None, input=name) for name in chosen]
+        processes = [self.started(None, functools.partial(self.run, input=name)) for name in chosen]
         for process in processes:
             process.join()
         codes = [process.exitcode for process in processes]
@@ -170,7 +217,7 @@ class DataSetMachine(RuleBasedStateMachine):
     @rule(older=st.integers(0, 3))
     def a_reader_comes(self, older):
         generation = max(self.generations - older, 1)
-        if generation not in self.lost:
+        if generation in manifest_numbers(self.output):
             dataset = VideoDataset(self.output, batch_size=7, generation=generation)
             assert dataset.generation == generation
             self.readers.append((dataset, content(dataset)))
@@ -180,7 +227,8 @@ class DataSetMachine(RuleBasedStateMachine):
     def a_manifest_is_lost(self, which):
         generation = 1 + which % (self.generations - 1)
         storage.remove([join(self.output, manifest_name(generation))])
-        self.lost.add(generation)
+        # Shards that were compacted since are listed by no other manifest, and go as leftovers do.
+        self.readers = [each for each in self.readers if each[0].generation != generation]
 
     @rule()
     def a_day_passes(self):
@@ -210,8 +258,10 @@ class DataSetMachine(RuleBasedStateMachine):
     def verify_finds_nothing_but_what_was_lost(self):
         if getattr(self, "generations", 0):
             report = verify(self.output, sample=4)
-            assert len(report.findings) == len(self.lost)
-            assert all("which is lost" in finding for finding in report.findings)
+            numbers = manifest_numbers(self.output)
+            lost = set(range(oldest_kept(report.manifest, numbers), self.generations)) - numbers
+            assert len(report.findings) == len(lost)
+            assert all("is lost" in finding for finding in report.findings)
 
 
 class LocalMachine(DataSetMachine):
@@ -238,9 +288,14 @@ class UnlistedFilesMachine(LocalMachine):
             self.append(1)
             names = {file.name for file in storage.list_files(self.output)}
             manifest = Manifest.load(self.output)
-            listed = {entry.name for entry in manifest.files}
-            manifests = {manifest_name(number) for number in manifest_numbers(self.output)}
+            numbers = manifest_numbers(self.output)
+            listed = {entry.name for number in numbers for entry in Manifest.load(self.output, number).files}
+            manifests = set(map(manifest_name, numbers))
             later = {name for name in names - listed if is_part_name(name)}
             assert names - listed - manifests <= later
-            assert all(generation_files.generation_of(name) > manifest.generation for name in later)
+            # A list of input files says that all was there but the manifest, which may have been lost: it stays.
+            complete = {generation_of(name) for name in later if name.startswith("inputs-")}
+            assert all(
+                generation_of(name) > manifest.generation for name in later if generation_of(name) not in complete
+            )
         super().teardown()

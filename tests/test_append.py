@@ -636,8 +636,8 @@ def test_a_temporary_file_that_a_faster_run_took_for_a_leftover_is_written_again
     assert [path.name for path in tmp_path.iterdir()] == [entry.name]
 
 
-def killed(arguments, owner, name, where=""):
-    """Run an encode job that dies where it would call a function, with a first argument that ends with `where`."""
+def killed(arguments, owner, name, where="", main=encode.main):
+    """Run a job that dies where it would call a function, with a first argument that ends with `where`."""
     function = getattr(owner, name)
 
     def die(first, *args, **kwargs):
@@ -647,7 +647,7 @@ def killed(arguments, owner, name, where=""):
 
     def target():
         setattr(owner, name, die)
-        encode.main(arguments)
+        main(arguments)
 
     process = forked(target)
     process.join()

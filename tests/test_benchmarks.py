@@ -54,6 +54,7 @@ def test_a_page_of_no_results_is_refused(tmp_path):
     "arguments",
     [
         ("reading.py", "--repeats", "1", "--num_videos", "300"),
+        ("compaction.py", "--repeats", "1", "--generations", "4", "--videos_a_generation", "30"),
         ("lookup.py", "--repeats", "1", "--num_videos", "9000", "--lookups", "20"),
         ("growth.py", "--repeats", "1", "--records", "2"),
         ("training.py", "--repeats", "1", "--steps", "1", "--hidden", "20", "--batch_size", "10"),

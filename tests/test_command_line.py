@@ -13,7 +13,8 @@ from conftest import SPEC, random_model, video_level, write_records
 
 from vidpress.model.files import local_files
 from vidpress.model.reading.video_dataset import VideoDataset
-from vidpress.pipeline import cli, decode, encode, inspect, verify
+from vidpress.pipeline import decode, encode, inspect, verify
+from vidpress.pipeline.launching import cli
 from vidpress.pipeline.running import runners
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
@@ -22,7 +23,7 @@ TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_pr
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run `vidpress` as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "vidpress.pipeline.cli", *arguments],
+        [sys.executable, "-m", "vidpress.pipeline.launching.cli", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -335,7 +336,7 @@ def test_a_system_without_masks_of_cpus(model_path, tmp_path):
 def test_a_full_disk_is_one_line(model_path, tmp_path):
     records = write_records(tmp_path / "a.tfrecord", [video_level(index) for index in range(50)])
     # The nearest to a full disk that anyone may make: no file may grow beyond 1 KiB.
-    script = f'ulimit -f 1; exec "{sys.executable}" -m vidpress.pipeline.cli "$@"'
+    script = f'ulimit -f 1; exec "{sys.executable}" -m vidpress.pipeline.launching.cli "$@"'
     arguments = ["encode", "--input", records, "--model", model_path, "--output", str(tmp_path / "out")]
     environment = {**os.environ, "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", "")}
     result = subprocess.run(["bash", "-c", script, "-", *arguments], capture_output=True, text=True, env=environment)

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPO
 from data_sets import write_data_set
 
-from vidpress.pipeline import cli
+from vidpress.pipeline.launching import cli
 
 TEXT = (REPO / "docs" / "reading.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)

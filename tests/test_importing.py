@@ -99,7 +99,7 @@ def errors_of(environment: dict[str, str], *arguments: str) -> str:
     "arguments",
     [
         ["-m", "vidpress.pipeline.encode", "--help"],
-        ["-c", "import vidpress.pipeline.cli as cli; cli.main(['encode', '--help'])"],
+        ["-c", "import vidpress.pipeline.launching.cli as cli; cli.main(['encode', '--help'])"],
         [str(REPO / "dataflow_templates" / "encode" / "main.py"), "--help"],
     ],
     ids=["module", "script", "template"],

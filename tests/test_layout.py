@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import REPO
 
-from vidpress.pipeline import cli
+from vidpress.pipeline.launching import cli
 
 # What each room imports beside itself: a line a room, in the order of ARCHITECTURE.md, and only what stands above it. A
 # module with a line of its own is none of its room's.
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "model.warm_up": "model model.tables model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
+    "transforms.compaction": "model.shards model.data_set transforms transforms.generations",
     "pipeline.launching": "model model.files model.data_set",
     "pipeline.running": "model transforms pipeline.launching",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",
@@ -44,8 +45,8 @@ MAY_IMPORT = {
     " pipeline.evaluation.rivals pipeline.evaluation.videos",
     "pipeline": "model model.files model.tables model.records model.frozen model.shards model.data_set model.reading"
     " model.networks model.training model.images transforms transforms.generations"
-    " pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals pipeline.evaluation"
-    " pipeline.evaluation.videos pipeline.evaluation.report pipeline.demonstration",
+    " transforms.compaction pipeline.launching pipeline.running pipeline.training pipeline.evaluation.rivals"
+    " pipeline.evaluation pipeline.evaluation.videos pipeline.evaluation.report pipeline.demonstration",
 }
 KERAS_ROOMS = {"model.networks", "model.training", "model.images"}
 BACKENDS = {"tensorflow", "jax", "torch"}
@@ -186,7 +187,7 @@ def test_the_public_names_are_loaded_when_they_are_used():
     assert not {"numpy", "pyarrow", "numba", "apache_beam", *KERAS} & loaded_by("vidpress.model")
 
 
-@pytest.mark.parametrize("command", [*cli.COMMANDS, "cli"])
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "launching/cli"])
 def test_commands_run_as_modules(command):
     """`python -m vidpress.pipeline.NAME` that did nothing would end with 0."""
     assert 'if __name__ == "__main__":\n    main()\n' in (REPO / "pipeline" / f"{command}.py").read_text()

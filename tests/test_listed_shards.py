@@ -16,7 +16,8 @@ from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard_header import ShardError
-from vidpress.pipeline import cli, encode
+from vidpress.pipeline import encode
+from vidpress.pipeline.launching import cli
 from vidpress.transforms.read_shards import ReadShards
 
 GOLDEN = REPO / "tests" / "golden"

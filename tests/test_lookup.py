@@ -15,7 +15,7 @@ from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
-from vidpress.pipeline import cli
+from vidpress.pipeline.launching import cli
 
 NUM_VIDEOS = 9000
 

@@ -68,7 +68,7 @@ def test_wheel_is_imported_from_another_folder(wheel, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    script = "import vidpress.model as m, vidpress.pipeline.cli; print(m.VideoDataset.__module__, m.__file__)"
+    script = "import vidpress.model as m, vidpress.pipeline.launching.cli; print(m.VideoDataset.__module__, m.__file__)"
     result = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -103,7 +103,7 @@ def test_version_is_known_without_the_libraries(wheel, tmp_path):
 def test_wheel_has_the_command(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-    assert "vidpress = vidpress.pipeline.cli:main" in archive.read(name).decode()
+    assert "vidpress = vidpress.pipeline.launching.cli:main" in archive.read(name).decode()
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -20,7 +20,8 @@ from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records.examples import float_values, parse_record
 from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.model.records.videos import parse_video, pool_frames
-from vidpress.pipeline import cli, decode, encode, inspect
+from vidpress.pipeline import decode, encode, inspect
+from vidpress.pipeline.launching import cli
 
 
 def direct(model, paths):
@@ -244,7 +245,7 @@ def test_works_without_tensorflow_and_with_the_newest_beam(model, model_path, in
     script.write_text(
         "import importlib.util, json, sys\n"
         "assert importlib.util.find_spec('tensorflow') is None\n"
-        "from vidpress.pipeline import cli\n"
+        "from vidpress.pipeline.launching import cli\n"
         "model, output, *inputs = sys.argv[1:]\n"
         "cli.main(['encode', '--model', model, '--output', output, '--input', *inputs])\n"
         "cli.main(['decode', '--input', output, '--output', output + '-features', '--format', 'parquet'])\n"

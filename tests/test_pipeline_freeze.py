@@ -9,7 +9,8 @@ from conftest import SPEC
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.synthetic import write_shards
 from vidpress.model.training import freezing, training_data
-from vidpress.pipeline import cli, freeze, train
+from vidpress.pipeline import freeze, train
+from vidpress.pipeline.launching import cli
 
 NETWORK = [
     *("--features", str(SPEC), "--classes", "6", "--hidden", "60", "--lmbda", "0.001", "--steps", "150"),

@@ -117,7 +117,7 @@ def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_
     output, work_dir = tmp_path / "model.safetensors", tmp_path / "model.training"
     argv = ["train", "--input", data[0], "--validation", data[1], "--output", str(output), *SMALL, "--decay_steps", "1"]
     argv += ["--checkpoint_every", "1"]
-    command = [sys.executable, "-m", "vidpress.pipeline.cli", *argv]
+    command = [sys.executable, "-m", "vidpress.pipeline.launching.cli", *argv]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(work_dir.glob("checkpoints/step-*")):
             time.sleep(0.001)
@@ -137,7 +137,7 @@ def test_a_training_is_stopped_and_goes_on_to_the_same_model(trained, data, tmp_
 
 def test_a_full_temporary_folder_is_named(data, tmp_path):
     # The nearest to a full disk that anyone may make: no file may grow beyond 1 KiB.
-    script = f'ulimit -f 1; exec "{sys.executable}" -m vidpress.pipeline.cli "$@"'
+    script = f'ulimit -f 1; exec "{sys.executable}" -m vidpress.pipeline.launching.cli "$@"'
     argv = ["train", "--input", data[0], "--output", str(tmp_path / "m.safetensors"), *SMALL]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     result = subprocess.run(["bash", "-c", script, "-", *argv], capture_output=True, text=True, env=environment)
@@ -240,7 +240,7 @@ def run(code, *argv, **environment):
 
 # Hides modules as where they are not installed: from find_spec, too.
 HIDE = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
-MAIN = "import sys; from vidpress.pipeline.cli import main; main(sys.argv[1:])"
+MAIN = "import sys; from vidpress.pipeline.launching.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(params=["train", "freeze", "demo", "evaluate"])

@@ -13,7 +13,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.data_set.manifest import InputFile
+from vidpress.model.data_set.input_lists import InputFile
 from vidpress.model.data_set.rows import MAX_REASON_LENGTH, DeadLetter
 from vidpress.model.files.input_files import InputError
 from vidpress.model.records.examples import serialize_record

@@ -108,7 +108,7 @@ def test_what_strangers_wrote_cannot_move_the_cursor():
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("end", "code"), [("> /dev/full", 1), ("| head -c 1 > /dev/null", 0)])
 def test_an_output_that_cannot_be_written_to(model_path, end, code, unbuffered):
-    command = f"'{sys.executable}' -m vidpress.pipeline.cli inspect '{model_path}' {end}"
+    command = f"'{sys.executable}' -m vidpress.pipeline.launching.cli inspect '{model_path}' {end}"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert result.returncode == code
@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written_to(model_path, end, code, unbuffered):
 @pytest.mark.parametrize("end", ["> /dev/full", "| head -c 1 > /dev/null"])
 @pytest.mark.parametrize("arguments", ["--help", "--version", "inspect --help"])
 def test_help_that_cannot_be_written(arguments, end, unbuffered):
-    command = f"'{sys.executable}' -m vidpress.pipeline.cli {arguments} {end}"
+    command = f"'{sys.executable}' -m vidpress.pipeline.launching.cli {arguments} {end}"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert "Traceback" not in result.stderr

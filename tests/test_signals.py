@@ -39,7 +39,7 @@ class Command:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vidpress.pipeline.cli", *arguments],
+                [sys.executable, "-m", "vidpress.pipeline.launching.cli", *arguments],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

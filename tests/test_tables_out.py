@@ -113,11 +113,12 @@ def test_sql_decodes_what_it_selects(data_set, label, monkeypatch):
         stored_videos, "decode_codes", lambda rows, tables: decoded.append(rows.num_rows) or decode_codes(rows, tables)
     )
     connection = duckdb.connect()
-    VideoDataset(folder).register_in(connection)
+    dataset = VideoDataset(folder)
+    dataset.register_in(connection)
     query = f"""
-        SELECT id, vidpress_decode(code, bank) AS features FROM '{folder}/shard-*.parquet'
+        SELECT id, vidpress_decode(code, bank) AS features FROM read_parquet($shards)
         WHERE list_contains(labels, {label}) ORDER BY id"""
-    found = connection.sql(query).fetchall()
+    found = connection.sql(query, params={"shards": dataset.shard_files}).fetchall()
     expected = sorted(
         video_id
         for video_id, labels in zip(rows["id"].to_pylist(), rows["labels"].to_pylist(), strict=True)

@@ -9,7 +9,8 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import SPEC, frame_level, video_level, write_records
 
-from vidpress.model.data_set.manifest import InputFile, Manifest
+from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.data_set.rows import DeadLetter, encode_videos
 from vidpress.model.records.videos import Video, parse_video, pool_frames
 from vidpress.model.shards.shard_header import ShardHeader

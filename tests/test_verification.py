@@ -23,7 +23,8 @@ from vidpress.model.frozen.input_decoder import DecoderFile
 from vidpress.model.shards.shard import Shard, footer_crc32
 from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.shards.shard_writer import write_shard
-from vidpress.pipeline import cli, encode
+from vidpress.pipeline import encode
+from vidpress.pipeline.launching import cli
 
 
 @pytest.fixture(scope="module")

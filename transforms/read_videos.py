@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from vidpress.model.data_set.manifest import InputFile, is_new
+from vidpress.model.data_set.input_lists import InputFile, is_new
 from vidpress.model.data_set.rows import DeadLetter
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import input_files
@@ -106,7 +106,7 @@ class ReadVideos(beam.PTransform):
       file_patterns: Paths or globs; each must match something.
       spec: The features to read.
       known_files: Paths of files that were read before, with their `InputFile.bytes` and `damaged_crc32`. They are read
-        again only if `vidpress.model.data_set.manifest.is_new` says so; one that has shrunk is an error.
+        again only if `vidpress.model.data_set.input_lists.is_new` says so; one that has shrunk is an error.
       min_age: Files that were written to less than this number of seconds ago are left out.
     """
 

@@ -13,7 +13,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from vidpress.model.data_set.id_hash import shard_of
-from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
 from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import storage
@@ -36,20 +37,63 @@ class TooManyDeadLettersError(VidpressError, RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _WrittenShard:
+class WrittenShard:
+    """What became of the rows of a shard.
+
+    Attributes:
+      entry: The shard's entry in the manifest; None if there were no rows to write.
+      duplicates: Rows that were equal to one before them.
+      code_bytes: Bytes of the written rows' codes.
+    """
+
     entry: FileEntry | None
     duplicates: int
     code_bytes: int
 
 
 @dataclasses.dataclass
+class SortIntoShards(beam.PTransform):
+    """Write Arrow batches of rows as the shards of a generation. Gives `WrittenShard`s and `DeadLetter`s.
+
+    A GroupByKey brings the rows of a shard together, because a shard is sorted and its ids are unique.
+
+    Attributes:
+      output: The data set's folder.
+      header: What every shard's metadata say: a `ShardHeader`, or a side input that is one.
+      generation: The generation's number.
+      num_shards: Over how many shards the ids are divided.
+    """
+
+    output: str
+    _: dataclasses.KW_ONLY
+    header: ShardHeader | beam.pvalue.AsSingleton
+    generation: int
+    num_shards: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(
+        self, rows: beam.PCollection[pa.RecordBatch]
+    ) -> tuple[beam.PCollection[WrittenShard], beam.PCollection[DeadLetter]]:
+        """Divide the rows among the shards, and sort and write each."""
+        write = beam.ParDo(_WriteShardFn(self.output, self.generation, self.num_shards), self.header)
+        outputs = (
+            rows
+            | "Deal to shards" >> beam.ParDo(_DealFn(self.num_shards))
+            | "Gather shards" >> beam.GroupByKey()
+            | "Write shards" >> write.with_outputs("dead_letters", main="shards")
+        )
+        return outputs.shards, outputs.dead_letters
+
+
+@dataclasses.dataclass
 class WriteShards(beam.PTransform):
     """Write Arrow batches of rows as a generation of a data set. Gives the data set's `Manifest`.
 
-    A generation is what one job adds. A GroupByKey brings the rows of a shard together, because a shard is sorted and
-    its ids are unique. Files get their names only when they are complete, and work that is done twice writes the same
-    bytes. Existing files are not changed. If two jobs write the same generation, the second one fails. If there is no
-    input, nothing is added.
+    A generation is what one job adds. Files get their names only when they are complete, and work that is done twice
+    writes the same bytes. Existing files are not changed. If two jobs write the same generation, the second one fails.
+    If there is no input, nothing is added.
 
     Attributes:
       output: The data set's folder.
@@ -89,17 +133,11 @@ class WriteShards(beam.PTransform):
         if self.previous:
             known = rows | "Find known videos" >> FindKnownVideos(self.output, generation=self.previous)
             rows = (rows, known) | "New and known" >> beam.Flatten()
-        shards = (
-            rows
-            | "Deal to shards" >> beam.ParDo(_DealFn(self.num_shards))
-            | "Gather shards" >> beam.GroupByKey()
-            | "Write shards"
-            >> beam.ParDo(_WriteShardFn(self.output, self.header, generation, self.num_shards)).with_outputs(
-                "dead_letters", main="shards"
-            )
+        shards, repeated = rows | "Sort" >> SortIntoShards(
+            self.output, header=self.header, generation=generation, num_shards=self.num_shards
         )
         letters = (
-            (self.dead_letters, shards.dead_letters)
+            (self.dead_letters, repeated)
             | "All dead letters" >> beam.Flatten()
             | "Deal dead letters" >> beam.Map(_with_shard, self.num_shards)
             | "Gather dead letters" >> beam.GroupByKey()
@@ -111,7 +149,7 @@ class WriteShards(beam.PTransform):
             | "Write manifest"
             >> beam.Map(
                 _write_manifest,
-                shards=beam.pvalue.AsList(shards.shards),
+                shards=beam.pvalue.AsList(shards),
                 letters=beam.pvalue.AsList(letters),
                 inputs=beam.pvalue.AsIter(self.inputs),
                 output=self.output,
@@ -156,19 +194,18 @@ class _DealFn(beam.DoFn):
 
 
 class _WriteShardFn(beam.DoFn):
-    def __init__(self, output: str, header: ShardHeader, generation: int, num_shards: int):
+    def __init__(self, output: str, generation: int, num_shards: int):
         self._output = output
-        self._header = header
         self._generation = generation
         self._num_shards = num_shards
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterable[Any]:
+    def process(self, element: tuple[int, Iterable[bytes]], header: ShardHeader) -> Iterable[Any]:
         index, parts = element
         rows, duplicates, letters = merge_rows(pa.concat_tables([_from_ipc(part) for part in parts]))
         entry = None
         if rows.num_rows:
             buffer = io.BytesIO()
-            row_groups = write_shard(buffer, rows, self._header)
+            row_groups = write_shard(buffer, rows, header)
             data = buffer.getvalue()
             part = (index, self._num_shards)
             entry = write_part(
@@ -185,7 +222,7 @@ class _WriteShardFn(beam.DoFn):
         metrics.DUPLICATES.inc(duplicates)
         metrics.DEAD_LETTERS.inc(len(letters))
         code_bytes = pa.compute.sum(pa.compute.binary_length(rows["code"])).as_py() or 0
-        yield _WrittenShard(entry, duplicates, code_bytes)
+        yield WrittenShard(entry, duplicates, code_bytes)
         for letter in letters:
             yield beam.pvalue.TaggedOutput("dead_letters", letter)
 
@@ -217,7 +254,7 @@ def _write_dead_letters(
 def _write_manifest(
     _: None,
     *,
-    shards: Sequence[_WrittenShard],
+    shards: Sequence[WrittenShard],
     letters: Sequence[FileEntry],
     inputs: Iterable[InputFile],
     output: str,

@@ -2,7 +2,7 @@
 
 import sys
 
-from vidpress.pipeline.cli import main
+from vidpress.pipeline.launching.cli import main
 
 if __name__ == "__main__":
     main(["encode", *sys.argv[1:]])

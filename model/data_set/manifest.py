@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated
 
 import msgspec
 
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
-from vidpress.model.files import file_kinds, input_files, storage
+from vidpress.model.files import file_kinds, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.files.uris import PathError
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
-# 4 the decoder of the input.
-FORMAT_VERSION = 4
-_READABLE_VERSIONS = (1, 2, 3, 4)
+# 4 the decoder of the input; 5 compactions.
+FORMAT_VERSION = 5
+_READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
-_MAX_LINE_BYTES = 2**16
 
 # What a manifest may say. More would only ask for memory, or for numbers that no other place can hold.
 MAX_SHARDS = 100_000
@@ -39,49 +37,6 @@ _log = logging.getLogger(__name__)
 
 class ManifestError(VidpressError, ValueError):
     """A folder that does not hold a usable data set. The message names it and says what to do."""
-
-
-class InputChangedError(VidpressError, ValueError):
-    """An input file that has changed since it was encoded."""
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class InputFile:
-    """A file that was read.
-
-    Attributes:
-      file: Its path or URI.
-      bytes: Its size.
-      records: How many records it has, including damaged ones.
-      record_bytes: The bytes of their payloads.
-      lost_bytes: How many bytes of the file could not be read, because what comes before them is damaged. It is not
-        known how many records they hold.
-      damaged_crc32: The CRC-32 (as in zlib) of the file if a part of it was damaged. It shows later whether the file
-        has been repaired.
-    """
-
-    file: str
-    bytes: _Number
-    records: _Number
-    record_bytes: _Number
-    lost_bytes: _Number = 0
-    damaged_crc32: _Number | None = None
-
-    def to_json(self) -> str:
-        """Return the file as one line of JSON."""
-        fields = dataclasses.asdict(self)
-        if self.damaged_crc32 is None:
-            del fields["damaged_crc32"]
-        return json.dumps(fields, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, line: builtins.bytes) -> InputFile:
-        """Read back what `to_json` gave.
-
-        Raises:
-          JsonError: If it is anything else.
-        """
-        return strict_json.decode(line, cls, max_bytes=_MAX_LINE_BYTES)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -141,14 +96,15 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What one encode job added to a data set.
+    """What one job added to a data set: an encode job its videos, or a compaction new shards for those of others.
 
     Attributes:
       num_shards: Over how many shards the ids were divided. A shard without videos has no file.
       shards: The shards, by name.
       dead_letters: The files of dead letters, by name.
-      inputs: The file that lists the input files, one `InputFile` a line; None before version 2.
-      counts: What became of the input.
+      inputs: The file that lists the input files, one `InputFile` a line; None for a compaction, and before version 2.
+      counts: What became of the input; a compaction had none.
+      replaced_by: The later generation whose shards hold its videos now, if it was compacted. It has no shards then.
     """
 
     num_shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)]
@@ -156,6 +112,7 @@ class Generation:
     dead_letters: tuple[FileEntry, ...]
     inputs: FileEntry | None
     counts: Counts
+    replaced_by: _Positive | None = None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -205,6 +162,19 @@ class Manifest:
     def counts(self) -> Counts:
         """What became of all input."""
         return Counts.total(generation.counts for generation in self.generations)
+
+    @property
+    def held(self) -> tuple[Counts, ...]:
+        """Of each generation: what became of the input whose videos are in its shards."""
+        by_holder: dict[int, list[Counts]] = {}
+        for number, generation in enumerate(self.generations, start=1):
+            by_holder.setdefault(generation.replaced_by or number, []).append(generation.counts)
+        return tuple(Counts.total(by_holder.get(number, ())) for number in range(1, self.generation + 1))
+
+    @property
+    def newest_compaction(self) -> int:
+        """The newest generation that is a compaction; 0 if there is none."""
+        return max((generation.replaced_by or 0 for generation in self.generations), default=0)
 
     def to_json(self) -> str:
         """Return the manifest's file; equal data sets give equal bytes."""
@@ -269,7 +239,12 @@ class Manifest:
             _warn_of_lost_generation(data_set, max(numbers))
         number = max(numbers) if generation is None else generation
         if number not in numbers:
-            fate = "is lost" if number < max(numbers) else "never existed"
+            if number > max(numbers):
+                fate = "never existed"
+            elif number < oldest_kept(cls.load(data_set), numbers):
+                fate = "was removed by `vidpress compact --expire`, or is lost"
+            else:
+                fate = "is lost"
             raise ManifestError(
                 f"{os.fspath(data_set)} holds no {manifest_name(number)}, which {fate}. Its newest generation, "
                 f"{max(numbers)}, holds all that is older."
@@ -305,15 +280,20 @@ class _Version1(msgspec.Struct):
 
 def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield everything that contradicts itself, and that vidpress cannot have written."""
-    for number, generation in enumerate(manifest.generations, start=1):
-        yield from _problems_of(number, generation)
+    for number, (generation, held) in enumerate(zip(manifest.generations, manifest.held, strict=True), start=1):
+        yield from _problems_of(number, generation, held)
+        holder = generation.replaced_by
+        if holder is not None and not (
+            number < holder <= manifest.generation and manifest.generations[holder - 1].replaced_by is None
+        ):
+            yield f"generation {number} is replaced by generation {holder}, which does not hold it"
     if manifest.decoder is not None:
         found = parse_part_name(manifest.decoder.name)
         if found is None or found["kind"] != "decoder":
             yield f"{manifest.decoder.name[:200]!r} is not the name of a decoder"
 
 
-def _problems_of(number: int, generation: Generation) -> Iterator[str]:
+def _problems_of(number: int, generation: Generation, held: Counts) -> Iterator[str]:
     names = [entry.name for entry in generation.files]
     if len(set(names)) != len(names):
         yield f"generation {number} lists a file twice"
@@ -331,14 +311,25 @@ def _problems_of(number: int, generation: Generation) -> Iterator[str]:
     for entry in generation.shards:
         if sum(entry.row_groups) != entry.rows:
             yield f"{entry.name} has {entry.rows} rows in row groups of {list(entry.row_groups)[:20]}"
-    counts = generation.counts
     for what, counted, entries in (
-        ("videos", counts.videos, generation.shards),
-        ("dead letters", counts.dead_letters, generation.dead_letters),
+        ("videos", held.videos, generation.shards),
+        ("dead letters", generation.counts.dead_letters, generation.dead_letters),
     ):
         rows = sum(entry.rows for entry in entries)
         if rows != counted:
             yield f"generation {number} counts {counted:,} {what}, its files have {rows:,} rows"
+
+
+def oldest_kept(newest: Manifest, numbers: Collection[int]) -> int:
+    """Return the oldest generation whose manifest should be there: those before it were removed after a compaction.
+
+    They are removed from the oldest on. So one that is missing after another is lost.
+
+    Args:
+      newest: The newest manifest.
+      numbers: The `manifest_numbers` of the data set.
+    """
+    return min(*numbers, max(newest.newest_compaction, 1))
 
 
 def manifest_numbers(data_set: str | os.PathLike[str]) -> set[int]:
@@ -370,30 +361,3 @@ def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> N
             lost,
             manifest_name(lost),
         )
-
-
-def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
-    """Return whether an input file has to be encoded.
-
-    A file that has grown is read again, and so is one that was damaged and has changed since. Those of its videos that
-    the data set does not have are added.
-
-    Args:
-      file: Its path.
-      num_bytes: Its size.
-      recorded: Its `bytes` and `damaged_crc32` in the data set's lists of input files, if they list it.
-
-    Raises:
-      InputChangedError: If it is smaller than it was.
-    """
-    recorded = list(recorded)
-    largest = max((size for size, _ in recorded), default=-1)
-    if num_bytes < largest:
-        raise InputChangedError(
-            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a new name "
-            "(videos that the data set has already are not added twice), or encode everything to another folder."
-        )
-    damaged = [crc32 for size, crc32 in recorded if size == largest]
-    if num_bytes > largest or None in damaged:
-        return num_bytes > largest
-    return input_files.crc32(file, num_bytes) not in damaged

@@ -17,9 +17,19 @@ import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
+from vidpress.model.data_set.compaction import is_continued
 from vidpress.model.data_set.id_hash import hash_of
 from vidpress.model.data_set.input_decoding import parse_decoder
-from vidpress.model.data_set.manifest import FileEntry, Generation, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.manifest import (
+    Counts,
+    FileEntry,
+    Generation,
+    Manifest,
+    ManifestError,
+    manifest_numbers,
+    oldest_kept,
+)
 from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
@@ -77,8 +87,8 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
 
     Sizes, checksums and rows of all files must be those in the manifest, and the values of every row group must fit
     their checksum. Ids must be sorted, in the shard of their hash, and occur once in the data set. A sample of the
-    codes is decoded and encoded again, which must give the same codes. Counts must add up, and earlier generations must
-    be unchanged.
+    codes is decoded and encoded again, which must give the same codes. Counts must add up. Earlier generations must be
+    unchanged, but for shards that were compacted, which are still there as long as a manifest lists them.
 
     Args:
       data_set: Its folder, a local path or URI.
@@ -87,54 +97,65 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
     Raises:
       ManifestError: If there is no usable manifest to check against.
     """
+    there = {file.name for file in storage.list_files(data_set)}
     manifest = Manifest.load(data_set)
-    findings = list(_check_history(data_set, manifest))
+    findings, listed = _check_history(data_set, manifest)
+    for name in sorted(listed - there - {entry.name for entry in manifest.files}):
+        findings.append(f"{join(data_set, name)} is missing, which earlier generations have: fetch it again.")
     num_sampled = 0
     hashes: dict[str, np.ndarray] = {}
     with concurrent.futures.ThreadPoolExecutor(num_cpus()) as pool:
-        for number, generation in enumerate(manifest.generations, start=1):
+        for number, (generation, held) in enumerate(zip(manifest.generations, manifest.held, strict=True), start=1):
             check = functools.partial(_check_file, data_set, manifest, number, sample)
             checked = list(pool.map(check, generation.files))
             found = [finding for result in checked for finding in result.findings]
             # If a file is damaged, there is a finding already, and sums would only repeat it.
-            findings += found or [f"generation {number}: {finding}" for finding in _check_counts(generation, checked)]
+            findings += found or [
+                f"generation {number}: {finding}" for finding in _check_counts(generation, held, checked)
+            ]
             num_sampled += sum(result.num_sampled for result in checked)
             uris = [join(data_set, entry.name) for entry in generation.files]
             hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
     findings += _check_decoder(data_set, manifest)
     findings += _repeated_ids(hashes)
-    names = {file.name for file in storage.list_files(data_set)} - {entry.name for entry in manifest.files}
-    unlisted = [name for name in names if is_part_name(name) or is_temporary_name(name)]
+    unlisted = [name for name in there - listed if is_part_name(name) or is_temporary_name(name)]
     return Report(findings, manifest, num_sampled, sorted(unlisted))
 
 
-def _check_history(data_set: str | os.PathLike[str], manifest: Manifest) -> Iterator[str]:
-    for number in range(1, manifest.generation):
+def _check_history(data_set: str | os.PathLike[str], newest: Manifest) -> tuple[list[str], set[str]]:
+    """Return what is wrong with earlier manifests, and the names of all files that they and the newest one list."""
+    findings = []
+    names = {entry.name for entry in newest.files}
+    for number in range(oldest_kept(newest, manifest_numbers(data_set)), newest.generation):
         try:
             earlier = Manifest.load(data_set, number)
         except ManifestError as error:
-            yield str(error)
+            findings.append(str(error))
             continue
-        if earlier != dataclasses.replace(manifest, generations=manifest.generations[:number]):
-            yield f"generation {number} is not what it was when generation {manifest.generation} was added to it."
+        names |= {entry.name for entry in earlier.files}
+        if not is_continued(earlier, newest):
+            findings.append(
+                f"generation {number} is not what it was when generation {newest.generation} was added to it."
+            )
+    return findings, names
 
 
-def _check_counts(generation: Generation, files: Iterable[_Checked]) -> Iterator[str]:
+def _check_counts(generation: Generation, held: Counts, files: Iterable[_Checked]) -> Iterator[str]:
     counts = generation.counts
     if counts.unaccounted:
         yield f"{counts.unaccounted} records are unaccounted for: {counts}."
     found = {
-        "videos": sum(entry.rows for entry in generation.shards),
-        "dead_letters": sum(entry.rows for entry in generation.dead_letters),
-        "code_bytes": sum(result.code_bytes for result in files),
+        "videos": (held.videos, sum(entry.rows for entry in generation.shards)),
+        "dead_letters": (counts.dead_letters, sum(entry.rows for entry in generation.dead_letters)),
+        "code_bytes": (held.code_bytes, sum(result.code_bytes for result in files)),
     }
     if generation.inputs is not None:
-        found["records"] = sum(result.records for result in files)
-        found["input_bytes"] = sum(result.record_bytes for result in files)
-        found["lost_bytes"] = sum(result.lost_bytes for result in files)
-    for name, number in found.items():
-        if number != getattr(counts, name):
-            yield f"the manifest counts {getattr(counts, name):,} {name}, its files hold {number:,}."
+        found["records"] = counts.records, sum(result.records for result in files)
+        found["input_bytes"] = counts.input_bytes, sum(result.record_bytes for result in files)
+        found["lost_bytes"] = counts.lost_bytes, sum(result.lost_bytes for result in files)
+    for name, (counted, number) in found.items():
+        if number != counted:
+            yield f"the manifest counts {counted:,} {name}, its files hold {number:,}."
 
 
 def _check_file(

@@ -243,11 +243,12 @@ def open_output(uri: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def remove(uris: Iterable[str]) -> None:
-    """Remove files; one that is gone already is no error.
+    """Remove files; one that is gone already is no error. When this returns, the disk knows that they are gone.
 
     Raises:
       PermissionError: If one may not be removed, Cloud Storage refuses, or there are no credentials.
     """
+    folders = set()
     for uri in uris:
         text = normalized(uri)
         if google_storage.is_object(text):
@@ -255,6 +256,9 @@ def remove(uris: Iterable[str]) -> None:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(text)
+                folders.add(os.path.dirname(os.path.abspath(text)))
+    for folder in folders:
+        local_files.sync_folder(folder)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -95,6 +95,7 @@ class StoredVideos:
             self._generations = [
                 Shards({shard_index(entry.name): entry.name for entry in each.shards}, each.num_shards)
                 for each in manifest.generations
+                if each.shards
             ]
         self._places = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
         self._sizes = [size for sizes in row_groups.values() for size in sizes]

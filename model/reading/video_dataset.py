@@ -312,8 +312,8 @@ class VideoDataset:
     def register_in(self, connection: duckdb.DuckDBPyConnection, name: str = "vidpress_decode") -> None:
         """Add an SQL function to a DuckDB connection that decodes this data set's shards.
 
-        `SELECT id, vidpress_decode(code, bank) FROM 'compact/shard-*.parquet' WHERE list_contains(labels, 5)` decodes
-        what the query selects, and nothing else. The result is FLOAT[num_dims].
+        `SELECT id, vidpress_decode(code, bank) FROM read_parquet($shards) WHERE list_contains(labels, 5)` decodes what
+        the query selects, and nothing else, if the parameter `shards` is `shard_files`. The result is FLOAT[num_dims].
         """
         queries.register(connection, self._codes, name)
 

@@ -63,6 +63,20 @@ class ShardHeader:
         """Return the header with some of the banks of tables, for a shard that uses no others."""
         return dataclasses.replace(self, tables=self.tables.with_banks(banks))
 
+    def united(self, other: ShardHeader) -> ShardHeader:
+        """Return the header with the banks of tables of both.
+
+        Raises:
+          ShardError: If they are of different models.
+        """
+        try:
+            return dataclasses.replace(self, tables=self.tables.union(other.tables))
+        except ValueError as error:
+            raise ShardError(
+                f"A shard of model {self.model_id} has other tables than one of model {other.model_id}: fetch or "
+                "encode them again."
+            ) from error
+
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
         """Read back what `metadata` gives.

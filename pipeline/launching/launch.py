@@ -77,39 +77,45 @@ def check_output(output: str, *, fix: str = "name another folder, or remove it f
     check_data_set_writable(output)
 
 
-def check_data_set_writable(output: str) -> None:
+def check_data_set_writable(output: str, option: str = "--output ") -> None:
     """Check that a data set can be written to a folder, its manifest included.
+
+    Args:
+      output: The folder.
+      option: What the folder was named by, for the message.
 
     Raises:
       JobError: If not.
     """
-    check_writable(output, output)
-    check_no_folder(output, lambda name: generation_of_manifest(name) is not None)
+    check_writable(output, output, option)
+    check_no_folder(output, lambda name: generation_of_manifest(name) is not None, option)
 
 
-def check_no_folder(output: str, is_files: Callable[[str], bool]) -> None:
+def check_no_folder(output: str, is_files: Callable[[str], bool], option: str = "--output ") -> None:
     """Check that no folder has the name of a file that a job writes. Otherwise the job would find out at its end.
 
     Args:
       output: The output.
       is_files: Returns whether a name is that of such a file.
+      option: What the output was named by, for the message.
 
     Raises:
       JobError: If there is such a folder.
     """
     for name in filter(is_files, storage.list_folders(output)):
         raise JobError(
-            f"--output {output} cannot be written: {join(output, name)} is a folder, where a file has to go: "
-            "remove it, or name another --output."
+            f"{option}{output} cannot be written: {join(output, name)} is a folder, where a file has to go: "
+            "remove it, or name another folder."
         )
 
 
-def check_writable(output: str, folder: str) -> None:
+def check_writable(output: str, folder: str, option: str = "--output ") -> None:
     """Check that an output can be written, and that one of two runs that write the same file would fail.
 
     Args:
       output: The output, for the message.
       folder: Where its files will be.
+      option: What the output was named by, for the message.
 
     Raises:
       JobError: If not.
@@ -117,7 +123,7 @@ def check_writable(output: str, folder: str) -> None:
     try:
         storage.check_writable(folder)
     except PathError as error:
-        raise JobError(f"--output {output} cannot be written: {error}") from error
+        raise JobError(f"{option}{output} cannot be written: {error}") from error
     except OSError as error:
         if error.errno == errno.ENOTDIR and (file := _file_in_the_way(folder)):
             reason = f"{file} is a file, not a folder: name another --output."
@@ -125,7 +131,7 @@ def check_writable(output: str, folder: str) -> None:
             reason = f"{fix}."
         else:
             reason = _PROBE.sub("", str(error))
-        raise JobError(f"--output {output} cannot be written: {reason}") from error
+        raise JobError(f"{option}{output} cannot be written: {reason}") from error
 
 
 def _file_in_the_way(folder: str) -> str | None:

@@ -45,16 +45,23 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     if is_template:
         given = {argument.split("=", 1)[0] for argument in argv}
         names |= {name for name in given if not parser.misspelt(name)}
-    args, beam_args = parser.parse_with(argv, names)
-    _, rest = beam_parser.parse_known_args(beam_args)
+    # What Beam does not know first: else the value of one of its options would be taken for an argument of the job.
+    _, own = beam_parser.parse_known_args(argv)
+    args, rest = parser.parse_with(own, names)
     if rest and not is_template:
         parser.error(f"unrecognized arguments: {rest[0]}")
     for path in itertools.chain.from_iterable(_texts(value) for value in vars(args).values()):
         _check_reachable(path, parser)
-    options = PipelineOptions(beam_args)
+    options = PipelineOptions([*_without(argv, own), *rest])
     standard = options.view_as(StandardOptions)
     standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
     return args, options
+
+
+def _without(argv: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the arguments that are none of the others, which are in the same order."""
+    left = list(others)
+    return [argument for argument in argv if not (left and argument == left[0] and left.pop(0))]
 
 
 def _texts(value: object) -> list[str]:

@@ -34,7 +34,7 @@ NUM_SHARDS = 4
 COMMAND = [
     sys.executable,
     "-c",
-    "import logging, sys; logging.basicConfig(level=logging.INFO); from vidpress.pipeline import cli; cli.main()",
+    "import logging; logging.basicConfig(level=logging.INFO); from vidpress.pipeline.launching import cli; cli.main()",
 ]
 
 

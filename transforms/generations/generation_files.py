@@ -61,15 +61,20 @@ def create_manifest(output: str, manifest: Manifest) -> None:
     Raises:
       ManifestError: If another run wrote the same generation.
     """
-    path = join(output, manifest_name(manifest.generation))
+    number = manifest.generation
+    path = join(output, manifest_name(number))
     try:
+        numbers = manifest_numbers(output)
+        if number not in numbers and number < max(numbers, default=0):
+            raise FileExistsError(f"{path} was there, before a compaction.")
         storage.write_new(path, manifest.to_json().encode())
     except FileExistsError as error:
-        there = Manifest.load(output, manifest.generation)
+        there = Manifest.load(output, number if number in manifest_numbers(output) else None)
         remove_leftovers(output, there)
         if there != manifest:  # else it is ours, by an attempt before this one
-            written = {entry.name for entry in manifest.files} - {entry.name for entry in there.files}
-            storage.remove(join(output, name) for name in written)
+            # Those of earlier generations stay: the other run may have compacted them, but they still have readers.
+            added = {entry.name for entry in manifest.files if generation_of(entry.name) == number}
+            storage.remove(join(output, name) for name in added - {entry.name for entry in there.files})
             raise ManifestError(
                 f"Another run wrote {path} while this one was at work, which therefore added nothing: run it again."
             ) from error
@@ -90,9 +95,11 @@ def remove_leftovers(output: str, newest: Manifest) -> None:
         found = [file for file in storage.list_files(output) if file.name not in listed]
         complete = {generation_of(file.name) for file in found if file.name.startswith("inputs-")}
         files = [file for file in found if _is_leftover(file, newest.generation, complete)]
-        if any(is_part_name(file.name) for file in files):
-            listed = _listed_by_any(output)
-            files = [file for file in files if file.name not in listed]
+        # The newest first: that before a compaction lists all shards that it replaced.
+        for number in sorted(manifest_numbers(output), reverse=True):
+            if any(is_part_name(file.name) for file in files):
+                listed = {entry.name for entry in Manifest.load(output, number).files}
+                files = [file for file in files if file.name not in listed]
         if files:
             _log.warning("Removing %d files that unfinished runs left in %s.", len(files), output)
             storage.remove(join(output, file.name) for file in files)
@@ -107,13 +114,3 @@ def _is_leftover(unlisted: storage.StoredFile, newest: int, complete: Collection
     is_old = time.time() - unlisted.modified > LEFTOVER_SECONDS
     is_part = is_part_name(unlisted.name) and generation not in complete
     return is_temporary_name(unlisted.name) or (is_part and is_old)
-
-
-def _listed_by_any(output: str) -> set[str]:
-    """Return the names that any manifest of a folder lists.
-
-    Raises:
-      ManifestError: If one cannot be read, so that nobody knows what it lists.
-    """
-    manifests = (Manifest.load(output, number) for number in manifest_numbers(output))
-    return {entry.name for manifest in manifests for entry in manifest.files}

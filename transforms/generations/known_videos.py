@@ -11,8 +11,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from vidpress.model.data_set.input_lists import InputFile
 from vidpress.model.data_set.listed_shards import open_shard
-from vidpress.model.data_set.manifest import FileEntry, InputFile, Manifest, ManifestError
+from vidpress.model.data_set.manifest import FileEntry, Manifest, ManifestError
 from vidpress.model.data_set.rows import find_known, split_by_shard
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index

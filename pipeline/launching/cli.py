@@ -27,6 +27,7 @@ COMMANDS = {
     "encode": Command("encode TFRecords to a data set of Parquet shards, with Beam", "beam"),
     "evaluate": Command("train at several rates, and compare with the alternatives", "train,report"),
     "decode": Command("decode a data set to TFRecords or Parquet, with Beam", "beam"),
+    "compact": Command("write the videos of many generations as one, and remove what that replaces, with Beam", "beam"),
     "get": Command("print or write videos of a data set by their ids"),
     "verify": Command("check a data set against its manifest"),
     "inspect": Command("describe a model, a shard or a data set"),

@@ -1,0 +1,1 @@
+"""Compacting a data set: many generations become one."""
