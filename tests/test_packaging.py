@@ -170,7 +170,7 @@ sys.meta_path.insert(0, NotInstalled())
 
 import numpy as np
 from vidpress.model import FeatureCodec, FrozenModel, VideoDataset
-from vidpress.pipeline import cli
+from vidpress.pipeline.launching import cli
 
 batches = list(VideoDataset("compact", batch_size=64, shuffle=True, num_classes=3862))
 dataset = VideoDataset("compact")
