@@ -8,15 +8,14 @@ from conftest import REPO
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidpress.model.data_set.input_changes import InputChangedError, is_new
 from vidpress.model.data_set.manifest import (
     Counts,
     FileEntry,
     Generation,
-    InputChangedError,
     InputFile,
     Manifest,
     ManifestError,
-    is_new,
     manifest_numbers,
 )
 from vidpress.model.data_set.verification import verify
@@ -29,6 +28,7 @@ from vidpress.model.files.file_names import (
     manifest_name,
     shard_index,
 )
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.strict_json import JsonError
 
@@ -56,7 +56,8 @@ def numbered(number: int) -> Generation:
 
 
 DECODER = FileEntry("decoder-00001-00112233aabb.safetensors", 0, 3000, "d" * 64)
-MANIFEST = Manifest("0123456789abcdef", num_dims=40, generations=(GENERATION, numbered(2)), decoder=DECODER)
+COLUMNS = (KeptColumn("title", "string"), KeptColumn("thumb", "bytes"))
+MANIFEST = Manifest("0123456789abcdef", 40, generations=(GENERATION, numbered(2)), decoder=DECODER, columns=COLUMNS)
 GOLDEN = REPO / "tests" / "golden"
 
 
@@ -86,7 +87,10 @@ def test_unaccounted_records():
         ("", "is not a vidpress manifest"),
         ("[]", "is not a vidpress manifest"),
         ("{}", "is not a vidpress manifest"),
-        ('{"format_version": 5}', "format version 5; this vidpress reads 1, 2, 3, 4: install the version that wrote"),
+        (
+            '{"format_version": 6}',
+            "format version 6; this vidpress reads 1, 2, 3, 4, 5: install the version",
+        ),
         ('{"format_version": 1}', "is damaged: .* missing required field"),
         ('{"format_version": 2, "model_id": "x", "num_dims": 1, "generations": 5}', "is damaged: .*model_id"),
         (MANIFEST.to_json().replace('"rows"', '"lines"'), "is damaged: .* missing required field `rows`"),
@@ -106,6 +110,12 @@ def test_unaccounted_records():
             MANIFEST.to_json().replace('"decoder-', '"inputs-').replace(".safetensors", ".jsonl"),
             "not the name of a dec",
         ),
+        (MANIFEST.to_json().replace('"kind": "bytes"', '"kind": "text"'), "is damaged: .*kind"),
+        (
+            MANIFEST.to_json().replace('"key": "title"', '"key": "thumb"'),
+            "damaged: 'thumb' and 'thumb' would be one",
+        ),
+        (MANIFEST.to_json().replace('"key": "title"', '"key": ""'), "is damaged: A kept feature needs a name"),
         (MANIFEST.to_json().replace('"decoder"', '"decodes"'), "does not have the fields that vidpress writes"),
         ("[" * 200_000, "is not a vidpress manifest: Expected `object`, got `array`"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
@@ -240,23 +250,28 @@ def test_lists_of_input_files():
             InputFile.from_json(line)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_golden_data_set_is_read(version):
     folder = GOLDEN / f"data-set-v{version}"
     manifest = Manifest.load(folder)
     assert manifest.generation == min(version, 2)
     counts = [
-        Counts(31, 30, 0, 1, 8159, manifest.generations[0].counts.code_bytes),
-        Counts(13, 10, 2, 1, {2: 2533, 3: 3359, 4: 3208}.get(version, 0), manifest.generations[-1].counts.code_bytes),
+        Counts(31, 30, 0, 1, {5: 7633}.get(version, 8159), manifest.generations[0].counts.code_bytes),
+        Counts(
+            *(13, 10, 2, 1, {2: 2533, 3: 3359, 4: 3208, 5: 3232}.get(version, 0)),
+            manifest.generations[-1].counts.code_bytes,
+        ),
     ]
     assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
     ids = [video_id for batch in VideoDataset(folder) for video_id in batch.ids]
     assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30}.get(version, 40))]
     assert verify(folder).findings == []
     assert (manifest.decoder is not None) == (version >= 4)
-    if version == 4:
+    assert list(map(str, manifest.columns)) == (["title:string", "segment_scores:float"] if version >= 5 else [])
+    if version == 5:
         for number in (1, 2):
             assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()
+    if version == 4:
         restored = {
             id: x
             for ids, _, features in VideoDataset(folder, features="input")

@@ -14,15 +14,16 @@ import msgspec
 
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
-from vidpress.model.files import file_kinds, input_files, storage
+from vidpress.model.files import file_kinds, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.files.uris import PathError
+from vidpress.model.kept_columns import KeptColumn, check_columns
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
-# 4 the decoder of the input.
-FORMAT_VERSION = 4
-_READABLE_VERSIONS = (1, 2, 3, 4)
+# 4 the decoder of the input; 5 the columns that are kept of the input.
+FORMAT_VERSION = 5
+_READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
@@ -39,10 +40,6 @@ _log = logging.getLogger(__name__)
 
 class ManifestError(VidpressError, ValueError):
     """A folder that does not hold a usable data set. The message names it and says what to do."""
-
-
-class InputChangedError(VidpressError, ValueError):
-    """An input file that has changed since it was encoded."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -173,12 +170,14 @@ class Manifest:
       generations: What each encode job added, the first one first.
       decoder: The file that restores the input from decoded videos, of the first generation; None if the model has no
         such decoder, and before version 4.
+      columns: What the shards keep of the input's records; none before version 5.
     """
 
     model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     num_dims: _Positive
     generations: tuple[Generation, ...]
     decoder: FileEntry | None = None
+    columns: tuple[KeptColumn, ...] = ()
 
     @property
     def generation(self) -> int:
@@ -307,6 +306,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield everything that contradicts itself, and that vidpress cannot have written."""
     for number, generation in enumerate(manifest.generations, start=1):
         yield from _problems_of(number, generation)
+    try:
+        check_columns(manifest.columns)
+    except ValueError as error:
+        yield str(error).rstrip(".")
     if manifest.decoder is not None:
         found = parse_part_name(manifest.decoder.name)
         if found is None or found["kind"] != "decoder":
@@ -370,30 +373,3 @@ def _warn_of_lost_generation(data_set: str | os.PathLike[str], newest: int) -> N
             lost,
             manifest_name(lost),
         )
-
-
-def is_new(file: str, num_bytes: int, recorded: Iterable[tuple[int, int | None]]) -> bool:
-    """Return whether an input file has to be encoded.
-
-    A file that has grown is read again, and so is one that was damaged and has changed since. Those of its videos that
-    the data set does not have are added.
-
-    Args:
-      file: Its path.
-      num_bytes: Its size.
-      recorded: Its `bytes` and `damaged_crc32` in the data set's lists of input files, if they list it.
-
-    Raises:
-      InputChangedError: If it is smaller than it was.
-    """
-    recorded = list(recorded)
-    largest = max((size for size, _ in recorded), default=-1)
-    if num_bytes < largest:
-        raise InputChangedError(
-            f"{file} has {num_bytes} bytes, but had {largest} when it was encoded: give the changed file a new name "
-            "(videos that the data set has already are not added twice), or encode everything to another folder."
-        )
-    damaged = [crc32 for size, crc32 in recorded if size == largest]
-    if num_bytes > largest or None in damaged:
-        return num_bytes > largest
-    return input_files.crc32(file, num_bytes) not in damaged
