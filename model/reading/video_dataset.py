@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 
 from vidpress.model.features import FeatureSpec
-from vidpress.model.metrics import check_labels, multi_hot
+from vidpress.model.metrics import multi_hot
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
 from vidpress.model.reading.reading_state import Position, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
+from vidpress.model.reading.video_batch import VideoBatch, VideoBatchWithColumns, to_tensors
 from vidpress.model.shards.shard_rows import labels_list
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class VideoDataset:
         drop_remainder: bool = False,
         generation: int | None = None,
         features: Literal["z_hat", "input"] = "z_hat",
+        columns: Sequence[str] | None = None,
     ):
         """Open a data set. Its rows are read when it is iterated.
 
@@ -75,20 +76,22 @@ class VideoDataset:
             one. Otherwise, if videos are added while the workers start, some workers would read them and others not.
           features: "z_hat", the integers that are stored; or "input", the input vectors, approximately: the means of
             the videos' frames, feature after feature as in `spec`.
+          columns: Names of columns that the data set keeps of its input (`vidpress encode --keep`). Batches are then
+            `VideoBatchWithColumns`. Tables have all of them unless some are named here.
 
         Raises:
           FileNotFoundError: If there is no such file.
           ManifestError: If the folder is not a data set.
           ShardError: If the file is not a shard.
           DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
-          ValueError: If an option is out of its range, if there are more workers than videos, or if several workers
-            share several generations and name none.
+          ValueError: If an option is out of its range, if a column is not kept, if there are more workers than videos,
+            or if several workers share several generations and name none.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
-        self._videos = StoredVideos(path, generation, features)
+        self._videos = StoredVideos(path, generation, features, columns)
         self.path = self._videos.path
         self.generation = self._videos.generation
         self.num_videos = self._videos.num_videos
@@ -187,7 +190,15 @@ class VideoDataset:
 
     def _batch(self, stored: StoredRows) -> VideoBatch:
         ids, labels = stored.rows["id"].to_pylist(), labels_list(stored.rows["labels"])
-        return VideoBatch(ids, labels, self._videos.features(stored))
+        return self._with_columns(VideoBatch(ids, labels, self._videos.features(stored)), stored.rows)
+
+    def _with_columns(self, batch: VideoBatch, rows: pa.RecordBatch | None) -> VideoBatch:
+        """Return a batch with the columns that were asked for, if any were; without rows they are empty."""
+        names = self._videos.columns
+        if not names:
+            return batch
+        columns = {name: [] if rows is None else rows[name].to_pylist() for name in names}
+        return cast(VideoBatch, VideoBatchWithColumns(*batch, columns))
 
     def densified(self, batch: VideoBatch) -> VideoBatch:
         """Return a batch with dense labels, if the number of classes was given.
@@ -250,7 +261,8 @@ class VideoDataset:
         found = self._videos.find(ids, missing)
         if found is not None:
             return self._decoded(found)
-        return self.densified(VideoBatch([], [], np.empty((0, self.num_dims), np.float32)))
+        none = VideoBatch([], [], np.empty((0, self.num_dims), np.float32))
+        return self.densified(self._with_columns(none, None))
 
     def get_arrow(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> pa.RecordBatch:
         """Return videos by their ids as an Arrow batch of `schema`; see `get`."""
@@ -258,7 +270,7 @@ class VideoDataset:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of `to_arrow`: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
+        """The columns of `to_arrow`: `id`, `labels`, `num_frames`, `features`, float32[num_dims], and kept columns."""
         return self._videos.schema
 
     def to_arrow_batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
@@ -274,7 +286,9 @@ class VideoDataset:
         """
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         reader = Reader(self.worker, self.num_workers)
-        batches = self._videos.read(self._order(self._next.epoch), self.deal(0, self.num_workers), reader)
+        kept = [name for name in schema.names if name in self._videos.in_tables]
+        deal = self.deal(0, self.num_workers)
+        batches = self._videos.read(self._order(self._next.epoch), deal, reader, columns=kept)
         return pa.RecordBatchReader.from_batches(schema, (self._videos.decode(stored, schema) for stored, _ in batches))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -323,33 +337,10 @@ class VideoDataset:
 
         Args:
           with_ids: Give `(ids, features, labels)` instead.
+
+        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last; null is an empty list there.
         """
-        import tensorflow as tf
-
-        # Python gives TensorFlow few numbers: to copy dense labels would take as long as to decode features.
-        def generate() -> Iterator[tuple[Any, ...]]:
-            for ids, labels, features in self._begin():
-                values, offsets = RaggedLabels.of(labels)
-                if self.num_classes is not None:
-                    check_labels(values, self.num_classes)
-                yield (*([ids] if with_ids else []), features, values, offsets)
-
-        def batch(*tensors: tf.Tensor) -> tuple[tf.Tensor | tf.RaggedTensor, ...]:
-            *others, values, offsets = tensors
-            labels = tf.RaggedTensor.from_row_splits(values, offsets, validate=False)
-            if self.num_classes is not None:
-                places = tf.stack([labels.value_rowids(), tf.cast(values, tf.int64)], axis=1)
-                shape = tf.stack([labels.nrows(), self.num_classes])
-                counts = tf.scatter_nd(places, tf.ones_like(values, tf.float32), shape)
-                labels = tf.ensure_shape(tf.minimum(counts, 1), [None, self.num_classes])
-            return (*others, labels)
-
-        specs = (
-            tf.TensorSpec([None, self.num_dims], tf.float32),
-            *(tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.int64)),
-        )
-        specs = (tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
-        return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
+        return to_tensors(self._begin, self.num_dims, self.num_classes, self._videos.asked_for, with_ids=with_ids)
 
     def to_torch(self) -> TorchVideoDataset:
         """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.
