@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from vidpress.model.errors import VidpressError
     from vidpress.model.features import Feature, FeatureSpec
     from vidpress.model.frozen.frozen_model import FrozenModel
+    from vidpress.model.kept_columns import KeptColumn
     from vidpress.model.networks import plug_in
     from vidpress.model.networks.bottleneck import Bottleneck
-    from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
+    from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, VideoBatchWithColumns
     from vidpress.model.reading.video_dataset import VideoDataset
     from vidpress.model.records.videos import PooledVideo, Video
     from vidpress.model.shards.shard_header import ShardHeader
@@ -34,12 +35,14 @@ else:
         "FeatureSpec": "vidpress.model.features",
         "FrozenModel": "vidpress.model.frozen.frozen_model",
         "InputFile": "vidpress.model.data_set.input_lists",
+        "KeptColumn": "vidpress.model.kept_columns",
         "Manifest": "vidpress.model.data_set.manifest",
         "PooledVideo": "vidpress.model.records.videos",
         "RaggedLabels": "vidpress.model.reading.video_batch",
         "RangeCodingTables": "vidpress.model.tables.range_coding_tables",
         "ShardHeader": "vidpress.model.shards.shard_header",
         "VideoBatch": "vidpress.model.reading.video_batch",
+        "VideoBatchWithColumns": "vidpress.model.reading.video_batch",
         "VideoDataset": "vidpress.model.reading.video_dataset",
         "Video": "vidpress.model.records.videos",
         "VidpressError": "vidpress.model.errors",
@@ -71,6 +74,7 @@ __all__ = [
     "FeatureSpec",
     "FrozenModel",
     "InputFile",
+    "KeptColumn",
     "Manifest",
     "PooledVideo",
     "RaggedLabels",
@@ -78,6 +82,7 @@ __all__ = [
     "ShardHeader",
     "Video",
     "VideoBatch",
+    "VideoBatchWithColumns",
     "VideoDataset",
     "VidpressError",
     "plug_in",

@@ -20,7 +20,12 @@ DECODED = ("z_hat", "input")
 _FORM = "name:size; an example is 'rgb:1024,audio:128', or 'rgb:1024:float' (with a scale: 'rgb:1024:float:0.5')"
 
 
-def _check_name(what: str, name: str) -> None:
+def check_name(what: str, name: str) -> None:
+    """See that a name is one that a record's feature may have.
+
+    Raises:
+      ValueError: If not; `what` begins the message.
+    """
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise ValueError(
             f"{what} needs a name of 1 to {MAX_NAME_LENGTH} printable characters, such as 'rgb', not {name[:40]!a}."
@@ -45,7 +50,7 @@ class Feature:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_name("A feature", self.name)
+        check_name("A feature", self.name)
         if not 1 <= self.size <= MAX_INPUT_SIZE:
             raise ValueError(
                 f"Feature {self.name!r} has size {str(self.size)[:20]}: it must be at least 1, and at most "
@@ -127,7 +132,7 @@ class FeatureSpec:
         if not 1 <= len(self.id_keys) <= MAX_FEATURES:
             raise ValueError(f"A feature spec needs at least one key of ids, at most {MAX_FEATURES}.")
         for key in (*self.id_keys, self.labels_key):
-            _check_name("A key", key)
+            check_name("A key", key)
         if not -math.inf < self.quantized_min < self.quantized_max < math.inf:
             raise ValueError(f"quantized_min={self.quantized_min} must be below quantized_max={self.quantized_max}.")
 

@@ -13,6 +13,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.files.input_files import MatchedFile, older_than
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.kept_columns import KeptColumn, check_columns, listed
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline.launching import launch, record_options
 from vidpress.pipeline.running import beam_jobs
@@ -34,6 +35,7 @@ def build_pipeline(
     header: ShardHeader,
     output: str,
     record_spec: FeatureSpec | None = None,
+    named_keys: Sequence[str] = (),
     min_age: float = 0,
     previous: int = 0,
     num_shards: int = 1,
@@ -47,9 +49,10 @@ def build_pipeline(
       pipeline: The pipeline.
       file_patterns: TFRecord files, frame level or video level.
       model: Path or URI of the frozen model, for the workers.
-      header: The same model's `ShardHeader`.
+      header: The same model's `ShardHeader`, with the columns to keep.
       output: The data set's folder.
       record_spec: The model's features with the keys that the records use, if these differ from the model's.
+      named_keys: Keys of labels or kept columns that some videos must have.
       min_age: In seconds. Files that were written to more recently are left out.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: How many shards the videos are divided among.
@@ -62,10 +65,19 @@ def build_pipeline(
     """
     known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
     spec = header.spec if record_spec is None else record_spec
-    reading = ReadVideos(file_patterns, spec=spec, known_files=known_files, min_age=min_age)
+    reading = ReadVideos(
+        file_patterns,
+        spec=spec,
+        columns=header.columns,
+        named_keys=named_keys,
+        known_files=known_files,
+        min_age=min_age,
+    )
     videos, unread, inputs = pipeline | "ReadVideos" >> reading
     pooled, unpooled = videos | "PoolFrames" >> PoolFrames(spec=spec)
-    rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(model, model_id=header.model_id, threads=threads)
+    rows, uncoded = pooled | "EncodeVideos" >> EncodeVideos(
+        model, model_id=header.model_id, threads=threads, columns=header.columns
+    )
     dead_letters = (unread, unpooled, uncoded) | "Set aside" >> beam.Flatten()
     return rows | "WriteShards" >> WriteShards(
         output,
@@ -89,6 +101,7 @@ def parser() -> launch.Parser:
         examples=[
             "vidpress encode --input 'yt8m/*.tfrecord' --model model.safetensors --output compact --num_shards 4",
             "vidpress encode --append --input 'yt8m/*.tfrecord' --model model.safetensors --output compact",
+            "vidpress encode --keep title:string tags:string --input 'a/*' --model model.safetensors --output compact",
         ],
     )
     # Some launchers repeat an option for each of its values.
@@ -106,6 +119,7 @@ def parser() -> launch.Parser:
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", type=launch.absolute, help="the data set's folder")
     record_options.add_key_options(parser)
+    record_options.add_keep_option(parser)
     parser.add_argument(
         "--append",
         type=launch.boolean,
@@ -150,6 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{young}: they are left for the next run.", file=sys.stderr)
         model = FrozenModel.load(args.model)
         before = _data_set_before(args.output, args.append, model)
+        try:
+            record_spec = record_options.with_keys(model.spec, args)
+            kept = check_columns([column for part in args.keep or [] for column in part], record_spec)
+        except ValueError as error:
+            raise launch.JobError(str(error)) from error
+        columns = _columns(args.output, before, kept)
         new_files = files if before is None else _new_files(args.output, before, files)
         # A template is written all the same. The job that it launches finds out for itself, and adds nothing.
         if not new_files and not beam_jobs.graph_location(options):
@@ -162,11 +182,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_shards = args.num_shards
         if num_shards is None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
-        header = ShardHeader(model.model_id, model.spec, model.tables)
-        try:
-            record_spec = record_options.with_keys(model.spec, args)
-        except ValueError as error:
-            raise launch.JobError(str(error)) from error
+        header = ShardHeader(model.model_id, model.spec, model.tables, columns)
+        named_keys = [column.key for column in kept]
+        if args.labels_key is not None and args.labels_key not in named_keys:
+            named_keys.append(args.labels_key)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
@@ -176,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 header=header,
                 output=args.output,
                 record_spec=record_spec,
+                named_keys=named_keys,
                 min_age=60 * args.min_age,
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
@@ -205,6 +225,18 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
         )
     launch.check_data_set_writable(output)
     return manifest
+
+
+def _columns(output: str, before: Manifest | None, kept: tuple[KeptColumn, ...]) -> tuple[KeptColumn, ...]:
+    """Return the columns of a data set that is new or added to; refuse others than it has."""
+    if before is None:
+        return kept
+    if kept and set(kept) != set(before.columns):
+        raise launch.JobError(
+            f"--keep is {listed(kept)}, but --output {output} keeps {listed(before.columns)}, and all of it has "
+            "the same columns: leave --keep out to go on with these, or name another folder."
+        )
+    return before.columns
 
 
 def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) -> list[MatchedFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def parser() -> Parser:
         "--output",
         metavar="FILE.parquet",
         type=absolute,
-        help="write the columns id, labels, num_frames and features, instead of a line of JSON for each video",
+        help="write the columns id, labels, num_frames, features and what else is kept, instead of a line of JSON for "
+        "each video, in which kept bytes are base64",
     )
     result.add_argument(
         "--as",
@@ -70,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"Wrote {rows.num_rows:,} videos to {args.output}.")
             return
         for row in rows.to_pylist():
-            print(json.dumps({**row, "id": row["id"].decode(errors="backslashreplace")}))
+            print(json.dumps({**row, "id": row["id"].decode(errors="backslashreplace")}, default=_base64))
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 if __name__ == "__main__":

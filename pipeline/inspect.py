@@ -16,6 +16,7 @@ from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.files.uris import PathError
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.kept_columns import listed
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import decode_codes, labels_list
@@ -62,6 +63,7 @@ def describe_shard(uri: str) -> Iterator[str]:
     yield f"    {'metadata':<14} {num_bytes - sum(shard.column_bytes.values()):,} bytes"
     yield f"  model            {shard.header.model_id}"
     yield f"  features         {shard.header.spec}"
+    yield f"  kept columns     {listed(shard.header.columns)}"
     yield f"  tables           {_describe_tables(shard.header.tables)}"
     yield from _describe_rows([shard])
     yield "  health           every page and row group fits its checksum, every code decodes"
@@ -88,6 +90,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
     yield f"  input            {counts.input_bytes:,} bytes, {counts.input_bytes / videos:,.1f} a video"
     yield f"  shards           {stored:,} bytes, {stored / videos:,.1f} a video"
     yield f"  codes            {counts.code_bytes:,} bytes, {counts.code_bytes / videos:,.1f} a video"
+    yield f"  kept columns     {listed(manifest.columns)}"
     yield f"  model            {manifest.model_id}"
     if manifest.decoder is None:
         yield "  input decoder    none"
@@ -95,7 +98,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
         yield f"  input decoder    {manifest.decoder.bytes:,} bytes, restores {load_decoder(uri, manifest).spec}"
     shards = []
     for entry in manifest.shards:
-        shards.append(open_shard(uri, entry, manifest.model_id))
+        shards.append(open_shard(uri, entry, manifest.model_id, manifest.columns))
         path = join(uri, entry.name)
         if storage.sha256(path, links=False) != entry.sha256:
             raise ShardError(f"{path} is not the file that its manifest lists: fetch or encode it again.")

@@ -110,12 +110,12 @@ def no_garbage() -> None:
     gc.collect()
 
 
-def frame_level(index: int, spec: FeatureSpec = SPEC, num_frames: int | None = None) -> bytes:
-    """A serialized SequenceExample: everything follows from the index."""
+def frame_level(index: int, spec: FeatureSpec = SPEC, num_frames: int | None = None, **context) -> bytes:
+    """A serialized SequenceExample: everything follows from the index; further context features replace."""
     rng = np.random.default_rng(index)
     num_frames = 1 + index % 9 if num_frames is None else num_frames
     frames = {feature.name: rng.integers(0, 256, (num_frames, feature.size), np.uint8) for feature in spec.features}
-    return serialize_record({"id": f"video{index:05d}".encode(), "labels": _labels(rng)}, frames)
+    return serialize_record({"id": f"video{index:05d}".encode(), "labels": _labels(rng), **context}, frames)
 
 
 def video_level(index: int, spec: FeatureSpec = SPEC, **context) -> bytes:

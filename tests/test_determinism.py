@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 import random
 
+import numpy as np
 import pytest
 from conftest import frame_level, video_level, write_records
 
@@ -12,11 +13,18 @@ from vidpress.pipeline import encode
 NUM_SHARDS = 3
 
 
+def kept(index):
+    """What else is in a record: all, some or none of the keys that are kept."""
+    title = {"title": f"title {index}".encode()} if index % 3 else {}
+    return {**title, "scores": np.array([index, np.nan], np.float32)} if index % 2 else title
+
+
 def records():
-    """Frame-level and video-level videos, some twice, one id with two contents, and rubbish."""
-    payloads = [frame_level(index) for index in range(250)] + [video_level(index) for index in range(250, 500)]
-    payloads += [frame_level(index) for index in range(20)]
-    payloads += [video_level(30), b"rubbish"]
+    """Frame-level and video-level videos, some twice, ids with two contents, and rubbish."""
+    payloads = [frame_level(index, **kept(index)) for index in range(250)]
+    payloads += [video_level(index, **kept(index)) for index in range(250, 500)]
+    payloads += [frame_level(index, **kept(index)) for index in range(20)]
+    payloads += [video_level(30), frame_level(31, **kept(33)), video_level(501, title=[5]), b"rubbish"]
     return payloads
 
 
@@ -41,6 +49,8 @@ def run(files, model_path, output, *options, num_shards=NUM_SHARDS):
         str(output),
         "--num_shards",
         str(num_shards),
+        "--keep",
+        "title:string,scores:float",
     ]
     encode.main([*arguments, *options])
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pathlib.Path(output).iterdir()}
@@ -99,7 +109,8 @@ def test_any_bundle_size(files, model_path, reference, tmp_path, monkeypatch):
 
 
 def test_shards_do_not_depend_on_how_videos_are_dealt_to_files(model_path, tmp_path):
-    payloads = [frame_level(index) for index in range(100)] + [video_level(index) for index in range(100, 200)]
+    payloads = [frame_level(index, **kept(index)) for index in range(100)]
+    payloads += [video_level(index, **kept(index)) for index in range(100, 200)]
     one = run([write_records(tmp_path / "one.tfrecord", payloads)], model_path, tmp_path / "a")
     random.Random(1).shuffle(payloads)
     many = [write_records(tmp_path / f"many{index}.tfrecord", payloads[index::4]) for index in range(4)]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 from conftest import REPO
@@ -18,6 +19,7 @@ NEEDED = ("keras", "torch", "torchdata", "grain", "datasets", "pandas", "polars"
 def compact(model, tmp_path, monkeypatch):
     (tmp_path / "compact").mkdir()
     write_data_set(tmp_path / "compact", model, 700, num_shards=2)
+    shutil.copytree(REPO / "tests" / "golden" / "data-set-v5", tmp_path / "titled")
     monkeypatch.chdir(tmp_path)
 
 

@@ -29,6 +29,7 @@ from vidpress.model.files.file_names import (
     manifest_name,
     shard_index,
 )
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.strict_json import JsonError
 
@@ -56,7 +57,8 @@ def numbered(number: int) -> Generation:
 
 
 DECODER = FileEntry("decoder-00001-00112233aabb.safetensors", 0, 3000, "d" * 64)
-MANIFEST = Manifest("0123456789abcdef", num_dims=40, generations=(GENERATION, numbered(2)), decoder=DECODER)
+COLUMNS = (KeptColumn("title", "string"), KeptColumn("thumb", "bytes"))
+MANIFEST = Manifest("0123456789abcdef", 40, generations=(GENERATION, numbered(2)), decoder=DECODER, columns=COLUMNS)
 COMPACTED = compacted(
     MANIFEST, 1, [FileEntry("shard-00003-00000-of-00001-00112233aabb.parquet", 10, 1500, "e" * 64, (10,), 78)]
 )
@@ -136,6 +138,12 @@ def test_unaccounted_records():
             MANIFEST.to_json().replace('"decoder-', '"inputs-').replace(".safetensors", ".jsonl"),
             "not the name of a dec",
         ),
+        (MANIFEST.to_json().replace('"kind": "bytes"', '"kind": "text"'), "is damaged: .*kind"),
+        (
+            MANIFEST.to_json().replace('"key": "title"', '"key": "thumb"'),
+            "damaged: 'thumb' and 'thumb' would be one",
+        ),
+        (MANIFEST.to_json().replace('"key": "title"', '"key": ""'), "is damaged: A kept feature needs a name"),
         (MANIFEST.to_json().replace('"decoder"', '"decodes"'), "does not have the fields that vidpress writes"),
         (
             COMPACTED.to_json().replace('"replaced_by": 3', '"replaced_by": null', 1),
@@ -304,6 +312,7 @@ def test_golden_data_set_is_read(version):
         Counts(7, 5, 2, 0, 2307, 2),
     ]
     assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
+    assert list(map(str, manifest.columns)) == (["title:string", "segment_scores:float"] if version >= 5 else [])
     holders = [generation.replaced_by for generation in manifest.generations]
     assert holders == ([3, 3, None, None] if version == 5 else [None] * manifest.generation)
     ids = [video_id for batch in VideoDataset(folder) for video_id in batch.ids]

@@ -23,14 +23,14 @@ def row(key, code=b"c", file="f", offset=0, labels=(1,)):
 
 
 def table(*entries):
-    return pa.Table.from_pylist(list(entries), rows.SCHEMA)
+    return pa.Table.from_pylist(list(entries), rows.schema_with())
 
 
 def test_encoded_rows_hold_what_the_videos_do(model):
     videos = [pooled(index, file=f"file{index % 2}", offset=index) for index in range(10)]
     batch, letters = encode_videos(model, videos)
     assert letters == []
-    assert batch.schema.equals(rows.SCHEMA)
+    assert batch.schema.equals(rows.schema_with())
     for video, entry in zip(videos, batch.to_pylist(), strict=True):
         assert entry["id"] == video.id
         assert entry["labels"] == video.labels.tolist()

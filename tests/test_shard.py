@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 from conftest import REPO, SPEC
 
 from vidpress.model.coding import range_coder
-from vidpress.model.shards import shard, shard_layout, shard_rows, shard_writer
+from vidpress.model.shards import shard, shard_layout, shard_rows, shard_writer, string_pages
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError, ShardHeader
 from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, decode_rows
@@ -155,8 +156,8 @@ def test_later_format_is_refused(model):
     rows, _ = make_rows(model, 3)
     table = pq.read_table(io.BytesIO(shard_bytes(model, rows)))
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"vidpress.format_version": b"3"}), buffer)
-    with pytest.raises(ShardError, match="format version 3; this vidpress reads 1, 2"):
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"vidpress.format_version": b"4"}), buffer)
+    with pytest.raises(ShardError, match="format version 4; this vidpress reads 1, 2, 3"):
         Shard(buffer, "s")
 
 
@@ -231,7 +232,7 @@ def test_row_groups_end_where_more_could_not_be_read(model, monkeypatch):
     assert len(set(opened.row_group_sizes[:-1])) > 2
     decoded = pa.Table.from_batches([decode_rows(opened.read(index)) for index in range(len(opened.row_group_sizes))])
     np.testing.assert_array_equal(np.stack(decoded["z_hat"].to_numpy()), z_hat)
-    monkeypatch.setattr(shard_layout, "MAX_ID_BYTES", 6)
+    monkeypatch.setattr(string_pages, "MAX_ID_BYTES", 6)
     with pytest.raises(ValueError, match="Row 0 has more labels, or a longer id, than a shard can hold"):
         shard_bytes(model, rows)
 
@@ -241,13 +242,18 @@ def test_a_shard_without_rows_is_not_written(model):
         shard_bytes(model, SCHEMA.empty_table())
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_golden_shard_is_read(version):
     golden = REPO / "tests" / "golden" / f"shard-v{version}.parquet"
     opened = Shard.open(golden)
     decoded = decode_rows(opened.read(0))
-    assert opened.header.tables.num_banks == {1: 1, 2: 4}[version]
+    assert opened.header.tables.num_banks == {1: 1, 2: 4, 3: 4}[version]
     assert decoded.num_rows == 25
     assert decoded["id"].to_pylist()[:2] == [b"0000000", b"0000001"]
     expected = np.load(golden.with_suffix(".npy"))
     np.testing.assert_array_equal(decoded["z_hat"].flatten().to_numpy().reshape(25, -1), expected)
+    kept = json.loads(golden.with_suffix(".json").read_text()) if version == 3 else {}
+    found = {column.name: decoded[column.name].to_pylist() for column in opened.header.columns}
+    if "thumb" in found:
+        found["thumb"] = [None if each is None else [value.hex() for value in each] for each in found["thumb"]]
+    assert found == kept

@@ -7,7 +7,7 @@ import concurrent.futures
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
@@ -18,6 +18,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from vidpress.model.data_set.rows import DeadLetter, EncodedVideos, encode_videos
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.records.videos import PooledVideo
 from vidpress.transforms import metrics
 
@@ -38,12 +39,14 @@ class EncodeVideos(beam.PTransform):
       model_id: The id that the model must have, if given.
       threads: How many batches a worker encodes while it goes on reading. With 0 it does one thing at a time, which is
         right if the runner has a worker for every core.
+      columns: What `kept` of the videos is.
     """
 
     model: str
     _: dataclasses.KW_ONLY
     model_id: str | None = None
     threads: int = 0
+    columns: Sequence[KeptColumn] = ()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -53,10 +56,10 @@ class EncodeVideos(beam.PTransform):
     def expand(
         self, videos: beam.PCollection[PooledVideo]
     ) -> tuple[beam.PCollection[pa.RecordBatch], beam.PCollection[DeadLetter]]:
-        """Batch and encode. The batches have the schema `vidpress.model.data_set.rows.SCHEMA`."""
+        """Batch and encode. The batches have the schema `vidpress.model.data_set.rows.schema_with(columns)`."""
         outputs = (
             videos
-            | "Encode" >> beam.ParDo(_EncodeFn(self.model, self.model_id, self.threads))
+            | "Encode" >> beam.ParDo(_EncodeFn(self.model, self.model_id, self.threads, tuple(self.columns)))
             | "Split" >> beam.FlatMap(_split).with_outputs("dead_letters", main="rows")
         )
         return outputs.rows, outputs.dead_letters
@@ -65,9 +68,10 @@ class EncodeVideos(beam.PTransform):
 class _EncodeFn(beam.DoFn):
     """Encodes a bundle's videos in batches, in threads of its own: NumPy and Numba release the GIL."""
 
-    def __init__(self, model: str, model_id: str | None, threads: int):
+    def __init__(self, model: str, model_id: str | None, threads: int, columns: tuple[KeptColumn, ...]):
         self._model_uri = model
         self._model_id = model_id
+        self._columns = columns
         self._num_threads = max(threads, 1)
         # One more than there are threads, so that none waits for videos.
         self._max_running = threads + 1 if threads else 0
@@ -111,7 +115,7 @@ class _EncodeFn(beam.DoFn):
         return self._max_running > 0 and sum(not batch.done() for batch in self._running) < self._num_threads
 
     def _start_batch(self, videos: list[PooledVideo]) -> None:
-        self._running.append(self._executor.submit(encode_videos, self._model, videos))
+        self._running.append(self._executor.submit(encode_videos, self._model, videos, self._columns))
 
     def _finished(self, max_running: int) -> Iterator[EncodedVideos]:
         """Wait until no more than so many batches are under way, and give the others."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
 
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest
+from vidpress.model.kept_columns import KeptColumn
 
 
-def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.RecordBatch]:
+def read_shard(
+    data_set: str, entry: FileEntry, model_id: str, columns: Sequence[KeptColumn] = ()
+) -> Iterable[pa.RecordBatch]:
     """Read a shard that a manifest lists.
 
     Yields:
@@ -21,7 +24,7 @@ def read_shard(data_set: str, entry: FileEntry, model_id: str) -> Iterable[pa.Re
     Raises:
       ShardError: If the shard is damaged, or is not the one that the manifest lists.
     """
-    shard = open_shard(data_set, entry, model_id)
+    shard = open_shard(data_set, entry, model_id, columns)
     for row_group in range(len(entry.row_groups)):
         yield shard.read(row_group)
 
@@ -53,6 +56,6 @@ class ReadShards(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, generation: int | None) -> list[tuple[str, FileEntry, str]]:
+def _list_shards(data_set: str, generation: int | None) -> list[tuple[str, FileEntry, str, tuple[KeptColumn, ...]]]:
     manifest = Manifest.load(data_set, generation)
-    return [(data_set, entry, manifest.model_id) for entry in manifest.shards]
+    return [(data_set, entry, manifest.model_id, manifest.columns) for entry in manifest.shards]

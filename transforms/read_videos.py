@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +14,13 @@ from apache_beam.io.filesystems import FileSystems
 
 from vidpress.model.data_set.input_lists import InputFile, is_new
 from vidpress.model.data_set.rows import DeadLetter
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import input_files
+from vidpress.model.kept_columns import KeptColumn, check_columns
 from vidpress.model.records.examples import RecordError, parse_record
 from vidpress.model.records.tfrecord import Damage, read_tfrecords
-from vidpress.model.records.videos import Video, listed, parse_video
+from vidpress.model.records.videos import NO_LABELS, Video, listed, parse_video
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.coders import VideoCoder
 
@@ -28,6 +31,10 @@ _SEGMENT_LABELS = "segment_labels"
 _MAX_KEYS = 100
 
 beam.coders.registry.register_coder(Video, VideoCoder)
+
+
+class MissingKeyError(VidpressError, ValueError):
+    """A key that an option names, and that no record has."""
 
 
 class VideosRead(NamedTuple):
@@ -69,15 +76,22 @@ def read_records(path: str, num_bytes: int | None = None) -> Iterator[tuple[int,
 
 
 def read_videos(
-    path: str, spec: FeatureSpec, *, num_bytes: int | None = None, keys: set[str] | None = None
+    path: str,
+    spec: FeatureSpec,
+    *,
+    columns: Sequence[KeptColumn] = (),
+    num_bytes: int | None = None,
+    keys: set[str] | None = None,
 ) -> Iterator[tuple[int, Video | DeadLetter]]:
     """Read the videos of one file.
 
     Args:
       path: A TFRecord file of Examples (video level) or SequenceExamples (frame level), local or remote.
       spec: The features to take.
+      columns: What else to keep of the records.
       num_bytes: How many bytes of it are to be read; as many as there are, unless it is given.
-      keys: Gets the names of the first record's context features.
+      keys: Gets the names of the first record's context features; and of records that are set aside the key of the
+        labels and those of kept columns, if they are there.
 
     Yields:
       For every record, the length of its payload in bytes, and the video or the reason why there is none.
@@ -85,17 +99,27 @@ def read_videos(
     Raises:
       InputError: If the file cannot be read, which a retry may mend.
     """
+    looked_for = _looked_for(spec, columns)
+    is_first = True
     for offset, payload in read_records(path, num_bytes):
         if isinstance(payload, Damage):
             yield 0, DeadLetter(path, offset, payload.reason, lost_bytes=payload.lost_bytes)
             continue
         try:
-            if keys is not None:
+            if is_first and keys is not None:
                 keys.update(parse_record(payload)[0])
-                keys = None
-            yield len(payload), parse_video(payload, spec, file=path, offset=offset)
+            is_first = False
+            yield len(payload), parse_video(payload, spec, columns=columns, file=path, offset=offset)
         except RecordError as error:
+            if keys is not None:
+                with contextlib.suppress(RecordError):
+                    keys |= looked_for.intersection(parse_record(payload)[0])
             yield len(payload), DeadLetter(path, offset, str(error), error.video_id)
+
+
+def _looked_for(spec: FeatureSpec, columns: Sequence[KeptColumn]) -> set[str]:
+    """Return the keys that records may have or not."""
+    return {spec.labels_key, *(column.key for column in columns)}
 
 
 @dataclasses.dataclass
@@ -105,6 +129,9 @@ class ReadVideos(beam.PTransform):
     Attributes:
       file_patterns: Paths or globs; each must match something.
       spec: The features to read.
+      columns: What else to keep of the records.
+      named_keys: Keys of labels or kept columns that somebody named. If there are videos, and no record has one of
+        these, it is misspelt, and the job fails: `inputs` are given only when all were seen.
       known_files: Paths of files that were read before, with their `InputFile.bytes` and `damaged_crc32`. They are read
         again only if `vidpress.model.data_set.input_lists.is_new` says so; one that has shrunk is an error.
       min_age: Files that were written to less than this number of seconds ago are left out.
@@ -113,6 +140,8 @@ class ReadVideos(beam.PTransform):
     file_patterns: Sequence[str]
     _: dataclasses.KW_ONLY
     spec: FeatureSpec = FeatureSpec()
+    columns: Sequence[KeptColumn] = ()
+    named_keys: Sequence[str] = ()
     known_files: beam.PCollection[tuple[str, tuple[int, int | None]]] | None = None
     min_age: float = 0
 
@@ -120,6 +149,7 @@ class ReadVideos(beam.PTransform):
         super().__init__()
         if isinstance(self.file_patterns, str) or not self.file_patterns:
             raise ValueError(f"file_patterns must be a list of one or more patterns, not {self.file_patterns!r}.")
+        self.columns = check_columns(self.columns, self.spec)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> VideosRead:
         """Match the patterns, deal out the files that are new, each once, and read each on one worker."""
@@ -135,16 +165,16 @@ class ReadVideos(beam.PTransform):
             | "Deal out files" >> beam.CoGroupByKey()
             | "Leave out known files" >> beam.FlatMap(_new_files)
             | "Read records"
-            >> beam.ParDo(_ReadFn(self.spec))
+            >> beam.ParDo(_ReadFn(self.spec, self.columns))
             .with_output_types(Video)
             .with_outputs("dead_letters", "inputs", "seen", main="videos")
         )
-        _ = (
-            outputs.seen
-            | "What was seen" >> beam.CombineGlobally(_Seen.total)
-            | "Say what is left out" >> beam.Map(_say_what_is_left_out, self.spec)
-        )
-        return VideosRead(outputs.videos, outputs.dead_letters, outputs.inputs)
+        seen = outputs.seen | "What was seen" >> beam.CombineGlobally(_Seen.total)
+        _ = seen | "Say what is left out" >> beam.Map(_say_what_is_left_out, self.spec, self.columns, self.named_keys)
+        inputs = outputs.inputs
+        if self.named_keys:  # else nothing has to wait
+            inputs |= "Check keys" >> beam.Map(_after_check, beam.pvalue.AsSingleton(seen), self.named_keys)
+        return VideosRead(outputs.videos, outputs.dead_letters, inputs)
 
 
 def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
@@ -160,50 +190,75 @@ def _new_files(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[
 
 
 class _Seen(NamedTuple):
-    """What records have: how many videos were read, whether one has labels, be it an empty list, and keys of some."""
+    """What records have: how many videos were read, which keys of labels and kept columns are there, and keys of some.
+
+    `found` are exact, and `keys` those of each file's first record.
+    """
 
     videos: int
-    has_labels: bool
+    found: frozenset[str]
     keys: tuple[str, ...]
 
     @classmethod
     def total(cls, parts: Iterable[_Seen]) -> _Seen:
         parts = list(parts)
         keys = sorted({key for part in parts for key in part.keys})[:_MAX_KEYS]
-        return cls(sum(part.videos for part in parts), any(part.has_labels for part in parts), tuple(keys))
+        return cls(sum(part.videos for part in parts), frozenset().union(*(part.found for part in parts)), tuple(keys))
 
 
-def _say_what_is_left_out(seen: _Seen, spec: FeatureSpec) -> None:
-    if seen.videos and not seen.has_labels:
+def _after_check(file: InputFile, seen: _Seen, named_keys: Sequence[str]) -> InputFile:
+    """Return a file, after seeing that the keys that were named are there."""
+    missing = [key for key in named_keys if key not in seen.found]
+    if seen.videos and missing:
+        raise MissingKeyError(
+            f"No record has the key {' or '.join(map(repr, missing))}, which --labels_key or --keep names: keys are "
+            f"{listed(seen.keys)}. Correct the name, or leave it out. No manifest was written."
+        )
+    return file
+
+
+def _say_what_is_left_out(
+    seen: _Seen, spec: FeatureSpec, columns: Sequence[KeptColumn], named_keys: Sequence[str]
+) -> None:
+    kept = {column.key for column in columns}
+    if seen.videos and spec.labels_key not in (*seen.found, *named_keys):
         _log.warning(
             "None of the %d videos has labels under %r. If they have some, name the key with --labels_key: keys are %s",
             seen.videos,
             spec.labels_key,
             listed(seen.keys),
         )
-    if _SEGMENT_LABELS in seen.keys:
+    if _SEGMENT_LABELS in seen.keys and _SEGMENT_LABELS not in kept:
         _log.warning(
-            "Records have %r, ratings of parts of a video: each video is encoded as a whole, and these are left out.",
+            "Records have %r, ratings of parts of a video: each video is encoded as a whole, and these are left out. "
+            "Keep them with --keep segment_labels:int64 segment_start_times:int64 segment_scores:float ...",
             _SEGMENT_LABELS,
         )
 
 
 class _ReadFn(beam.DoFn):
-    def __init__(self, spec: FeatureSpec):
+    def __init__(self, spec: FeatureSpec, columns: Sequence[KeptColumn]):
         self._spec = spec
+        self._columns = columns
 
     def process(self, element: tuple[str, int]) -> Iterable[Any]:
         path, file_bytes = element
-        records = record_bytes = lost_bytes = videos = labelled = 0
+        records = record_bytes = lost_bytes = videos = 0
+        has_labels = False
         keys: set[str] = set()
+        found: set[str] = set()
         is_damaged = False
-        for num_bytes, item in read_videos(path, self._spec, num_bytes=file_bytes, keys=keys):
+        reading = read_videos(path, self._spec, columns=self._columns, num_bytes=file_bytes, keys=keys)
+        for num_bytes, item in reading:
             records += 1
             record_bytes += num_bytes
             progress.advance(num_bytes)
             if isinstance(item, Video):
                 videos += 1
-                labelled += len(item.labels) > 0
+                has_labels |= item.labels is not NO_LABELS
+                if self._columns:
+                    kept = zip(self._columns, item.kept, strict=True)
+                    found.update(column.key for column, values in kept if values is not None)
                 yield item
             else:
                 is_damaged |= not num_bytes  # there is no payload
@@ -215,5 +270,7 @@ class _ReadFn(beam.DoFn):
         damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
         file = InputFile(path, file_bytes, records, record_bytes, lost_bytes, damaged_crc32)
         yield beam.pvalue.TaggedOutput("inputs", file)
-        has_labels = labelled > 0 or self._spec.labels_key in keys
-        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, has_labels, tuple(sorted(keys)[:_MAX_KEYS])))
+        if has_labels:
+            found.add(self._spec.labels_key)
+        found |= keys & _looked_for(self._spec, self._columns)
+        yield beam.pvalue.TaggedOutput("seen", _Seen(videos, frozenset(found), tuple(sorted(keys)[:_MAX_KEYS])))

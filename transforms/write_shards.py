@@ -15,12 +15,13 @@ import pyarrow as pa
 from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.data_set.input_lists import InputFile
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, ManifestError
-from vidpress.model.data_set.rows import SCHEMA, DeadLetter, merge_rows, split_by_shard
+from vidpress.model.data_set.rows import DeadLetter, merge_rows, split_by_shard
 from vidpress.model.errors import VidpressError
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import file_name, join
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.input_decoder import DecoderFile
+from vidpress.model.kept_columns import listed
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_writer import write_shard
@@ -28,8 +29,9 @@ from vidpress.transforms import metrics
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
 from vidpress.transforms.generations.known_videos import FindKnownVideos
 
-# A bundle's rows are sent on at the latest when there are this many; one row takes some 200 bytes.
+# A bundle's rows are sent on at the latest when there are this many; one row takes some 200 bytes, and may keep more.
 _MAX_BUFFERED_ROWS = 50_000
+_MAX_BUFFERED_BYTES = 2**28
 
 
 class TooManyDeadLettersError(VidpressError, RuntimeError):
@@ -168,17 +170,18 @@ class _DealFn(beam.DoFn):
 
     def __init__(self, num_shards: int):
         self._num_shards = num_shards
-        self._batches: list[pa.RecordBatch] = []
-        self._num_rows = 0
+        self.start_bundle()
 
     def start_bundle(self) -> None:
-        self._batches = []
+        self._batches: list[pa.RecordBatch] = []
         self._num_rows = 0
+        self._num_bytes = 0
 
     def process(self, element: pa.RecordBatch) -> Iterable[tuple[int, bytes]]:
         self._batches.append(element)
         self._num_rows += element.num_rows
-        if self._num_rows >= _MAX_BUFFERED_ROWS:
+        self._num_bytes += element.nbytes
+        if self._num_rows >= _MAX_BUFFERED_ROWS or self._num_bytes >= _MAX_BUFFERED_BYTES:
             yield from self._flush()
 
     def finish_bundle(self) -> Iterable[Any]:
@@ -187,7 +190,7 @@ class _DealFn(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[int, bytes]]:
         if self._batches:
-            rows = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
+            rows = pa.Table.from_batches(self._batches, self._batches[0].schema.remove_metadata()).unify_dictionaries()
             for index, part in split_by_shard(rows, self._num_shards).items():
                 yield index, _to_ipc(part)
         self.start_bundle()
@@ -268,6 +271,10 @@ def _write_manifest(
     before = Manifest.load(output, generation - 1) if generation > 1 else None
     if before is not None and before.model_id != header.model_id:
         raise ManifestError(f"{output} was encoded by model {before.model_id}: {header.model_id} cannot add to it.")
+    if before is not None and before.columns != header.columns:
+        raise ManifestError(
+            f"{output} keeps the columns {listed(before.columns)}: rows with {listed(header.columns)} cannot be added."
+        )
     files = sorted(inputs)
     if num_files is not None and len(files) < num_files:
         raise ManifestError(
@@ -301,6 +308,7 @@ def _write_manifest(
         num_dims=header.tables.num_dims,
         generations=(*(before.generations if before is not None else ()), added),
         decoder=_write_decoder(output, header, model) if before is None else before.decoder,
+        columns=header.columns,
     )
     create_manifest(output, manifest)
     return manifest

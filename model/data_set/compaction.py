@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest, manifest_numbers
-from vidpress.model.data_set.rows import SCHEMA
+from vidpress.model.data_set.rows import schema_with
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import generation_of, is_part_name, join, manifest_name
 from vidpress.model.shards.shard import Shard
@@ -58,16 +58,18 @@ def placed_rows(shard: Shard, name: str) -> Iterator[pa.RecordBatch]:
       name: Its name in the data set.
 
     Yields:
-      The rows of each row group, of `SCHEMA`: their file is the shard, and their offset is their number in it.
+      The rows of each row group, of `schema_with` its columns: their file is the shard, and their offset is their
+        number in it.
 
     Raises:
       vidpress.model.shards.shard_header.ShardError: If the shard is damaged.
     """
+    schema = schema_with(shard.header.columns)
     start = 0
     for row_group, size in enumerate(shard.row_group_sizes):
         file = pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array([name]))
         offset = pa.array(np.arange(start, start + size))
-        yield pa.RecordBatch.from_arrays([*shard.read(row_group).columns, file, offset], schema=SCHEMA)
+        yield pa.RecordBatch.from_arrays([*shard.read(row_group).columns, file, offset], schema=schema)
         start += size
 
 

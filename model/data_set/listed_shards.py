@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 from vidpress.model.data_set.manifest import FileEntry
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.files.uris import PathError
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 
 
-def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str) -> Shard:
+def open_shard(
+    data_set: str | os.PathLike[str], entry: FileEntry, model_id: str, columns: Sequence[KeptColumn] = ()
+) -> Shard:
     """Open a shard that a manifest lists, and check that it is the right one.
 
     After a copy that went wrong, a file of that name may hold another shard. The footer lists the checksums of the row
@@ -24,6 +28,7 @@ def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str
       data_set: The data set's folder.
       entry: The shard's entry in the manifest.
       model_id: The model of the data set.
+      columns: What the data set keeps of the input.
 
     Raises:
       FileNotFoundError: If it is missing; the message names it.
@@ -40,6 +45,7 @@ def open_shard(data_set: str | os.PathLike[str], entry: FileEntry, model_id: str
         raise ShardError(str(error)) from error
     shard = Shard(file, uri)
     shard.check_model(model_id)
+    shard.check_columns(columns)
     if shard.num_bytes != entry.bytes:
         raise _another(uri, f"it has {shard.num_bytes:,} bytes, not {entry.bytes:,}")
     if entry.footer_crc32 not in (None, shard.footer_crc32):

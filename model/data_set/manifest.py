@@ -16,10 +16,11 @@ from vidpress.model.errors import VidpressError
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.files.file_names import MANIFEST, generation_of_manifest, join, manifest_name, parse_part_name
 from vidpress.model.files.uris import PathError
+from vidpress.model.kept_columns import KeptColumn, check_columns
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
-# 4 the decoder of the input; 5 compactions.
+# 4 the decoder of the input; 5 compactions, and the columns that are kept of the input.
 FORMAT_VERSION = 5
 _READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
@@ -130,12 +131,14 @@ class Manifest:
       generations: What each encode job added, the first one first.
       decoder: The file that restores the input from decoded videos, of the first generation; None if the model has no
         such decoder, and before version 4.
+      columns: What the shards keep of the input's records; none before version 5.
     """
 
     model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     num_dims: _Positive
     generations: tuple[Generation, ...]
     decoder: FileEntry | None = None
+    columns: tuple[KeptColumn, ...] = ()
 
     @property
     def generation(self) -> int:
@@ -287,6 +290,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             number < holder <= manifest.generation and manifest.generations[holder - 1].replaced_by is None
         ):
             yield f"generation {number} is replaced by generation {holder}, which does not hold it"
+    try:
+        check_columns(manifest.columns)
+    except ValueError as error:
+        yield str(error).rstrip(".")
     if manifest.decoder is not None:
         found = parse_part_name(manifest.decoder.name)
         if found is None or found["kind"] != "decoder":

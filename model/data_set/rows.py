@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,18 +14,23 @@ import pyarrow.compute as pc
 from vidpress.model.coding import range_coder
 from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.frozen.frozen_model import MAX_Z, FrozenModel, UncodableError
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.records.videos import PooledVideo
 from vidpress.model.shards import shard, shard_rows
 
-# A row also knows where it comes from until it is written, so that a dead letter can name both sources. A row without
-# offset is in the data set already, in the shard `file`.
-SCHEMA = shard_rows.SCHEMA.append(pa.field("file", pa.dictionary(pa.int32(), pa.string()))).append(
-    pa.field("offset", pa.int64())
-)
-
+_SOURCE = [pa.field("file", pa.dictionary(pa.int32(), pa.string())), pa.field("offset", pa.int64())]
+_LARGE_TYPES = {pa.binary(): pa.large_binary(), pa.string(): pa.large_string()}
 
 # Limit for a dead letter's reason, which may quote a hostile record.
 MAX_REASON_LENGTH = 1000
+
+
+def schema_with(columns: Sequence[KeptColumn] = ()) -> pa.Schema:
+    """Return the columns of rows on their way: those of a shard, and where a row comes from.
+
+    So a dead letter can name both sources. A row without offset is in the data set already, in the shard `file`.
+    """
+    return pa.schema([*shard_rows.schema_with(columns), *_SOURCE])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ class EncodedVideos(NamedTuple):
     """What `encode_videos` gives.
 
     Attributes:
-      rows: A batch of `SCHEMA`, in the order of the videos.
+      rows: A batch of `schema_with(columns)`, in the order of the videos.
       dead_letters: The videos that the model has no code for.
     """
 
@@ -71,12 +76,15 @@ class EncodedVideos(NamedTuple):
     dead_letters: list[DeadLetter]
 
 
-def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedVideos:
+def encode_videos(
+    model: FrozenModel, videos: Sequence[PooledVideo], columns: Sequence[KeptColumn] = ()
+) -> EncodedVideos:
     """Encode videos. A video's code does not depend on the other videos.
 
     Args:
       model: The frozen model.
       videos: At least one video.
+      columns: What `kept` of the videos is.
 
     Returns:
       The rows, and a dead letter for each video whose values are too large for the model.
@@ -96,24 +104,29 @@ def encode_videos(model: FrozenModel, videos: Sequence[PooledVideo]) -> EncodedV
     encoded = range_coder.encode_cheapest(model.tables, z_hat)
     label_offsets = np.cumsum([0, *(len(video.labels) for video in videos)], dtype=np.int32)
     label_values = np.concatenate([np.empty(0, np.int32), *(video.labels for video in videos)])
-    labels_type = SCHEMA.field("labels").type
-    columns = [
+    schema = schema_with(columns)
+    labels_type = schema.field("labels").type
+    arrays = [
         pa.array([video.id for video in videos], pa.binary()),
         pa.ListArray.from_arrays(pa.array(label_offsets), pa.array(label_values), labels_type),
         pa.array([video.num_frames for video in videos], pa.int32()),
         pa.array(encoded.bank),
         shard_rows.code_array(encoded.data, encoded.offsets),
+        *(
+            pa.array([video.kept[index] for video in videos], schema.field(column.name).type)
+            for index, column in enumerate(columns)
+        ),
         pa.array([video.file for video in videos], pa.string()).dictionary_encode(),
         pa.array([video.offset for video in videos], pa.int64()),
     ]
-    return EncodedVideos(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), letters)
+    return EncodedVideos(pa.RecordBatch.from_arrays(arrays, schema=schema), letters)
 
 
 def split_by_shard(rows: pa.Table, num_shards: int) -> dict[int, pa.Table]:
     """Divide rows among their shards by their ids.
 
     Args:
-      rows: A table of `SCHEMA`.
+      rows: A table of `schema_with`.
       num_shards: How many shards the data set has.
 
     Returns:
@@ -130,11 +143,11 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     offset. A later row with the same content is a duplicate; one with other content is a dead letter.
 
     Args:
-      rows: All rows of one shard, in any order, of `SCHEMA`.
+      rows: All rows of one shard, in any order, of `schema_with`.
 
     Returns:
-      The rows to write, with the columns of `shard_rows.SCHEMA`, but in types without a limit of 2 GiB for each column;
-      the number of duplicates; the dead letters.
+      The rows to write, with the columns of `shard_rows.schema_with`, but in types without a limit of 2 GiB for each
+      column; the number of duplicates; the dead letters.
     """
     rows = rows.cast(_without_limit(rows.schema))
     rows = rows.set_column(rows.schema.get_field_index("file"), "file", rows["file"].cast(pa.string()))
@@ -148,11 +161,11 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     num_duplicates = 0
     letters = []
     kept = None
-    content = shard_rows.SCHEMA.names
+    content = [name for name in rows.schema.names if name not in ("file", "offset", "is_new")]
     for index in np.flatnonzero(repeated):
         if not repeated[index - 1]:
-            kept = rows.slice(index - 1, 1).to_pylist()[0]
-        row = rows.slice(index, 1).to_pylist()[0]
+            kept = _values(rows, index - 1)
+        row = _values(rows, index)
         if kept is not None and all(row[name] == kept[name] for name in content):
             num_duplicates += 1
         elif kept is not None:
@@ -166,10 +179,24 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     return rows.filter(written).select(content), num_duplicates, letters
 
 
+def _values(rows: pa.Table, index: int) -> dict[str, Any]:
+    """Return a row by the names of its columns. Lists of floats are given as bytes: a NaN is not equal to itself."""
+    values = {}
+    for name, (value,) in zip(rows.schema.names, rows.slice(index, 1).columns, strict=True):
+        is_floats = pa.types.is_large_list(value.type) and pa.types.is_floating(value.type.value_type)
+        values[name] = value.values.to_numpy().tobytes() if is_floats and value.is_valid else value.as_py()
+    return values
+
+
 def _without_limit(schema: pa.Schema) -> pa.Schema:
     """Return the schema with offsets of 64 bits, for columns that hold more than 2 GiB in all."""
-    types = {"id": pa.large_binary(), "code": pa.large_binary(), "labels": pa.large_list(pa.int32())}
-    return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in schema])
+    return pa.schema([pa.field(field.name, _large(field.type)) for field in schema])
+
+
+def _large(column: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(column):
+        return pa.large_list(_large(column.value_type))
+    return _LARGE_TYPES.get(column, column)
 
 
 def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.RecordBatch]:
@@ -182,7 +209,7 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
       ids: The ids, in several arrays.
 
     Yields:
-      The rows, of `SCHEMA`, without offset.
+      The rows, of `schema_with(opened.header.columns)`, without offset.
 
     Raises:
       vidpress.model.shards.shard_header.ShardError: If the shard is damaged where it is read.
@@ -198,5 +225,5 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
             file = pa.array([name] * rows.num_rows, pa.string()).dictionary_encode()
             yield pa.RecordBatch.from_arrays(
                 [*rows.columns, file, pa.nulls(rows.num_rows, pa.int64())],
-                schema=SCHEMA,
+                schema=schema_with(opened.header.columns),
             )

@@ -232,6 +232,7 @@ def _check_shard(
     try:
         shard = Shard(pa.BufferReader(data), uri)
         shard.check_model(manifest.model_id)
+        shard.check_columns(manifest.columns)
     except ShardError as error:
         result.findings.append(str(error))
         return

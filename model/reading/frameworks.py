@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.metrics import check_labels
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows
 from vidpress.model.reading.row_groups import RowGroups
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
+from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, VideoBatchWithColumns
 
 if TYPE_CHECKING:
     import datasets
@@ -33,16 +36,24 @@ class BatchSource:
       deal: How it is dealt to workers.
       rank: Whose batches they are.
       decoded: Makes a batch of rows.
+      columns: Names of kept columns that rows have; by default those of batches.
     """
 
     def __init__(
-        self, videos: StoredVideos, order: EpochOrder, deal: Deal, rank: int, decoded: Callable[[StoredRows], Any]
+        self,
+        videos: StoredVideos,
+        order: EpochOrder,
+        deal: Deal,
+        rank: int,
+        decoded: Callable[[StoredRows], Any],
+        columns: Sequence[str] | None = None,
     ):
         self._videos = videos
         self._order = order
         self._deal = deal
         self._rank = rank
         self._decoded = decoded
+        self._columns = columns
         self._lock = threading.Lock()
         self._reading: tuple[int, RowGroups, LaneRows] | None = None
 
@@ -70,7 +81,7 @@ class BatchSource:
         start, stop = self._deal.batch(int(index) % len(self), self._rank)
         with self._lock:
             if self._reading is None or self._reading[0] != os.getpid():  # open files of another process
-                row_groups = self._videos.row_groups()
+                row_groups = self._videos.row_groups(self._columns)
                 self._reading = os.getpid(), row_groups, LaneRows(self._order, row_groups.read)
             _, row_groups, lanes = self._reading
             rows = lanes.rows(start, stop)
@@ -78,42 +89,64 @@ class BatchSource:
         return self._decoded(StoredRows(rows, tables))
 
 
+def _ragged(lists: Sequence[list[Any] | None], kind: str) -> tuple[Any, np.ndarray]:
+    """Return the values of a column as TensorFlow takes them, and where each video's begin, int64[num_videos + 1]."""
+    offsets = np.cumsum([0, *(len(values or ()) for values in lists)], dtype=np.int64)
+    values = list(itertools.chain.from_iterable(values or () for values in lists))
+    if kind == "string":
+        return [value.encode() for value in values], offsets
+    return values if kind == "bytes" else np.array(values, np.int64 if kind == "int64" else np.float32), offsets
+
+
 def to_tf(
-    begin: Callable[[], Iterator[VideoBatch]], num_dims: int, num_classes: int | None, with_ids: bool
+    begin: Callable[[], Iterator[VideoBatch | VideoBatchWithColumns]],
+    num_dims: int,
+    num_classes: int | None,
+    columns: Sequence[KeptColumn],
+    *,
+    with_ids: bool,
 ) -> tf.data.Dataset:
     """Return the batches of an iteration as a `tf.data.Dataset`; see `VideoDataset.to_tf`.
 
     Args:
-      begin: Begins an iteration, of batches whose labels are not dense.
+      begin: Begins an epoch, whose labels are not dense.
       num_dims: How many numbers a video's features have.
-      num_classes: How many classes dense labels have; None if they are not to be dense.
-      with_ids: Whether the ids are given, too.
+      num_classes: If given, labels become dense.
+      columns: The kept columns that batches have.
+      with_ids: Whether ids come first.
     """
     import tensorflow as tf
 
     # Python gives TensorFlow few numbers: to copy dense labels would take as long as to decode features.
     def generate() -> Iterator[tuple[Any, ...]]:
-        for ids, labels, features in begin():
-            values, offsets = RaggedLabels.of(labels)
+        for batch in begin():
+            labels = RaggedLabels.of(batch.labels)
             if num_classes is not None:
-                check_labels(values, num_classes)
-            yield (*([ids] if with_ids else []), features, values, offsets)
+                check_labels(labels.values, num_classes)
+            kept = (_ragged(batch[-1][column.name], column.kind) for column in columns)
+            yield (*([batch.ids] if with_ids else []), batch.features, *labels, *itertools.chain.from_iterable(kept))
 
-    def batch(*tensors: tf.Tensor) -> tuple[tf.Tensor | tf.RaggedTensor, ...]:
-        *others, values, offsets = tensors
-        labels = tf.RaggedTensor.from_row_splits(values, offsets, validate=False)
+    def batch(*tensors: tf.Tensor) -> tuple[Any, ...]:
+        first = 2 if with_ids else 1
+        labels, *kept = (
+            tf.RaggedTensor.from_row_splits(tensors[place], tensors[place + 1], validate=False)
+            for place in range(first, len(tensors), 2)
+        )
         if num_classes is not None:
-            places = tf.stack([labels.value_rowids(), tf.cast(values, tf.int64)], axis=1)
+            places = tf.stack([labels.value_rowids(), tf.cast(labels.values, tf.int64)], axis=1)
             shape = tf.stack([labels.nrows(), num_classes])
-            counts = tf.scatter_nd(places, tf.ones_like(values, tf.float32), shape)
+            counts = tf.scatter_nd(places, tf.ones_like(labels.values, tf.float32), shape)
             labels = tf.ensure_shape(tf.minimum(counts, 1), [None, num_classes])
-        return (*others, labels)
+        by_name = {column.name: values for column, values in zip(columns, kept, strict=True)}
+        return (*tensors[:first], labels, *([by_name] if columns else []))
 
+    dtypes = {"string": tf.string, "bytes": tf.string, "int64": tf.int64, "float": tf.float32}
+    lists = [tf.int32, *(dtypes[column.kind] for column in columns)]
     specs = (
+        *([tf.TensorSpec([None], tf.string)] if with_ids else []),
         tf.TensorSpec([None, num_dims], tf.float32),
-        *(tf.TensorSpec([None], dtype) for dtype in (tf.int32, tf.int64)),
+        *(tf.TensorSpec([None], dtype) for of_values in lists for dtype in (of_values, tf.int64)),
     )
-    specs = (tf.TensorSpec([None], tf.string), *specs) if with_ids else specs
     return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
 
 

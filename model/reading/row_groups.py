@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # How many shards are held open, each with its tables.
@@ -22,16 +23,23 @@ class RowGroups:
     Args:
       open_shard: Opens a shard by its name.
       places: The shard of each row group, and its index there.
+      columns: The columns that are given of each row.
 
     Attributes:
       numbers: The numbers of each shard's row groups, in its order.
       shard: A function that opens a shard by its name, or returns it if it is open; it raises what `read` does.
     """
 
-    def __init__(self, open_shard: Callable[[str], Shard], places: Sequence[tuple[str, int]]):
+    def __init__(
+        self,
+        open_shard: Callable[[str], Shard],
+        places: Sequence[tuple[str, int]],
+        columns: Sequence[str] = tuple(SCHEMA.names),
+    ):
         self._open_shard = open_shard
         self.shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._opened)
         self._places = places
+        self._columns = list(columns)
         self.numbers: dict[str, list[int]] = {}
         for number, (name, _) in enumerate(places):
             self.numbers.setdefault(name, []).append(number)
@@ -71,7 +79,7 @@ class RowGroups:
         """Read the rows of some row groups, one after the other.
 
         Returns:
-          A batch of `vidpress.model.shards.shard_rows.SCHEMA`, without metadata.
+          A batch of the columns, without metadata.
 
         Raises:
           FileNotFoundError: If a shard is missing.
@@ -80,7 +88,7 @@ class RowGroups:
         batches = []
         for row_group in row_groups:
             name, index = self._places[row_group]
-            batches.append(self.shard(name).read(index).replace_schema_metadata())
+            batches.append(self.shard(name).read(index).replace_schema_metadata().select(self._columns))
         return one_batch(batches)
 
 

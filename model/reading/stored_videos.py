@@ -15,11 +15,12 @@ from vidpress.model.features import DECODED
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index
 from vidpress.model.files.uris import normalized
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
 from vidpress.model.reading.lookup import Lookup, Shards
 from vidpress.model.reading.row_groups import RowGroups
 from vidpress.model.shards.shard import Shard
-from vidpress.model.shards.shard_rows import SCHEMA, as_float32, decode_codes
+from vidpress.model.shards.shard_rows import SCHEMA, as_float32, decode_codes, kept_fields
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class StoredRows(NamedTuple):
     """Rows as they are stored.
 
     Attributes:
-      rows: A batch of `vidpress.model.shards.shard_rows.SCHEMA`.
+      rows: A batch of `vidpress.model.shards.shard_rows.SCHEMA`, and kept columns.
       tables: The tables that decode it.
     """
 
@@ -47,6 +48,7 @@ class StoredVideos:
       path: The folder that `vidpress encode` wrote, or one of its shards; a local path or URI.
       generation: The newest generation to read; by default the newest one there is.
       features: "z_hat", or "input".
+      columns: Names of kept columns that batches have; and tables, which have all columns if this is None.
 
     Attributes:
       path: The path or URI, in its normal form.
@@ -55,16 +57,25 @@ class StoredVideos:
       num_dims: How many numbers a video's features have.
       model_id: The frozen model that encoded the videos.
       decoder: The decoder of the input, if input vectors are wanted.
+      kept: The columns that the data set keeps of its input.
+      columns: Names of those that batches have.
+      in_tables: Names of those that tables have.
 
     Raises:
       FileNotFoundError: If there is no such file.
       ManifestError: If the folder is not a data set.
       ShardError: If the file is not a shard.
       DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
-      ValueError: If `features` is neither, or if input vectors of a single shard are wanted.
+      ValueError: If `features` is neither, if input vectors of a single shard are wanted, or if a column is not kept.
     """
 
-    def __init__(self, path: str | os.PathLike[str], generation: int | None, features: Literal["z_hat", "input"]):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        generation: int | None,
+        features: Literal["z_hat", "input"],
+        columns: Sequence[str] | None = None,
+    ):
         if features not in DECODED:
             raise ValueError(f"features={features!r} must be {' or '.join(map(repr, DECODED))}.")
         self.path = normalized(path)
@@ -77,6 +88,7 @@ class StoredVideos:
             shard = Shard.open(self.path)
             self.generation = None
             self.model_id = shard.header.model_id
+            self.kept = shard.header.columns
             self.num_dims = shard.header.tables.num_dims
             row_groups = {self.path: shard.row_group_sizes}
             self._generations = [Shards({0: self.path}, 1)]
@@ -84,6 +96,7 @@ class StoredVideos:
             manifest = Manifest.load(self.path, generation)
             self.generation = manifest.generation
             self.model_id = manifest.model_id
+            self.kept = manifest.columns
             self.num_dims = manifest.num_dims
             if features == "input":
                 from vidpress.model.data_set.input_decoding import load_decoder  # which needs safetensors
@@ -97,9 +110,34 @@ class StoredVideos:
                 for each in manifest.generations
                 if each.shards
             ]
+        self.in_tables = self._kept_names(columns)
+        self.columns = () if columns is None else self.in_tables
         self._places = [(name, index) for name, sizes in row_groups.items() for index in range(len(sizes))]
         self._sizes = [size for sizes in row_groups.values() for size in sizes]
         self.num_videos = sum(self._sizes)
+
+    @property
+    def asked_for(self) -> tuple[KeptColumn, ...]:
+        """The kept columns that batches have."""
+        by_name = {column.name: column for column in self.kept}
+        return tuple(by_name[name] for name in self.columns)
+
+    def _kept_names(self, columns: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of kept columns that are asked for; all, if none are.
+
+        Raises:
+          ValueError: If there is no such column.
+        """
+        names = [column.name for column in self.kept]
+        if isinstance(columns, str):
+            raise TypeError(f"columns={columns!r} must be a sequence of names: put it into a list.")
+        unknown = [name for name in columns or () if name not in names]
+        if unknown:
+            raise ValueError(
+                f"{self.path} keeps no column {', '.join(map(repr, unknown))}: its columns are "
+                f"{', '.join(map(repr, names)) or 'none'}."
+            )
+        return tuple(names if columns is None else columns)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lookup": None}
@@ -109,7 +147,7 @@ class StoredVideos:
         return EpochOrder(self._sizes, rng_key)
 
     def read(
-        self, order: EpochOrder, deal: Deal, reader: Reader, num_read: int = 0
+        self, order: EpochOrder, deal: Deal, reader: Reader, num_read: int = 0, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[StoredRows, int]]:
         """Read the batches of a reader.
 
@@ -118,6 +156,7 @@ class StoredVideos:
           deal: How it is dealt.
           reader: Whose batches.
           num_read: How many of them to leave out.
+          columns: Names of kept columns to read; by default those of batches.
 
         Yields:
           The batches, and after how many rows of the epoch's order the next ones of all readers begin.
@@ -126,20 +165,25 @@ class StoredVideos:
           FileNotFoundError: If a shard is missing.
           ShardError: If a shard is damaged, or does not belong to this data set.
         """
-        row_groups = self.row_groups()
+        row_groups = self.row_groups(columns)
         lanes = LaneRows(order, row_groups.read)
         for step in deal.steps(reader, num_read):
             rows = lanes.rows(*deal.batch(step, reader.rank))
             yield StoredRows(rows, row_groups.tables), deal.position(step + 1)
 
-    def row_groups(self) -> RowGroups:
-        """Return the row groups of all shards, none of which is open yet."""
-        return RowGroups(self._open_shard, self._places)
+    def row_groups(self, columns: Sequence[str] | None = None) -> RowGroups:
+        """Return the row groups of all shards, none of which is open yet.
+
+        Args:
+          columns: Names of kept columns to read; by default those of batches.
+        """
+        kept = self.columns if columns is None else columns
+        return RowGroups(self._open_shard, self._places, (*SCHEMA.names, *kept))
 
     def _open_shard(self, name: str) -> Shard:
         if self.generation is None:
             return Shard.open(name)
-        return open_shard(self.path, self._entries[name], self.model_id)
+        return open_shard(self.path, self._entries[name], self.model_id, self.kept)
 
     def find(self, ids: Iterable[bytes | str], missing: Literal["raise", "skip"]) -> StoredRows | None:
         """Find videos by their ids.
@@ -162,7 +206,7 @@ class StoredVideos:
             raise TypeError(f"ids={ids!r} must be a sequence of ids: put it into a list.")
         keys = [video_id.encode() if isinstance(video_id, str) else bytes(video_id) for video_id in ids]
         if self._lookup is None or self._lookup[0] != os.getpid():  # after a fork, open files would share their places
-            self._lookup = os.getpid(), Lookup(self.row_groups(), self._generations, in_threads="://" in self.path)
+            self._lookup = os.getpid(), self._new_lookup()
         found = self._lookup[1].find(keys)
         absent = list(dict.fromkeys(key for key, place in zip(keys, found.places, strict=True) if place is None))
         if absent and missing == "raise":
@@ -173,6 +217,9 @@ class StoredVideos:
             return None
         places = [place for place in found.places if place is not None]
         return StoredRows(found.rows.take(pa.array(places, pa.int64())), found.tables)
+
+    def _new_lookup(self) -> Lookup:
+        return Lookup(self.row_groups(self.in_tables), self._generations, in_threads="://" in self.path)
 
     def features(self, stored: StoredRows) -> np.ndarray:
         """Decode rows.
@@ -188,9 +235,10 @@ class StoredVideos:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of decoded rows: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
+        """Decoded rows: `id`, `labels`, `num_frames`, `features`, float32[num_dims], and the kept columns of tables."""
         features = pa.field("features", pa.list_(pa.float32(), self.num_dims), nullable=False)
-        return pa.schema([*(SCHEMA.field(name) for name in ("id", "labels", "num_frames")), features])
+        kept = [field for field in kept_fields(self.kept) if field.name in self.in_tables]
+        return pa.schema([*(SCHEMA.field(name) for name in ("id", "labels", "num_frames")), features, *kept])
 
     def schema_of(self, columns: Sequence[str] | None) -> pa.Schema:
         """Return the schema of some columns of `schema`, or of all.
@@ -199,6 +247,10 @@ class StoredVideos:
           KeyError: If there is no such column.
         """
         return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+
+    def kept_in(self, schema: pa.Schema) -> list[str]:
+        """Return the names of kept columns that a schema has."""
+        return [name for name in schema.names if name in self.in_tables]
 
     @property
     def shard_files(self) -> list[str]:

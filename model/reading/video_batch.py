@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pyarrow as pa
+
+from vidpress.model.shards.shard_rows import labels_list
 
 
 class RaggedLabels(NamedTuple):
@@ -39,3 +42,34 @@ class VideoBatch(NamedTuple):
     ids: list[bytes]
     labels: Any
     features: np.ndarray
+
+
+class VideoBatchWithColumns(NamedTuple):
+    """Some videos of a data set, where kept columns were asked for.
+
+    Attributes:
+      ids: As in a `VideoBatch`.
+      labels: As in a `VideoBatch`.
+      features: As in a `VideoBatch`.
+      columns: By the name of the column, for each video the list of its values (str, bytes, int or float), or None if
+        its record did not have the key.
+    """
+
+    ids: list[bytes]
+    labels: Any
+    features: np.ndarray
+    columns: dict[str, list[list[Any] | None]]
+
+
+def batch_of(rows: pa.RecordBatch, features: np.ndarray, columns: Sequence[str]) -> VideoBatch:
+    """Return the batch of some rows: a `VideoBatchWithColumns` if there are columns.
+
+    Args:
+      rows: `id`, `labels` and the columns of the videos.
+      features: float32[num_videos, num_dims].
+      columns: Names of kept columns.
+    """
+    batch = VideoBatch(rows["id"].to_pylist(), labels_list(rows["labels"]), features)
+    if not columns:
+        return batch
+    return cast(VideoBatch, VideoBatchWithColumns(*batch, {name: rows[name].to_pylist() for name in columns}))

@@ -16,8 +16,7 @@ from vidpress.model.reading import queries
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
 from vidpress.model.reading.reading_state import Position, followed, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import VideoBatch
-from vidpress.model.shards.shard_rows import labels_list
+from vidpress.model.reading.video_batch import VideoBatch, batch_of
 
 if TYPE_CHECKING:
     import datasets
@@ -61,6 +60,7 @@ class VideoDataset:
         drop_remainder: bool = False,
         generation: int | None = None,
         features: Literal["z_hat", "input"] = "z_hat",
+        columns: Sequence[str] | None = None,
     ):
         """Open a data set. Its rows are read when it is iterated.
 
@@ -72,28 +72,29 @@ class VideoDataset:
           seed: The seed of the shuffling. Workers that share a data set need the same one.
           num_classes: If given, labels are a dense matrix.
           worker: The index of this worker, in [0, num_workers).
-          num_workers: How many workers, such as the ranks of a distributed training, share the data set. All get the
-            same number of batches, and each video goes to one of them.
+          num_workers: How many workers, such as the ranks of a training, share the videos. All get as many batches.
           drop_remainder: Whether to leave out the videos that do not fill a batch of each worker.
           generation: The newest generation to read; by default the newest one there is. Name it to get the same videos
-            again after others were added. Workers that share a data set of several generations must all name the same
-            one. Otherwise, if videos are added while the workers start, some workers would read them and others not.
+            again after others were added. Workers that share several generations must all name the same one, as
+            videos may be added while they start.
           features: "z_hat", the integers that are stored; or "input", the input vectors, approximately: the means of
             the videos' frames, feature after feature as in `spec`.
+          columns: Names of columns that the data set keeps of its input (`vidpress encode --keep`). Batches are then
+            `VideoBatchWithColumns`. Tables have all of them unless some are named here.
 
         Raises:
           FileNotFoundError: If there is no such file.
           ManifestError: If the folder is not a data set.
           ShardError: If the file is not a shard.
           DecoderError: If input vectors are wanted, and the data set has no decoder, or a damaged one.
-          ValueError: If an option is out of its range, if there are more workers than videos, or if several workers
-            share several generations and name none.
+          ValueError: If an option is out of its range, if a column is not kept, if there are more workers than videos,
+            or if several workers share several generations and name none.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
-        self._videos = StoredVideos(path, generation, features)
+        self._videos = StoredVideos(path, generation, features, columns)
         self._codes = queries.CodeDecoder(self._videos)
         self.path = self._videos.path
         self.generation = self._videos.generation
@@ -149,10 +150,11 @@ class VideoDataset:
     def __iter__(self) -> Iterator[VideoBatch]:
         return self._begin(self._decoded)
 
-    def _begin(self, made: Callable[[StoredRows], Made]) -> Iterator[Made]:
-        """Begin the next epoch: what is made of each batch of rows."""
+    def _begin(self, made: Callable[[StoredRows], Made], columns: Sequence[str] | None = None) -> Iterator[Made]:
+        """Begin the next epoch: what is made of each batch of rows; by default they have the columns of batches."""
         self._position = position = self._next
-        batches = self._read(position.epoch, position.rows, Reader(self.worker, self.num_workers))
+        reader = Reader(self.worker, self.num_workers)
+        batches = self._read(position.epoch, position.rows, reader, columns=columns)
         self._next = Position(position.epoch + 1)
         return followed(((made(stored), rows) for stored, rows in batches), position)
 
@@ -186,15 +188,16 @@ class VideoDataset:
         """
         return ((self._batch(stored), rows) for stored, rows in self._read(epoch, start, reader, num_read))
 
-    def _read(self, epoch: int, start: int, reader: Reader, num_read: int = 0) -> Iterator[tuple[StoredRows, int]]:
-        return self._videos.read(self._order(epoch), self.deal(start, reader.num_ranks), reader, num_read)
+    def _read(
+        self, epoch: int, start: int, reader: Reader, num_read: int = 0, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[StoredRows, int]]:
+        return self._videos.read(self._order(epoch), self.deal(start, reader.num_ranks), reader, num_read, columns)
 
     def _order(self, epoch: int) -> EpochOrder:
         return self._videos.order((self.seed, epoch) if self.shuffle else None)
 
     def _batch(self, stored: StoredRows) -> VideoBatch:
-        ids, labels = stored.rows["id"].to_pylist(), labels_list(stored.rows["labels"])
-        return VideoBatch(ids, labels, self._videos.features(stored))
+        return batch_of(stored.rows, self._videos.features(stored), self._videos.columns)
 
     def densified(self, batch: VideoBatch) -> VideoBatch:
         """Return a batch with dense labels, if the number of classes was given.
@@ -242,10 +245,9 @@ class VideoDataset:
         return self._videos.shard_files
 
     def get(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> VideoBatch:
-        """Return videos by their ids.
+        """Return videos by their ids; threads can share a data set.
 
         The first lookup in a shard reads its footer, which is kept. Then one read gives a row group of 4096 videos.
-        Threads can share a data set.
 
         Args:
           ids: The ids; text stands for its UTF-8.
@@ -262,7 +264,8 @@ class VideoDataset:
         found = self._videos.find(ids, missing)
         if found is not None:
             return self._decoded(found)
-        return self.densified(VideoBatch([], [], np.empty((0, self.num_dims), np.float32)))
+        none = np.empty((0, self.num_dims), np.float32)
+        return self.densified(batch_of(self._videos.decode(None, self.schema), none, self._videos.columns))
 
     def get_arrow(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> pa.RecordBatch:
         """Return videos by their ids as an Arrow batch of `schema`; see `get`."""
@@ -270,7 +273,7 @@ class VideoDataset:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of `to_arrow`: `id`, `labels`, `num_frames`, and `features`, float32[num_dims]."""
+        """The columns of `to_arrow`: `id`, `labels`, `num_frames`, `features`, float32[num_dims], and kept columns."""
         return self._videos.schema
 
     def to_arrow_batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
@@ -286,17 +289,14 @@ class VideoDataset:
           KeyError: If there is no such column.
         """
         schema = self._videos.schema_of(columns)
-        return pa.RecordBatchReader.from_batches(
-            schema, self._begin(functools.partial(self._videos.decode, schema=schema))
-        )
+        decode = functools.partial(self._videos.decode, schema=schema)
+        return pa.RecordBatchReader.from_batches(schema, self._begin(decode, self._videos.kept_in(schema)))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all videos of this worker as an Arrow table, in the order of the next epoch. It is held in memory.
-
-        Unlike `to_arrow_batches`, this is no iteration: it begins no epoch, and is whole whatever was read before.
-        """
+        """Return all videos of this worker as an Arrow table, in the order of the next epoch, which does not begin."""
         schema = self._videos.schema_of(columns)
-        batches = self._read(self._next.epoch, 0, Reader(self.worker, self.num_workers))
+        reader = Reader(self.worker, self.num_workers)
+        batches = self._read(self._next.epoch, 0, reader, columns=self._videos.kept_in(schema))
         return pa.Table.from_batches((self._videos.decode(stored, schema) for stored, _ in batches), schema)
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -352,11 +352,11 @@ class VideoDataset:
         """
         return self._source(self._decoded)
 
-    def _source(self, made: Callable[[StoredRows], Any]) -> BatchSource:
+    def _source(self, made: Callable[[StoredRows], Any], columns: Sequence[str] | None = None) -> BatchSource:
         from vidpress.model.reading.frameworks import BatchSource
 
         deal = self.deal(0, self.num_workers)
-        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, made)
+        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, made, columns)
 
     def to_hf(self) -> datasets.IterableDataset:
         """Return the videos of the next epoch as Hugging Face's `datasets.IterableDataset`: the columns of `schema`.
@@ -366,7 +366,8 @@ class VideoDataset:
         """
         from vidpress.model.reading import frameworks
 
-        return frameworks.to_hf(self._source(functools.partial(self._videos.decode, schema=self.schema)), self.schema)
+        decode = functools.partial(self._videos.decode, schema=self.schema)
+        return frameworks.to_hf(self._source(decode, self._videos.kept_in(self.schema)), self.schema)
 
     def _decoded(self, stored: StoredRows) -> VideoBatch:
         return self.densified(self._batch(stored))
@@ -379,11 +380,13 @@ class VideoDataset:
 
         Args:
           with_ids: Give `(ids, features, labels)` instead.
+
+        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last; null is an empty list there.
         """
         from vidpress.model.reading import frameworks
 
         begin = functools.partial(self._begin, self._batch)
-        return frameworks.to_tf(begin, self.num_dims, self.num_classes, with_ids=with_ids)
+        return frameworks.to_tf(begin, self.num_dims, self.num_classes, self._videos.asked_for, with_ids=with_ids)
 
     def to_torch(self) -> TorchVideoDataset:
         """Return a `torch.utils.data.IterableDataset` for a `DataLoader(..., batch_size=None)`.

@@ -56,6 +56,10 @@ class KindError(RecordError):
         self.found = found
 
 
+class RangeError(RecordError):
+    """A feature with an integer that is too small or too large."""
+
+
 @functools.cache
 def _messages() -> dict[str, Any]:
     """Build the message classes; `Record` is the outermost. Reading does without them, and without their library."""
@@ -166,11 +170,12 @@ def _wrong_kind(found: int, wanted: int) -> RecordError:
     return RecordError("is not a tf.train.Feature") if found < 0 else KindError("holds", found, wanted)
 
 
-def bytes_values(feature: bytes | memoryview) -> list[bytes]:
+def bytes_values(feature: bytes | memoryview, *, max_values: int = _NO_LIMIT) -> list[bytes]:
     """Return the strings of a serialized `Feature`.
 
     Raises:
       KindError: If it holds values of another kind.
+      RecordError: If there are more than `max_values`.
     """
     size = len(feature) - len(_STRING_HEADERS[0])
     if 0 < size < len(_STRING_HEADERS) and feature[: len(_STRING_HEADERS[0])] == _STRING_HEADERS[size]:
@@ -179,6 +184,8 @@ def bytes_values(feature: bytes | memoryview) -> list[bytes]:
     kind, count, start = message_places.survey_feature(data)
     if kind not in (BYTES, NO_KIND):
         raise _wrong_kind(kind, BYTES)
+    if count > max_values:
+        raise RecordError(f"has {count:,} values, more than {max_values:,}")
     view = memoryview(feature)
     places = message_places.locate_values(data, BYTES, count, start)
     return [bytes(view[begin:end]) for begin, end in places.tolist()]
@@ -191,7 +198,8 @@ def int64_values(
 
     Raises:
       KindError: If it holds values of another kind.
-      RecordError: If there are more than `max_values`, or if one does not lie between `least` and `greatest`.
+      RangeError: If one does not lie between `least` and `greatest`.
+      RecordError: If there are more than `max_values`.
     """
     kind, count, values, lowest, highest = message_places.read_integers(np.frombuffer(feature, np.uint8), max_values)
     if kind not in (INTEGERS, NO_KIND):
@@ -199,7 +207,7 @@ def int64_values(
     if count > max_values:
         raise RecordError(f"has {count:,} values, more than {max_values:,}")
     if count and not least <= lowest <= highest <= greatest:
-        raise RecordError(f"has {lowest if lowest < least else highest}, which does not lie in {least} to {greatest}")
+        raise RangeError(f"has {lowest if lowest < least else highest}, which does not lie in {least} to {greatest}")
     return values
 
 
@@ -262,13 +270,13 @@ def _packed_floats(feature: bytes | memoryview) -> np.ndarray | None:
 
 
 def serialize_record(
-    context: Mapping[str, bytes | Sequence[int] | np.ndarray],
+    context: Mapping[str, bytes | tuple[bytes, ...] | Sequence[int] | np.ndarray],
     feature_lists: Mapping[str, np.ndarray] | None = None,
 ) -> bytes:
     """Serialize an Example (no feature lists) or a SequenceExample, deterministically.
 
     Args:
-      context: `bytes`, float arrays or integers by name.
+      context: `bytes`, tuples of these, float arrays or integers by name.
       feature_lists: uint8[num_frames, size] or float32[num_frames, size] by name.
 
     Returns:
@@ -279,6 +287,8 @@ def serialize_record(
         feature = record.context.feature[name]
         if isinstance(value, bytes):
             feature.bytes_list.value.append(value)
+        elif isinstance(value, tuple):
+            feature.bytes_list.value.extend(value)
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             feature.float_list.value.extend(value.tolist())
         else:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from vidpress.model.compiled import jit
 from vidpress.model.features import Feature, FeatureSpec
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.records import examples
-from vidpress.model.records.examples import KindError, RecordError
+from vidpress.model.records.examples import KindError, RangeError, RecordError
 from vidpress.model.records.frames import frame_matrix
+from vidpress.model.records.kept_values import KIND_OF, KeptValues, kept_values
 
 # Limits for a record: far more than any data set has, and so little that thousands of records fit into memory.
 MAX_ID_BYTES = 4096
@@ -19,6 +21,9 @@ MAX_LABELS = 16_384
 
 _INT32_MAX = 2**31 - 1
 _Values = bytes | memoryview
+
+# The labels of all records that have no key of labels: this array, and not only an empty one.
+NO_LABELS = np.empty(0, np.int32)
 
 
 @dataclasses.dataclass
@@ -32,6 +37,7 @@ class Video:
         float32[num_frames, size] (frame level, floats not yet scaled) or float32[size] (video level, means).
       file: The file that the record is in.
       offset: Byte offset of the record in that (uncompressed) file.
+      kept: Of each column that is kept the values, as `kept_values` gives them.
     """
 
     id: bytes
@@ -39,6 +45,7 @@ class Video:
     features: dict[str, np.ndarray]
     file: str = ""
     offset: int = 0
+    kept: tuple[KeptValues, ...] = ()
 
 
 @dataclasses.dataclass
@@ -52,6 +59,7 @@ class PooledVideo:
       num_frames: How many frames were averaged, or None if the record held their mean.
       file: The file that the record is in.
       offset: Byte offset of the record in that (uncompressed) file.
+      kept: Of each column that is kept the values, as `kept_values` gives them.
     """
 
     id: bytes
@@ -60,14 +68,18 @@ class PooledVideo:
     num_frames: int | None = None
     file: str = ""
     offset: int = 0
+    kept: tuple[KeptValues, ...] = ()
 
 
-def parse_video(payload: bytes, spec: FeatureSpec, *, file: str = "", offset: int = 0) -> Video:
+def parse_video(
+    payload: bytes, spec: FeatureSpec, *, columns: Sequence[KeptColumn] = (), file: str = "", offset: int = 0
+) -> Video:
     """Parse a frame-level SequenceExample or a video-level Example; a record with feature lists is frame level.
 
     Args:
       payload: The serialized message.
       spec: The features to take.
+      columns: What else to keep. If the key of the labels is among them, they are kept as that, and not as labels.
       file: The file that the record is in, for messages.
       offset: Where in that file it begins.
 
@@ -80,12 +92,14 @@ def parse_video(payload: bytes, spec: FeatureSpec, *, file: str = "", offset: in
     context, feature_lists = examples.parse_record(payload)
     video_id = _parse_id(context, spec)
     try:
-        labels = _parse_labels(context, spec)
+        kept = kept_values(context, columns) if columns else ()
+        is_kept = columns and any(column.key == spec.labels_key for column in columns)
+        labels = NO_LABELS if is_kept else _parse_labels(context, spec)
         features = {feature.name: _parse_feature(feature, context, feature_lists) for feature in spec.features}
     except RecordError as error:
         error.video_id = video_id
         raise
-    return Video(video_id, labels, features, file, offset)
+    return Video(video_id, labels, features, file, offset, kept)
 
 
 def _parse_id(context: Mapping[str, _Values], spec: FeatureSpec) -> bytes:
@@ -114,14 +128,20 @@ def _parse_id(context: Mapping[str, _Values], spec: FeatureSpec) -> bytes:
 
 def _parse_labels(context: Mapping[str, _Values], spec: FeatureSpec) -> np.ndarray:
     if spec.labels_key not in context:
-        return np.empty(0, np.int32)
+        return NO_LABELS
     feature = context[spec.labels_key]
     try:
         return examples.int64_values(feature, max_values=MAX_LABELS, least=0, greatest=_INT32_MAX).astype(np.int32)
     except KindError as error:
+        kept = f"{spec.labels_key}:{KIND_OF[error.found]}"
         raise RecordError(
-            f"{spec.labels_key!r} must be class indices, but {error}; write indices, or name another key with "
-            "--labels_key"
+            f"{spec.labels_key!r} must be class indices, but {error}; write indices, name another key with "
+            f"--labels_key, or keep them as they are with `vidpress encode --keep {kept}`"
+        ) from error
+    except RangeError as error:
+        raise RecordError(
+            f"{spec.labels_key!r} must be class indices, but {error}; keep other numbers with `vidpress encode --keep "
+            f"{spec.labels_key}:int64`"
         ) from error
     except RecordError as error:
         raise RecordError(f"{spec.labels_key!r} must be class indices, but {error}") from error
@@ -202,7 +222,7 @@ def pool_frames(video: Video, spec: FeatureSpec) -> PooledVideo:
             else:
                 _mean_frames(part, scale, shift, x[start:end])
         start = end
-    return PooledVideo(video.id, video.labels, x, num_frames, video.file, video.offset)
+    return PooledVideo(video.id, video.labels, x, num_frames, video.file, video.offset, video.kept)
 
 
 def _check_finite(x: np.ndarray, start: int, end: int, video_id: bytes) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidpress.model.files import file_kinds, storage
+from vidpress.model.kept_columns import KeptColumn, listed
 from vidpress.model.shards import shard_layout
 from vidpress.model.shards.file_window import FileWindow
 from vidpress.model.shards.shard_header import (
@@ -25,7 +26,7 @@ from vidpress.model.shards.shard_header import (
     text,
 )
 from vidpress.model.shards.shard_layout import Chunk, LayoutError
-from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, row_group_crc32
+from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE, SCHEMA, row_group_crc32, schema_with
 
 _SCHEMA_OF_VERSION_1 = SCHEMA.remove(SCHEMA.get_field_index("bank"))
 
@@ -89,12 +90,13 @@ class Shard:
         # As it was written: `header.metadata` is what this version writes, and takes long to make of many banks.
         self._metadata = {key: value for key, value in metadata.items() if key.startswith(METADATA_PREFIX)}
         version = self._metadata[f"{METADATA_PREFIX}format_version"]
-        schema = _SCHEMA_OF_VERSION_1 if version == "1" else SCHEMA
+        schema = _SCHEMA_OF_VERSION_1 if version == "1" else schema_with(self.header.columns)
+        self._kept_names = {column.name for column in self.header.columns}
         try:
             if ARROW_SCHEMA_KEY in metadata:
                 raise LayoutError("it was written anew by another program")
             end = self.num_bytes - shard_layout.TAIL_SIZE - len(footer)
-            shard_layout.check_footer(parsed, schema.names, end, ROW_GROUP_SIZE)
+            shard_layout.check_footer(parsed, schema.names, end, ROW_GROUP_SIZE, self._kept_names)
             # Read ahead, Arrow's own threads hold on to Python's buffers, and abort a process that ends meanwhile.
             self._file = pq.ParquetFile(self._window, page_checksum_verification=True, pre_buffer=False)
             columns = self._file.schema_arrow.remove_metadata()
@@ -138,6 +140,18 @@ class Shard:
                 "not belong to it."
             )
 
+    def check_columns(self, columns: Sequence[KeptColumn]) -> None:
+        """See that the shard keeps what its data set does.
+
+        Raises:
+          ShardError: If it does not.
+        """
+        if self.header.columns != tuple(columns):
+            raise ShardError(
+                f"{self.name} keeps the columns {listed(self.header.columns)}, the data set {listed(columns)}: the "
+                "shard does not belong to it."
+            )
+
     @property
     def num_rows(self) -> int:
         """How many videos the shard holds."""
@@ -151,7 +165,7 @@ class Shard:
     @property
     def column_bytes(self) -> dict[str, int]:
         """Bytes of each column in the file, page headers included."""
-        totals = dict.fromkeys(SCHEMA.names, 0)
+        totals = dict.fromkeys(schema_with(self.header.columns).names, 0)
         for row_group in self._row_groups:
             for chunk in row_group.columns:
                 totals[chunk.name] += chunk.size
@@ -185,7 +199,8 @@ class Shard:
           row_group: Its index.
 
         Returns:
-          A batch of `SCHEMA` with the header in the schema's metadata, so that it can be decoded by itself.
+          A batch of `schema_with(header.columns)` with the header in the schema's metadata, so that it can be decoded
+          by itself.
 
         Raises:
           ShardError: If it cannot be read or a checksum does not fit.
@@ -206,10 +221,13 @@ class Shard:
         try:
             data = self._window.fetch(start, end - start)
             for chunk in chunks:
-                shard_layout.check_pages(data[chunk.start - start :][: chunk.size], chunk)
+                is_kept = chunk.name in self._kept_names
+                shard_layout.check_pages(data[chunk.start - start :][: chunk.size], chunk, is_kept=is_kept)
             names = [chunk.name for chunk in chunks]
             table = self._file.read_row_group(row_group, columns=names, use_threads=False)
             (batch,) = table.combine_chunks().to_batches()
+            for name in self._kept_names.intersection(names):
+                batch[name].validate(full=True)  # Arrow takes any bytes for UTF-8
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(row_group, error) from error
         if batch.num_rows != self._row_groups[row_group].num_rows:

@@ -15,11 +15,13 @@ import numpy as np
 from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
+from vidpress.model.kept_columns import KeptColumn, columns_from_json
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Version 2 has banks of tables, and the column `bank`.
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = ("1", "2")
+# Version 2 has banks of tables, and the column `bank`; 3 has kept columns, and is written only where there are some.
+FORMAT_VERSION = 3
+_WITHOUT_COLUMNS = 2
+_READABLE_VERSIONS = ("1", "2", "3")
 
 METADATA_PREFIX = "vidpress."
 CHECKSUMS_KEY = f"{METADATA_PREFIX}row_group_crc32"
@@ -42,21 +44,25 @@ class ShardHeader:
       model_id: The frozen model that encoded the videos.
       spec: The features that were encoded.
       tables: The range coding tables of the codes.
+      columns: The columns of the input that are kept.
     """
 
     model_id: str
     spec: FeatureSpec
     tables: RangeCodingTables
+    columns: tuple[KeptColumn, ...] = ()
 
     @functools.cached_property
     def metadata(self) -> dict[str, str]:
         """The header as Parquet key-value metadata."""
         values = {
-            "format_version": str(FORMAT_VERSION),
+            "format_version": str(FORMAT_VERSION if self.columns else _WITHOUT_COLUMNS),
             "model_id": self.model_id,
             "feature_spec": json.dumps(self.spec.to_json(), sort_keys=True),
             "range_coding_tables": base64.b64encode(self.tables.to_bytes()).decode(),
         }
+        if self.columns:
+            values["columns"] = json.dumps([dataclasses.asdict(column) for column in self.columns], sort_keys=True)
         return {METADATA_PREFIX + key: value for key, value in values.items()}
 
     def with_banks(self, banks: np.ndarray) -> ShardHeader:
@@ -103,9 +109,17 @@ class ShardHeader:
                     strict_json.decode(values[f"{METADATA_PREFIX}feature_spec"], dict[str, Any])
                 ),
                 tables=_parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"]),
+                columns=_parse_columns(values[f"{METADATA_PREFIX}columns"]) if int(version) >= FORMAT_VERSION else (),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({one_line(error)}): fetch or encode it again.") from error
+
+
+def _parse_columns(encoded: str) -> tuple[KeptColumn, ...]:
+    columns = columns_from_json(strict_json.decode(encoded, list[dict[str, Any]]))
+    if not columns:
+        raise ValueError("it is of the version for shards with kept columns, and has none")
+    return columns
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,13 +6,15 @@ import functools
 import itertools
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidpress.model.coding import range_coder
 from vidpress.model.coding.range_coder import DamagedCodeError
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
@@ -30,20 +32,38 @@ SCHEMA = pa.schema(
     ]
 )
 
+# What a list of each kind of kept values holds.
+_ELEMENTS = {"string": pa.string(), "bytes": pa.binary(), "int64": pa.int64(), "float": pa.float32()}
+
 _DECODED_NAMES = ("id", "labels", "num_frames")
 
 # Integers that are converted at once: so few that malloc keeps the memory in between, where more would be cleared anew.
 _CONVERTED_AT_ONCE = 2**14
 
 
+def kept_fields(columns: Sequence[KeptColumn]) -> list[pa.Field]:
+    """Return the fields of kept columns: lists, which are null where a record does not have the key."""
+    return [
+        pa.field(column.name, pa.list_(pa.field("element", _ELEMENTS[column.kind], nullable=False)))
+        for column in columns
+    ]
+
+
+def schema_with(columns: Sequence[KeptColumn]) -> pa.Schema:
+    """Return the columns of a shard that keeps some of the input."""
+    return pa.schema([*SCHEMA, *kept_fields(columns)])
+
+
 def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
     """Return the checksum of a row group's values: the CRC-32 (as in zlib) of these, one after the other.
 
     The header's metadata as JSON with sorted keys; then of `id`, `labels` and `code` the int32 offsets, counted
-    from zero, and the values; `num_frames` as int32, -1 for null; and since version 2 `bank`. All little endian.
+    from zero, and the values; `num_frames` as int32, -1 for null; and since version 2 `bank`. Then of each kept column
+    the int32 number of values of each row, -1 for null; for strings and bytes the int32 length of each value; and the
+    values. All little endian.
 
     Args:
-      batch: The row group's rows, of `SCHEMA` or that of version 1.
+      batch: The row group's rows, of `schema_with` or the schema of version 1.
       metadata: The header in the shard's metadata.
     """
     crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
@@ -58,7 +78,22 @@ def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
             values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
         crc = zlib.crc32(values.tobytes(), crc)
     crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
-    return zlib.crc32(batch["bank"].to_numpy().tobytes(), crc) if "bank" in batch.schema.names else crc
+    if "bank" in batch.schema.names:
+        crc = zlib.crc32(batch["bank"].to_numpy().tobytes(), crc)
+    for name in batch.schema.names[len(SCHEMA) :]:
+        crc = _crc32_of_kept(batch[name], crc)
+    return crc
+
+
+def _crc32_of_kept(column: pa.ListArray, crc: int) -> int:
+    crc = zlib.crc32(pc.list_value_length(column).fill_null(-1).to_numpy().tobytes(), crc)
+    values = column.flatten()
+    if not pa.types.is_primitive(values.type):
+        crc = zlib.crc32(pc.binary_length(values).to_numpy().tobytes(), crc)
+        offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
+        data = values.buffers()[2]
+        return zlib.crc32(data[int(offsets[0]) : int(offsets[-1])], crc) if data is not None and len(values) else crc
+    return zlib.crc32(values.to_numpy().tobytes(), crc)
 
 
 def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:
@@ -107,17 +142,17 @@ def labels_list(labels: pa.ListArray) -> list[np.ndarray]:
     return [values[start:end] for start, end in itertools.pairwise(offsets)]
 
 
-def decoded_schema(num_dims: int) -> pa.Schema:
+def decoded_schema(num_dims: int, columns: Sequence[KeptColumn] = ()) -> pa.Schema:
     """Return the schema of decoded rows: `z_hat`, float32[num_dims], instead of `bank` and `code`."""
     field = pa.field("z_hat", pa.list_(pa.float32(), num_dims), nullable=False)
-    return pa.schema([SCHEMA.field(name) for name in _DECODED_NAMES] + [field])
+    return pa.schema([*(SCHEMA.field(name) for name in _DECODED_NAMES), field, *kept_fields(columns)])
 
 
 def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Decode rows as `Shard.read` gives them.
 
     Args:
-      batch: Rows of `SCHEMA` with a shard's header in the schema's metadata.
+      batch: Rows of `schema_with` with a shard's header in the schema's metadata.
 
     Returns:
       The rows, of `decoded_schema`.
@@ -125,11 +160,13 @@ def decode_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     Raises:
       ShardError: If the metadata or a code are seen to be damaged.
     """
-    tables = _header(tuple(sorted((batch.schema.metadata or {}).items()))).tables
+    header = _header(tuple(sorted((batch.schema.metadata or {}).items())))
+    tables = header.tables
     z_hat = as_float32(decode_codes(batch, tables))
     column = pa.FixedSizeListArray.from_arrays(pa.array(z_hat.reshape(-1)), tables.num_dims)
-    columns = [*(batch[name] for name in _DECODED_NAMES), column]
-    return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims))
+    kept = (batch[each.name] for each in header.columns)
+    columns = [*(batch[name] for name in _DECODED_NAMES), column, *kept]
+    return pa.RecordBatch.from_arrays(columns, schema=decoded_schema(tables.num_dims, header.columns))
 
 
 def as_float32(z_hat: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 
 from vidpress.model.features import FeatureSpec
+from vidpress.model.kept_columns import KeptColumn
 
 
 def add_key_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -15,6 +16,19 @@ def add_key_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
     parser.add_argument(
         "--labels_key", metavar="NAME", help="key of a video's class indices in the records (default: labels)"
+    )
+
+
+def add_keep_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what else of the records to keep."""
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        action="extend",
+        metavar="KEY:KIND",
+        type=kept_columns,
+        help="context features of the records to keep as columns, such as title:string; a kind is string, bytes, int64 "
+        "or float",
     )
 
 
@@ -34,6 +48,14 @@ def features(text: str) -> FeatureSpec:
     """Parse an option such as rgb:1024,audio:128."""
     try:
         return FeatureSpec.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def kept_columns(text: str) -> list[KeptColumn]:
+    """Parse a value of --keep such as title:string, or several with commas between."""
+    try:
+        return [KeptColumn.parse(part) for part in text.strip(", ").split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

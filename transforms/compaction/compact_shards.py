@@ -12,6 +12,7 @@ from vidpress.model.data_set.compaction import compacted, is_compact, placed_row
 from vidpress.model.data_set.listed_shards import open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest, ManifestError
 from vidpress.model.data_set.rows import DeadLetter
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.generations.generation_files import create_manifest
@@ -73,15 +74,17 @@ class CompactShards(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, generation: int) -> list[tuple[FileEntry, str]]:
+def _list_shards(data_set: str, generation: int) -> list[tuple[FileEntry, str, tuple[KeptColumn, ...]]]:
     manifest = Manifest.load(data_set, generation)
-    return [] if is_compact(manifest) else [(entry, manifest.model_id) for entry in manifest.shards]
+    if is_compact(manifest):
+        return []
+    return [(entry, manifest.model_id, manifest.columns) for entry in manifest.shards]
 
 
-def _read(shard: tuple[FileEntry, str], data_set: str) -> Iterator[Any]:
+def _read(shard: tuple[FileEntry, str, tuple[KeptColumn, ...]], data_set: str) -> Iterator[Any]:
     """Yield a shard's rows and, as another output, its header."""
-    entry, model_id = shard
-    opened = open_shard(data_set, entry, model_id)
+    entry, model_id, columns = shard
+    opened = open_shard(data_set, entry, model_id, columns)
     yield beam.pvalue.TaggedOutput("headers", opened.header)
     for rows in placed_rows(opened, entry.name):
         metrics.VIDEOS_COPIED.inc(rows.num_rows)

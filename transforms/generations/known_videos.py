@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -18,6 +18,7 @@ from vidpress.model.data_set.rows import find_known, split_by_shard
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index
 from vidpress.model.files.uris import PathError
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.strict_json import JsonError
 
 # A bundle's ids are sent on at the latest when there are this many.
@@ -128,12 +129,20 @@ class FindKnownVideos(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], tuple[FileEntry, str]]]:
-    """Yield each shard's entry and model by its place: over how many shards ids were dealt, and which one it is."""
+class _Listed(NamedTuple):
+    """A shard, and what of the manifest is needed to open it."""
+
+    entry: FileEntry
+    model_id: str
+    columns: tuple[KeptColumn, ...]
+
+
+def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], _Listed]]:
+    """Yield each shard by its place: over how many shards ids were dealt, and which one it is."""
     manifest = Manifest.load(data_set, number)
     for generation in manifest.generations:
         for entry in generation.shards:
-            yield (generation.num_shards, shard_index(entry.name)), (entry, manifest.model_id)
+            yield (generation.num_shards, shard_index(entry.name)), _Listed(entry, manifest.model_id, manifest.columns)
 
 
 class _DealIdsFn(beam.DoFn):
@@ -174,5 +183,5 @@ def _look_up(element: tuple[tuple[int, int], dict[str, Iterable[Any]]], data_set
     ids = [pa.array(part, pa.binary()) for part in groups["ids"]]
     if not ids:
         return
-    for entry, model_id in groups["shards"]:
-        yield from find_known(open_shard(data_set, entry, model_id), ids)
+    for entry, model_id, columns in groups["shards"]:
+        yield from find_known(open_shard(data_set, entry, model_id, columns), ids)
