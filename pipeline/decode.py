@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import apache_beam as beam
 
-from vidpress.model.data_set.input_decoding import load_decoder
+from vidpress.model.data_set.input_decoding import load_decoder, restored_schema
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
@@ -132,16 +132,19 @@ def _record_spec(args: argparse.Namespace, manifest: Manifest) -> FeatureSpec | 
 
     Raises:
       DecoderError: If the data set has no usable decoder of its input.
-      JobError: If a key is given that cannot be used.
+      JobError: If a key is given that cannot be used, or that a kept column has.
     """
     if vars(args)["as"] != "input":
         if args.id_key is not None or args.labels_key is not None:
             raise launch.JobError("--id_key and --labels_key are for --as input: add it, or leave them out.")
         return None
+    decoder = load_decoder(args.input, manifest)
     try:
-        return record_options.with_keys(load_decoder(args.input, manifest).spec, args)
+        spec = record_options.with_keys(decoder.spec, args)
+        restored_schema(spec, manifest.columns)
     except ValueError as error:
         raise launch.JobError(str(error)) from error
+    return spec
 
 
 def _check_output(output: str, names: Collection[str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from conftest import REPO, SPEC
 
 from vidpress.model.coding.range_coder import DamagedCodeError
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards import shard_header, shard_layout, shard_rows
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError, ShardHeader
@@ -72,16 +73,24 @@ def columns(num_rows, **changed):
     return values | changed
 
 
-def many_labels(num_rows, num_labels):
+def many_labels(num_rows, num_labels, dtype=np.int32):
     """All labels in the first row."""
     offsets = np.full(num_rows + 1, num_labels, np.int32)
     offsets[0] = 0
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.full(num_labels, 3, np.int32)))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.full(num_labels, 3, dtype)))
 
 
-def metadata_of(tables):
+KEPT = (KeptColumn("text", "string"), KeptColumn("numbers", "int64"))
+
+
+def kept_columns(num_rows, **changed):
+    none = {column.name: pa.array([None] * num_rows) for column in KEPT}
+    return columns(num_rows) | none | changed
+
+
+def metadata_of(tables, kept=()):
     if isinstance(tables, RangeCodingTables):
-        return ShardHeader(MODEL_ID, SPEC, tables).metadata
+        return ShardHeader(MODEL_ID, SPEC, tables, kept).metadata
     return metadata_of(plain_tables()) | {
         f"{shard_header.METADATA_PREFIX}range_coding_tables": base64.b64encode(tables).decode()
     }
@@ -118,14 +127,17 @@ def with_size(size):
 
 def write(path, values, tables, *, schema=shard_rows.SCHEMA, row_group_size=4096, **options):
     """Write what `write_shard` would not; the options are pyarrow's."""
-    metadata = tables if isinstance(tables, dict) else metadata_of(tables)
+    kept = KEPT if "text" in values else ()
+    schema = pa.schema([*schema, *shard_rows.kept_fields(kept)])
+    metadata = tables if isinstance(tables, dict) else metadata_of(tables, kept)
     encodings = {
         "id": "DELTA_BYTE_ARRAY",
         "labels.list.element": "DELTA_BINARY_PACKED",
         "num_frames": "DELTA_BINARY_PACKED",
         "code": "DELTA_LENGTH_BYTE_ARRAY",
     }
-    compression = dict.fromkeys(["labels.list.element", "num_frames", "bank"], "zstd") | {"id": "none", "code": "none"}
+    compressed = ["labels.list.element", "num_frames", "bank", *(f"{column.name}.list.element" for column in kept)]
+    compression = dict.fromkeys(compressed, "zstd") | {"id": "none", "code": "none"}
     settings = {
         "use_dictionary": ["bank"],
         "compression": compression,
@@ -134,7 +146,7 @@ def write(path, values, tables, *, schema=shard_rows.SCHEMA, row_group_size=4096
         "write_page_checksum": True,
         "store_schema": False,
     }
-    rows = pa.table(values).cast(schema)
+    rows = pa.table(values).select(schema.names).cast(schema)
     with pq.ParquetWriter(path, schema, **(settings | options)) as writer:
         checksums = []
         for start in range(0, rows.num_rows, row_group_size):
@@ -182,6 +194,26 @@ REFUSED = {
     ),
     "compressed codes": (lambda: repeated("code"), {"compression": {"code": "zstd"}}, "code is compressed"),
     "compressed ids": (lambda: repeated("id"), {"compression": {"id": "zstd"}}, "cannot hold 4,000 ids"),
+    "kept values in one row": (
+        lambda: kept_columns(2, numbers=many_labels(2, 40_000_000, np.int64)),
+        {},
+        "40,000,001 values of numbers in 2",
+    ),
+    "kept strings of GBs": (
+        lambda: kept_columns(2000, text=pa.array([["a" * 100_000]] * 2000)),
+        {},
+        "row group 0 keeps 4,000 values in 200,",
+    ),
+    "kept strings in a dictionary": (
+        lambda: kept_columns(4000, text=pa.array([["a" * 8000]] * 4000)),
+        {"use_dictionary": ["text.list.element"]},
+        "text has a page of a type",
+    ),
+    "kept strings that are front-coded": (
+        lambda: kept_columns(4000, text=pa.array([["a" * 100_000]] * 4000)),
+        {"column_encoding": {"text.list.element": "DELTA_BYTE_ARRAY"}},
+        "text is encoded as a shard's is not",
+    ),
     "a large row group": (lambda: columns(100_000), {"row_group_size": 100_000}, "has 100,000 rows, not 1 to 4,096"),
     "more row groups than bytes": (lambda: columns(17_000), {"row_group_size": 1}, "lists 17,000 row groups"),
 }
@@ -211,6 +243,8 @@ REFUSED_TABLES = {
 TAKEN = {
     "labels": (lambda: columns(4096, labels=many_labels(4096, 2**23 - 4096)), plain_tables),
     "ids": (lambda: shared_prefix(4096, 8150), plain_tables),
+    "kept values": (lambda: kept_columns(4096, numbers=many_labels(4096, 2**22 - 8192, np.int64)), plain_tables),
+    "kept strings": (lambda: kept_columns(4096, text=pa.array([["a" * 8150]] * 4096)), plain_tables),
     "dimensions": (lambda: columns(4096), lambda: plain_tables(2**13)),
     "entries": (lambda: columns(4096), lambda: flat_tables(31)),
     "entries of banks": (lambda: columns(4096), lambda: flat_tables(5, range(-24, 25))),
@@ -270,6 +304,7 @@ def changed_header(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"format_version": "3"}, "damaged metadata"),
         ({"model_id": "x"}, "model_id is not 16 hexadecimal digits"),
         ({"model_id": "\x1b[2J" + "0" * 12}, "model_id is not 16 hexadecimal digits"),
         ({"format_version": "\x1b]0;owned\x07"}, r"format version \\x1b\]0;owned\\x07; this vidpress"),
@@ -311,6 +346,14 @@ def test_a_bank_that_the_tables_lack_is_a_damaged_code():
     read = opened(columns(5, bank=pa.array([0, 1, 0, 255, 0], pa.uint8()))).read(0)
     with pytest.raises(DamagedCodeError, match="2 of 5 codes are damaged or belong to other tables: rows 1, 3"):
         shard_rows.decode_rows(read)
+
+
+def test_kept_text_that_is_not_utf_8_is_refused():
+    offsets, data = pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")
+    text = pa.ListArray.from_arrays([0, 1, 1], pa.Array.from_buffers(pa.string(), 1, [None, offsets, data]))
+    values = kept_columns(2, text=text)
+    with pytest.raises(ShardError, match=r"row group 0, is damaged .*UTF8"):
+        opened(values).read(0)
 
 
 @pytest.mark.parametrize("options", [{"data_page_version": "2.0"}, {"compression": "snappy"}, {"compression": "gzip"}])

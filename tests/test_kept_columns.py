@@ -23,12 +23,13 @@ from vidpress.model.reading.video_batch import VideoBatchWithColumns
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.records import examples, kept_values
 from vidpress.model.records.examples import RecordError, serialize_record
+from vidpress.model.records.tfrecord import read_tfrecords
 from vidpress.model.records.videos import parse_video
 from vidpress.model.shards import shard_layout, shard_rows
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError, ShardHeader
 from vidpress.model.shards.shard_writer import write_shard
-from vidpress.pipeline import encode, get, inspect
+from vidpress.pipeline import decode, encode, get, inspect
 
 COLUMNS = tuple(map(KeptColumn.parse, ("title:string", "thumb:bytes", "starts:int64", "scores:float")))
 
@@ -588,3 +589,91 @@ def test_inspect_names_the_columns(data_set):
         lines = list(inspect.describe(str(path)))
         assert "  kept columns     title:string thumb:bytes starts:int64 scores:float" in lines
     assert any(re.match(r"    title +[\d,]+ bytes", line) for line in lines)
+
+
+def decoded_contexts(folder):
+    """The context features of all records of a folder, by id."""
+    found = {}
+    for path in folder.glob("*.tfrecord"):
+        with path.open("rb") as file:
+            for _, payload in read_tfrecords(file):
+                context, _ = examples.parse_record(payload)
+                (video_id,) = examples.bytes_values(context["id"])
+                found[video_id] = context
+    return found
+
+
+@pytest.mark.parametrize("features", ["z_hat", "input"])
+def test_decode_writes_records_with_them(data_set, tmp_path, features):
+    decode.main(["--input", str(data_set), "--output", str(tmp_path / "f"), "--as", features])
+    found = decoded_contexts(tmp_path / "f")
+    assert len(found) == 60
+    for video_id, context in found.items():
+        index = int(video_id.removeprefix(b"video"))
+        original, _ = examples.parse_record((frame_level if index < 40 else video_level)(index, **kept_of(index)))
+        for column in COLUMNS:
+            assert context.get(column.key) == original.get(column.key)
+        names = {"z_hat"} if features == "z_hat" else {"mean_rgb", "mean_audio"}
+        assert set(context) == {"id", "labels", *names, *kept_of(index)}
+
+
+@pytest.mark.parametrize("features", ["z_hat", "input"])
+def test_decode_writes_parquet_with_them(data_set, tmp_path, features):
+    decode.main(["--input", str(data_set), "--output", str(tmp_path / "f"), "--as", features, "--format", "parquet"])
+    table = pq.read_table(tmp_path / "f")
+    for name in NAMES:
+        assert table[name].to_pylist() == wanted_of(table["id"].to_pylist(), name)
+    assert table.schema.names[-4:] == NAMES
+    assert "num_frames" in table.schema.names
+
+
+def test_decoded_records_encode_to_the_same_columns(data_set, tmp_path, model_path):
+    decode.main(["--input", str(data_set), "--output", str(tmp_path / "f"), "--as", "input"])
+    keep = ["--keep", *map(str, COLUMNS)]
+    output = tmp_path / "again"
+    encode.main(["--input", f"{tmp_path}/f/*.tfrecord", "--model", model_path, "--output", str(output), *keep])
+    tables = [VideoDataset(folder).to_arrow(["id", "labels", *NAMES]).sort_by("id") for folder in (data_set, output)]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_decode_that_died_is_completed_whatever_the_first_record_has(data_set, tmp_path, caplog):
+    arguments = ["--input", str(data_set), "--output", str(tmp_path / "f"), "--as", "input"]
+    decode.main(arguments)
+    (tmp_path / "f" / "_SUCCESS").unlink()
+    decode.main(arguments)
+    assert "written again" not in caplog.text
+
+
+def test_labels_that_are_kept_go_back_under_their_key(job, tmp_path):
+    job.run(
+        [video_level(index, labels=(b"music",), num_frames=[index]) for index in range(5)],
+        *("--keep", "labels:string", "num_frames:int64"),
+    )
+    decode.main(["--input", str(job.output), "--output", str(tmp_path / "f"), "--as", "input"])
+    for video_id, context in decoded_contexts(tmp_path / "f").items():
+        assert set(context) == {"id", "labels", "num_frames", "mean_rgb", "mean_audio"}
+        assert examples.bytes_values(context["labels"]) == [b"music"]
+        assert examples.int64_values(context["num_frames"]).tolist() == [int(video_id.removeprefix(b"video"))]
+    decode.main(["--input", str(job.output), "--output", str(tmp_path / "z")])
+    for context in decoded_contexts(tmp_path / "z").values():
+        assert set(context) == {"id", "labels", "z_hat", "labels_string", "num_frames_int64"}
+        assert examples.int64_values(context["labels"]).tolist() == []
+
+
+def test_decode_puts_no_two_things_under_one_key(job, tmp_path, capsys):
+    """The labels are under another key than the model's, which is that of something else that is kept."""
+    payloads = [video_level(index, labels=(b"music",), topics=[3]) for index in range(5)]
+    job.run(payloads, "--labels_key", "topics", "--keep", "labels:string")
+    for options, message in (
+        ((), "'labels' is the key of a kept column, and of the labels: name another --labels_key."),
+        (("--id_key", "labels"), "'labels' is the key of a kept column, and of the id or a feature"),
+    ):
+        with pytest.raises(SystemExit):
+            decode.main(["--input", str(job.output), "--output", str(tmp_path / "f"), "--as", "input", *options])
+        assert message in capsys.readouterr().err
+    decode.main(
+        ["--input", str(job.output), "--output", str(tmp_path / "f"), "--as", "input", "--labels_key", "topics"]
+    )
+    (context, *_) = decoded_contexts(tmp_path / "f").values()
+    assert examples.int64_values(context["topics"]).tolist() == [3]
+    assert examples.bytes_values(context["labels"]) == [b"music"]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,9 +24,10 @@ from vidpress.model.features import DECODED, FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.frozen.input_decoder import DecoderFile
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.records import examples
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
-from vidpress.model.shards.shard_rows import decode_rows, decoded_schema, labels_list
+from vidpress.model.shards.shard_rows import decode_rows, decoded_schema
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.read_shards import read_shard
 
@@ -138,12 +140,13 @@ class _Shard(NamedTuple):
     model_id: str
     generation: int
     decoder: FileEntry | None
+    columns: tuple[KeptColumn, ...]
 
 
 def _list_shards(generation: int, data_set: str) -> Iterator[_Shard]:
     manifest = Manifest.load(data_set, generation)
     for entry in manifest.shards:
-        yield _Shard(entry, manifest.model_id, generation, manifest.decoder)
+        yield _Shard(entry, manifest.model_id, generation, manifest.decoder, manifest.columns)
 
 
 def _write_shard(
@@ -158,13 +161,16 @@ def _write_shard(
     name = feature_file_name(entry, output_format, features)
     uri = join(output, name)
     decoder = _load_decoder(data_set, shard.generation, shard.decoder) if features == "input" else None
-    columns = decoded_schema(0).names if decoder is None else restored_schema(spec or decoder.spec).names
-    if storage.exists(uri) and _is_whole(uri, entry.rows, output_format, columns):
+    if decoder is None:
+        schema = decoded_schema(0, shard.columns)
+    else:
+        schema = restored_schema(spec or decoder.spec, shard.columns)
+    if storage.exists(uri) and _is_whole(uri, entry.rows, output_format, schema):
         progress.advance(entry.rows)
     else:
         write = write_parquet if output_format == "parquet" else write_examples
         with storage.open_output(uri) as file:
-            write(file, _decoded(data_set, entry, shard.model_id, decoder, spec))
+            write(file, _decoded(data_set, shard, decoder, spec))
     return FeatureFile(name, entry.rows, storage.size(uri))
 
 
@@ -174,7 +180,7 @@ def _load_decoder(data_set: str, generation: int, _entry: FileEntry | None) -> D
     return load_decoder(data_set, Manifest.load(data_set, generation))
 
 
-def _is_whole(uri: str, rows: int, output_format: str, columns: Sequence[str]) -> bool:
+def _is_whole(uri: str, rows: int, output_format: str, schema: pa.Schema) -> bool:
     """Return whether a file is what is to be written: every checksum fits, and it has so many videos and these columns.
 
     Another job that died may have written it with other keys.
@@ -184,7 +190,7 @@ def _is_whole(uri: str, rows: int, output_format: str, columns: Sequence[str]) -
             if output_format == "parquet":
                 parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
                 is_whole = rows == sum(batch.num_rows for batch in parquet.iter_batches())
-                is_whole &= parquet.schema_arrow.names == list(columns)
+                is_whole &= parquet.schema_arrow.names == schema.names
             else:
                 num_bytes = file.seek(0, io.SEEK_END)
                 file.seek(0)
@@ -193,7 +199,10 @@ def _is_whole(uri: str, rows: int, output_format: str, columns: Sequence[str]) -
                 first = list(itertools.islice(payloads, 1))
                 kinds = collections.Counter(type(payload) for payload in itertools.chain(first, payloads))
                 keys = [_keys(payload) for payload in first if isinstance(payload, bytes)]
-                is_whole = kinds == {bytes: rows} and all(each == set(_in_examples(columns)) for each in keys)
+                fields = _in_examples(schema)
+                needed = {field.name for field in fields if not field.nullable}
+                is_whole = kinds == {bytes: rows}
+                is_whole &= all(needed <= each <= {field.name for field in fields} for each in keys)
     except (pa.ArrowException, examples.RecordError, OSError) as error:
         _log.warning("%s cannot be read: %s", uri, error)
         is_whole = False
@@ -208,12 +217,12 @@ def _keys(payload: bytes) -> set[str]:
 
 
 def _decoded(
-    data_set: str, entry: FileEntry, model_id: str, decoder: DecoderFile | None, spec: FeatureSpec | None
+    data_set: str, shard: _Shard, decoder: DecoderFile | None, spec: FeatureSpec | None
 ) -> Iterator[pa.RecordBatch]:
-    for batch in read_shard(data_set, entry, model_id):
+    for batch in read_shard(data_set, shard.entry, shard.model_id, shard.columns):
         decoded = decode_rows(batch)
         if decoder is not None:
-            decoded = restored_rows(decoded, decoder.decoder, spec or decoder.spec)
+            decoded = restored_rows(decoded, decoder.decoder, spec or decoder.spec, shard.columns)
         metrics.VIDEOS_DECODED.inc(decoded.num_rows)
         progress.advance(decoded.num_rows)
         yield decoded
@@ -233,14 +242,18 @@ def write_examples(file: BinaryIO, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def to_examples(batch: pa.RecordBatch) -> Iterator[bytes]:
-    """Turn decoded rows into serialized `tf.train.Example`s with all their columns but `num_frames`."""
-    columns = {name: _values(batch[name]) for name in _in_examples(batch.schema.names)}
+    """Turn decoded rows into serialized `tf.train.Example`s with all their columns but the counted `num_frames`.
+
+    A list that is null is left out.
+    """
+    columns = {field.name: _values(batch[field.name]) for field in _in_examples(batch.schema)}
     for index in range(batch.num_rows):
-        yield examples.serialize_record({name: values[index] for name, values in columns.items()})
+        features = {name: values[index] for name, values in columns.items() if values[index] is not None}
+        yield examples.serialize_record(features)
 
 
-def _in_examples(columns: Sequence[str]) -> list[str]:
-    return [name for name in columns if name != "num_frames"]
+def _in_examples(schema: pa.Schema) -> list[pa.Field]:
+    return [field for field in schema if not pa.types.is_integer(field.type)]
 
 
 def _values(column: pa.Array) -> Any:
@@ -249,7 +262,15 @@ def _values(column: pa.Array) -> Any:
         return column.to_pylist()
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy().reshape(len(column), -1)
-    return labels_list(column)
+    return [None if values is None else _of_list(values, column.type.value_type) for values in column.to_pylist()]
+
+
+def _of_list(values: list[Any], kind: pa.DataType) -> tuple[bytes, ...] | list[int] | np.ndarray:
+    if pa.types.is_floating(kind):
+        return np.array(values, np.float32)
+    if pa.types.is_string(kind):
+        return tuple(value.encode() for value in values)
+    return tuple(values) if pa.types.is_binary(kind) else values
 
 
 def _write_marker(
