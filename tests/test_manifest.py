@@ -306,10 +306,10 @@ def test_golden_data_set_is_read(version):
     manifest = Manifest.load(folder)
     assert manifest.generation == {1: 1, 5: 4}.get(version, 2)
     counts = [
-        Counts(31, 30, 0, 1, 8159, manifest.generations[0].counts.code_bytes),
-        Counts(13, 10, 2, 1, {2: 2533, 4: 3208}.get(version, 3359), {2: 21, 3: 4}.get(version, 7)),
+        Counts(31, 30, 0, 1, {5: 9549}.get(version, 8159), manifest.generations[0].counts.code_bytes),
+        Counts(13, 10, 2, 1, {2: 2533, 3: 3359, 4: 3208}.get(version, 3921), {2: 21, 3: 4}.get(version, 7)),
         Counts(0, 0, 0, 0, 0, 0),
-        Counts(7, 5, 2, 0, 2307, 2),
+        Counts(7, 5, 2, 0, 2645, 2),
     ]
     assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
     assert list(map(str, manifest.columns)) == (["title:string", "segment_scores:float"] if version >= 5 else [])
@@ -323,6 +323,9 @@ def test_golden_data_set_is_read(version):
         for number in range(1, 5):
             assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()
             assert VideoDataset(folder, generation=number).num_videos == (30, 40, 40, 45)[number - 1]
+        kept = VideoDataset(folder).to_arrow(["id", "title", "segment_scores"]).sort_by("id")
+        assert kept["title"].to_pylist() == [None if i % 3 == 0 else [f"Titel {i} \u00e4"] for i in range(45)]
+        assert kept["segment_scores"].to_pylist() == [[float(np.float32(i / 7))] * (i % 4) for i in range(45)]
     if version >= 4:
         restored = {
             id: x

@@ -1,5 +1,7 @@
 """The metrics against oracles written out with loops."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -216,3 +218,11 @@ def test_accuracy_counts_the_best_and_the_five_best():
         metrics.measure_accuracy(np.array([[np.nan, 1]]), np.array([0]))
     with pytest.raises(ValueError, match="must be"):
         metrics.measure_accuracy(scores, np.array([1, 2]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+def test_each_row_is_deflated_by_itself(dtype):
+    rows = np.random.default_rng(0).integers(0, 4, (30, 7, 3)).astype(dtype)
+    assert metrics.deflated_bytes(rows) == sum(len(zlib.compress(rows[i].tobytes(), 9)) for i in range(30))
+    assert metrics.deflated_bytes(np.asfortranarray(rows)) == metrics.deflated_bytes(rows)
+    assert metrics.deflated_bytes(rows[:0]) == 0

@@ -164,8 +164,8 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     content = [name for name in rows.schema.names if name not in ("file", "offset", "is_new")]
     for index in np.flatnonzero(repeated):
         if not repeated[index - 1]:
-            kept = _values(rows, index - 1)
-        row = _values(rows, index)
+            kept = _values(rows, int(index) - 1)
+        row = _values(rows, int(index))
         if kept is not None and all(row[name] == kept[name] for name in content):
             num_duplicates += 1
         elif kept is not None:

@@ -123,7 +123,8 @@ def to_tf(
             labels = RaggedLabels.of(batch.labels)
             if num_classes is not None:
                 check_labels(labels.values, num_classes)
-            kept = (_ragged(batch[-1][column.name], column.kind) for column in columns)
+            lists = batch.columns if isinstance(batch, VideoBatchWithColumns) else {}
+            kept = (_ragged(lists[column.name], column.kind) for column in columns)
             yield (*([batch.ids] if with_ids else []), batch.features, *labels, *itertools.chain.from_iterable(kept))
 
     def batch(*tensors: tf.Tensor) -> tuple[Any, ...]:
@@ -141,11 +142,11 @@ def to_tf(
         return (*tensors[:first], labels, *([by_name] if columns else []))
 
     dtypes = {"string": tf.string, "bytes": tf.string, "int64": tf.int64, "float": tf.float32}
-    lists = [tf.int32, *(dtypes[column.kind] for column in columns)]
+    dtypes_of_lists = [tf.int32, *(dtypes[column.kind] for column in columns)]
     specs = (
         *([tf.TensorSpec([None], tf.string)] if with_ids else []),
         tf.TensorSpec([None, num_dims], tf.float32),
-        *(tf.TensorSpec([None], dtype) for of_values in lists for dtype in (of_values, tf.int64)),
+        *(tf.TensorSpec([None], dtype) for of_values in dtypes_of_lists for dtype in (of_values, tf.int64)),
     )
     return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
 

@@ -16,13 +16,12 @@ import threadpoolctl
 
 from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
-from vidpress.model.deflate import deflated_bytes
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen import dense_layers
 from vidpress.model.frozen.frozen_model import FrozenModel, Layer, Layers
 from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.frozen.nearest_rounding import fit_steps
-from vidpress.model.metrics import MetricsAccumulator
+from vidpress.model.metrics import MetricsAccumulator, deflated_bytes
 from vidpress.model.networks import classifiers
 from vidpress.model.networks.bottleneck import bottleneck_of
 from vidpress.model.tables.banks import fit_banks

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidpress.model import metrics
-from vidpress.model.deflate import deflated_bytes
 from vidpress.model.images import files
 from vidpress.model.images.experiments import OPTIMIZERS, Experiment, Images, ImageTrainingOptions
+from vidpress.model.metrics import deflated_bytes
 from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.training.options import TABLES, FreezingOptions
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors

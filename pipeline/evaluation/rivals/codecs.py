@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidpress.model.deflate import deflated_bytes
+from vidpress.model.metrics import deflated_bytes
 
 # Rows whose covariance is added up at a time.
 _CHUNK = 4096

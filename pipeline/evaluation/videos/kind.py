@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidpress.model.deflate import deflated_bytes
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.metrics import deflated_bytes
 from vidpress.pipeline.evaluation import new_tasks
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
 from vidpress.pipeline.evaluation.points import (
