@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _ragged(lists: Sequence[list[Any] | None], kind: str) -> tuple[Any, np.ndarr
 
 
 def to_tensors(
-    begin: Callable[[], Iterator[VideoBatch | VideoBatchWithColumns]],
+    begin: Callable[[], Iterator[VideoBatch]],
     num_dims: int,
     num_classes: int | None,
     columns: Sequence[KeptColumn],
@@ -99,7 +99,8 @@ def to_tensors(
             labels = RaggedLabels.of(batch.labels)
             if num_classes is not None:
                 check_labels(labels.values, num_classes)
-            kept = (_ragged(batch[-1][column.name], column.kind) for column in columns)
+            lists = cast(VideoBatchWithColumns, batch).columns if columns else {}
+            kept = (_ragged(lists[column.name], column.kind) for column in columns)
             yield (*([batch.ids] if with_ids else []), batch.features, *labels, *itertools.chain.from_iterable(kept))
 
     def batch(*tensors: tf.Tensor) -> tuple[Any, ...]:

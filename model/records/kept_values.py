@@ -58,8 +58,8 @@ def _values(feature: bytes | memoryview, column: KeptColumn) -> KeptValues:
         strings = examples.bytes_values(feature, max_values=MAX_VALUES)
         return strings if column.kind == "bytes" else [string.decode() for string in strings]
     except UnicodeDecodeError as error:
-        fix = KeptColumn(column.key, "bytes")
-        raise RecordError(f"{column.key!r} is kept as text, but is not UTF-8; keep it with --keep {fix}") from error
+        fix = f"keep it with --keep {column.key}:bytes"
+        raise RecordError(f"{column.key!r} is kept as text, but is not UTF-8; {fix}") from error
     except KindError as error:
         fix = f"keep it with --keep {column.key}:{KIND_OF[error.found]}"
         raise RecordError(f"{column.key!r} is kept as {column.kind}, but {error}; {fix}") from error
