@@ -333,12 +333,11 @@ class VideoDataset:
         """Return the batches as a `tf.data.Dataset` of `(features, labels)`, as Keras' `fit` takes them.
 
         Labels are dense if `num_classes` was given, and else a `tf.RaggedTensor`. Each iteration is an epoch, in a new
-        order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one.
+        order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one. If columns were asked for, a
+        dictionary of a `tf.RaggedTensor` for each comes last, in which null is an empty list: for loops other than `fit`.
 
         Args:
           with_ids: Give `(ids, features, labels)` instead.
-
-        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last; null is an empty list there.
         """
         return to_tensors(self._begin, self.num_dims, self.num_classes, self._videos.asked_for, with_ids=with_ids)
 
