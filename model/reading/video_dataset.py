@@ -333,8 +333,10 @@ class VideoDataset:
         """Return the batches as a `tf.data.Dataset` of `(features, labels)`, as Keras' `fit` takes them.
 
         Labels are dense if `num_classes` was given, and else a `tf.RaggedTensor`. Each iteration is an epoch, in a new
-        order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one. If columns were asked for, a
-        dictionary of a `tf.RaggedTensor` for each comes last, in which null is an empty list: for loops other than `fit`.
+        order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one.
+
+        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last, in which null is an empty
+        list. That is for loops other than `fit`.
 
         Args:
           with_ids: Give `(ids, features, labels)` instead.
