@@ -162,7 +162,7 @@ def merge_rows(rows: pa.Table) -> tuple[pa.Table, int, list[DeadLetter]]:
     letters = []
     kept = None
     content = [name for name in rows.schema.names if name not in ("file", "offset", "is_new")]
-    for index in np.flatnonzero(repeated):
+    for index in np.flatnonzero(repeated).tolist():
         if not repeated[index - 1]:
             kept = _values(rows, int(index) - 1)
         row = _values(rows, int(index))

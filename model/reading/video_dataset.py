@@ -378,10 +378,11 @@ class VideoDataset:
         Labels are dense if `num_classes` was given, and else a `tf.RaggedTensor`. Each iteration is an epoch, in a new
         order if they are shuffled; `set_epoch` and `load_state_dict` apply to the next one.
 
+        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last, in which null is an empty
+        list. That is for loops other than `fit`.
+
         Args:
           with_ids: Give `(ids, features, labels)` instead.
-
-        If columns were asked for, a dictionary of a `tf.RaggedTensor` for each comes last; null is an empty list there.
         """
         from vidpress.model.reading import frameworks
 

@@ -79,7 +79,7 @@ def write_shard(rows: pa.Table, header: dict[str, str], *, page_checksums: bool,
     }
     with pq.ParquetWriter(
         buffer,
-        shard_rows.SCHEMA,
+        rows.schema,
         use_dictionary=["bank"],
         compression="none",
         column_encoding=encodings,
@@ -124,11 +124,17 @@ def mutate_shard(data: bytes, rng: random.Random, change: ChangeBytes, max_size:
 
 
 def _mutate_values(rows: pa.Table, rng: random.Random, change: ChangeBytes) -> pa.Table:
-    name = rng.choice(["id", "bank", "code"])
+    kept = [field.name for field in rows.schema if field.type == pa.list_(pa.field("element", pa.binary(), False))]
+    name = rng.choice(["id", "bank", "code", *kept])
     values = rows[name].to_pylist()
     for row in rng.sample(range(len(values)), min(len(values), 4)):
-        values[row] = rng.randrange(256) if name == "bank" else change(values[row], rng.choice([8, 100, 5000]))
-    field = shard_rows.SCHEMA.field(name)
+        if name == "bank":
+            values[row] = rng.randrange(256)
+        elif name in kept:
+            values[row] = [change(value, rng.choice([8, 100, 5000])) for value in values[row] or [b"a"]]
+        else:
+            values[row] = change(values[row], rng.choice([8, 100, 5000]))
+    field = rows.schema.field(name)
     return rows.set_column(rows.schema.get_field_index(name), field, [pa.array(values, field.type)])
 
 

@@ -20,6 +20,7 @@ from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
+from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.records import tfrecord
 from vidpress.model.records.examples import RecordError, serialize_record
 from vidpress.model.records.videos import parse_video, pool_frames
@@ -30,6 +31,7 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 SPEC = FeatureSpec.parse("rgb:24,audio:8")
+COLUMNS = tuple(map(KeptColumn.parse, ("title:string", "starts:int64", "scores:float")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Target:
 
 def _tfrecord_seeds() -> Iterator[bytes]:
     rng = np.random.default_rng(0)
-    context = {"id": b"video", "labels": [1, 5]}
+    kept = {"title": (b"a", b""), "starts": [1, -5], "scores": np.ones(3, np.float32)}
+    context = {"id": b"video", "labels": [1, 5], **kept}
     frames = {feature.name: rng.integers(0, 256, (2, feature.size), np.uint8) for feature in SPEC.features}
     means = {feature.mean_name: rng.normal(size=feature.size).astype(np.float32) for feature in SPEC.features}
     records = [
@@ -64,7 +67,7 @@ def _run_tfrecord(data: bytes) -> None:
     for _, payload in tfrecord.read_tfrecords(io.BytesIO(data), len(data)):
         if isinstance(payload, bytes):
             try:
-                pool_frames(parse_video(payload, SPEC), SPEC)
+                pool_frames(parse_video(payload, SPEC, columns=COLUMNS), SPEC)
             except RecordError as error:
                 _check_message(error)
 
