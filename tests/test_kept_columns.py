@@ -29,7 +29,7 @@ from vidpress.model.shards import shard_layout, shard_rows
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError, ShardHeader
 from vidpress.model.shards.shard_writer import write_shard
-from vidpress.pipeline import decode, encode, get, inspect
+from vidpress.pipeline import compact, decode, encode, get, inspect
 
 COLUMNS = tuple(map(KeptColumn.parse, ("title:string", "thumb:bytes", "starts:int64", "scores:float")))
 
@@ -569,6 +569,24 @@ def test_tensorflow_gives_ragged_tensors(data_set):
     assert seen == 60
     _, _, columns = next(iter(dataset.to_tf()))
     assert list(columns) == NAMES
+
+
+def test_a_compaction_keeps_them(data_set, tmp_path):
+    folder = shutil.copytree(data_set, tmp_path / "out")
+    compact.main([str(folder), "--num_shards", "2"])
+    manifest = Manifest.load(folder)
+    assert (manifest.generation, manifest.columns, len(manifest.shards)) == (3, COLUMNS, 2)
+    assert verify(folder).findings == []
+    names = ["id", "labels", "features", *NAMES]
+    before, after = (VideoDataset(path).to_arrow(names).sort_by("id") for path in (data_set, folder))
+    assert after.equals(before)
+
+
+def test_hugging_face_has_them(data_set):
+    pytest.importorskip("datasets")
+    for row in VideoDataset(data_set, 16).to_hf():
+        for name in NAMES:
+            assert [row[name]] == wanted_of([row["id"]], name)
 
 
 def test_shards_that_keep_other_columns_than_the_manifest_says_are_refused(data_set, tmp_path):

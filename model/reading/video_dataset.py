@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vidpress.model.features import FeatureSpec
 from vidpress.model.metrics import multi_hot
-from vidpress.model.reading import queries
+from vidpress.model.reading import frameworks, queries
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
 from vidpress.model.reading.reading_state import Position, followed, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
     import tensorflow as tf
 
-    from vidpress.model.reading.frameworks import BatchSource
     from vidpress.model.reading.torch_dataset import TorchVideoDataset
 
 Made = TypeVar("Made")
@@ -344,7 +343,7 @@ class VideoDataset:
         """Do what `decode_rows` does to batches, for `DataFrame.mapInArrow` of Spark; `features` are lists there."""
         return queries.in_spark(self._codes, batches)
 
-    def to_grain(self) -> BatchSource:
+    def to_grain(self) -> frameworks.BatchSource:
         """Return the batches of the next epoch by their numbers, as a source for `grain.MapDataset.source`.
 
         If this data set is shuffled, their rows are mixed as in that epoch; `set_epoch` chooses another one. Grain can
@@ -352,11 +351,11 @@ class VideoDataset:
         """
         return self._source(self._decoded)
 
-    def _source(self, made: Callable[[StoredRows], Any], columns: Sequence[str] | None = None) -> BatchSource:
-        from vidpress.model.reading.frameworks import BatchSource
-
+    def _source(
+        self, made: Callable[[StoredRows], Any], columns: Sequence[str] | None = None
+    ) -> frameworks.BatchSource:
         deal = self.deal(0, self.num_workers)
-        return BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, made, columns)
+        return frameworks.BatchSource(self._videos, self._order(self._next.epoch), deal, self.worker, made, columns)
 
     def to_hf(self) -> datasets.IterableDataset:
         """Return the videos of the next epoch as Hugging Face's `datasets.IterableDataset`: the columns of `schema`.
@@ -364,8 +363,6 @@ class VideoDataset:
         They are those of `to_grain`, in the same order. Each batch is a shard of Hugging Face's, which its `shuffle`
         mixes, its loaders share, and its `state_dict` counts.
         """
-        from vidpress.model.reading import frameworks
-
         decode = functools.partial(self._videos.decode, schema=self.schema)
         return frameworks.to_hf(self._source(decode, self._videos.kept_in(self.schema)), self.schema)
 
@@ -384,8 +381,6 @@ class VideoDataset:
         Args:
           with_ids: Give `(ids, features, labels)` instead.
         """
-        from vidpress.model.reading import frameworks
-
         begin = functools.partial(self._begin, self._batch)
         return frameworks.to_tf(begin, self.num_dims, self.num_classes, self._videos.asked_for, with_ids=with_ids)
 
