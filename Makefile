@@ -58,9 +58,9 @@ test: $(VENV)/.torch $(LIGHT)/.ready ## set up, then run every test
 
 # Files and their formats, coding, data sets, and whole jobs in memory. Left out of them is what takes long and depends on the
 # processor, not on Python: the whole suite has it.
-LIGHT_TESTS := $(foreach name,banks bits coder_arrays compaction epoch_order examples feature_codec features file_kinds frames frozen_model \
+LIGHT_TESTS := $(foreach name,banks bits coder_arrays epoch_order examples feature_codec features file_kinds frames frozen_model \
   input_decoder input_files kept_columns listed_shards local_files manifest message_places metrics model_file nearest_rounding \
-  lookup path_patterns pipeline_decode pipeline_encode queries range_coder range_coding_tables rate_aware_rounding read_videos resuming rows \
+  lookup path_patterns pipeline_decode pipeline_encode range_coder range_coding_tables rate_aware_rounding read_videos resuming rows \
   shard strict_json symbol_counts synthetic tables_out tfrecord transforms uris verification video_dataset videos,tests/test_$(name).py)
 NOT_LIGHT := processors_without_wide_registers or plain_coder_sees or blas_kernel
 .PHONY: test-light
