@@ -22,8 +22,9 @@ EMULATORS := .venv-emulators
 FUZZ := .venv-fuzz
 BUILD := .venv-build
 PIP_INSTALL := install --quiet --disable-pip-version-check
-# uv is several times as fast as pip, which knows the settings of its own that lead to a mirror. What all of a project is worked
-# on with is compiled ahead, as every process loads TensorFlow; of the rest, Python compiles what it loads, and keeps that.
+# uv is several times as fast as pip, which knows the settings of its own that lead to a mirror. $(call install_lock,VENV,LOCK,OPTIONS):
+# the environment that commands and most tests run in is compiled ahead, for all of them load TensorFlow. In the others, Python
+# compiles what it loads, and keeps that.
 install_lock = UV_PYTHON_DOWNLOADS=never $(BUILD)/bin/uv pip install --quiet $(3) --python $(1)/bin/python --no-deps --require-hashes -r $(2) \
   || $(1)/bin/pip $(PIP_INSTALL) --no-deps --require-hashes -r $(2)
 
