@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "model.warm_up": "model model.tables model.coding model.records model.frozen model.shards model.data_set",
     "transforms.generations": "model model.files model.data_set",
     "transforms": "model model.files model.records model.frozen model.shards model.data_set transforms.generations",
-    "transforms.compaction": "model model.shards model.data_set transforms transforms.generations",
+    "transforms.compaction": "model.shards model.data_set transforms transforms.generations",
     "pipeline.launching": "model model.files model.data_set",
     "pipeline.running": "model transforms pipeline.launching",
     "pipeline.training": "model model.files model.frozen model.training pipeline.launching",

@@ -152,10 +152,10 @@ def test_each_version_is_tied_to_its_shards(tmp_path, version):
     folder = pathlib.Path(shutil.copytree(GOLDEN / f"data-set-v{version}", tmp_path / "out"))
     manifest = Manifest.load(folder)
     first, second = manifest.shards[:2]
-    open_shard(folder, first, manifest.model_id)
+    open_shard(folder, first, manifest.model_id, manifest.columns)
     shutil.copy(folder / first.name, folder / second.name)
     with pytest.raises(ShardError, match="is not the file that its manifest lists"):
-        open_shard(folder, second, manifest.model_id)
+        open_shard(folder, second, manifest.model_id, manifest.columns)
 
 
 def test_workers_that_open_a_data_set_around_an_append_read_the_same(data_set, model_path, tmp_path):

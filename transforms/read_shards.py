@@ -14,7 +14,7 @@ from vidpress.model.kept_columns import KeptColumn
 
 
 def read_shard(
-    data_set: str, entry: FileEntry, model_id: str, columns: Sequence[KeptColumn] = ()
+    data_set: str, entry: FileEntry, model_id: str, columns: Sequence[KeptColumn]
 ) -> Iterable[pa.RecordBatch]:
     """Read a shard that a manifest lists.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vidpress.model.data_set.manifest import FileEntry
 from vidpress.model.files import storage
@@ -15,8 +16,16 @@ from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 
 
+class ListedShard(NamedTuple):
+    """A shard that a manifest lists, and what else of the manifest is needed to open it: see `open_shard`."""
+
+    entry: FileEntry
+    model_id: str
+    columns: tuple[KeptColumn, ...]
+
+
 def open_shard(
-    data_set: str | os.PathLike[str], entry: FileEntry, model_id: str, columns: Sequence[KeptColumn] = ()
+    data_set: str | os.PathLike[str], entry: FileEntry, model_id: str, columns: Sequence[KeptColumn]
 ) -> Shard:
     """Open a shard that a manifest lists, and check that it is the right one.
 

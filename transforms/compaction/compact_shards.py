@@ -9,10 +9,9 @@ from typing import Any
 import apache_beam as beam
 
 from vidpress.model.data_set.compaction import compacted, is_compact, placed_rows
-from vidpress.model.data_set.listed_shards import open_shard
-from vidpress.model.data_set.manifest import FileEntry, Manifest, ManifestError
+from vidpress.model.data_set.listed_shards import ListedShard, open_shard
+from vidpress.model.data_set.manifest import Manifest, ManifestError
 from vidpress.model.data_set.rows import DeadLetter
-from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.generations.generation_files import create_manifest
@@ -74,19 +73,18 @@ class CompactShards(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, generation: int) -> list[tuple[FileEntry, str, tuple[KeptColumn, ...]]]:
+def _list_shards(data_set: str, generation: int) -> list[ListedShard]:
     manifest = Manifest.load(data_set, generation)
     if is_compact(manifest):
         return []
-    return [(entry, manifest.model_id, manifest.columns) for entry in manifest.shards]
+    return [ListedShard(entry, manifest.model_id, manifest.columns) for entry in manifest.shards]
 
 
-def _read(shard: tuple[FileEntry, str, tuple[KeptColumn, ...]], data_set: str) -> Iterator[Any]:
+def _read(listed: ListedShard, data_set: str) -> Iterator[Any]:
     """Yield a shard's rows and, as another output, its header."""
-    entry, model_id, columns = shard
-    opened = open_shard(data_set, entry, model_id, columns)
+    opened = open_shard(data_set, *listed)
     yield beam.pvalue.TaggedOutput("headers", opened.header)
-    for rows in placed_rows(opened, entry.name):
+    for rows in placed_rows(opened, listed.entry.name):
         metrics.VIDEOS_COPIED.inc(rows.num_rows)
         progress.advance(rows.num_rows)
         yield rows

@@ -6,19 +6,18 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from vidpress.model.data_set.input_lists import InputFile
-from vidpress.model.data_set.listed_shards import open_shard
+from vidpress.model.data_set.listed_shards import ListedShard, open_shard
 from vidpress.model.data_set.manifest import FileEntry, Manifest, ManifestError
 from vidpress.model.data_set.rows import find_known, split_by_shard
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join, shard_index
 from vidpress.model.files.uris import PathError
-from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.strict_json import JsonError
 
 # A bundle's ids are sent on at the latest when there are this many.
@@ -129,20 +128,15 @@ class FindKnownVideos(beam.PTransform):
         )
 
 
-class _Listed(NamedTuple):
-    """A shard, and what of the manifest is needed to open it."""
-
-    entry: FileEntry
-    model_id: str
-    columns: tuple[KeptColumn, ...]
-
-
-def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], _Listed]]:
+def _list_shards(data_set: str, number: int) -> Iterator[tuple[tuple[int, int], ListedShard]]:
     """Yield each shard by its place: over how many shards ids were dealt, and which one it is."""
     manifest = Manifest.load(data_set, number)
     for generation in manifest.generations:
         for entry in generation.shards:
-            yield (generation.num_shards, shard_index(entry.name)), _Listed(entry, manifest.model_id, manifest.columns)
+            yield (
+                (generation.num_shards, shard_index(entry.name)),
+                ListedShard(entry, manifest.model_id, manifest.columns),
+            )
 
 
 class _DealIdsFn(beam.DoFn):
@@ -183,5 +177,5 @@ def _look_up(element: tuple[tuple[int, int], dict[str, Iterable[Any]]], data_set
     ids = [pa.array(part, pa.binary()) for part in groups["ids"]]
     if not ids:
         return
-    for entry, model_id, columns in groups["shards"]:
-        yield from find_known(open_shard(data_set, entry, model_id, columns), ids)
+    for listed in groups["shards"]:
+        yield from find_known(open_shard(data_set, *listed), ids)
