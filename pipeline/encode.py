@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from vidpress.model.data_set.input_lists import is_new
+from vidpress.model.data_set.listed_shards import listed_tables
 from vidpress.model.data_set.manifest import Manifest, manifest_numbers
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
@@ -15,6 +16,7 @@ from vidpress.model.files.input_files import MatchedFile, older_than
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.kept_columns import KeptColumn, check_columns, listed
 from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shared_tables import TablesFile
 from vidpress.pipeline.launching import launch, record_options
 from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.encode_videos import EncodeVideos
@@ -41,6 +43,7 @@ def build_pipeline(
     num_shards: int = 1,
     max_bad_fraction: float = 0.01,
     num_files: int | None = None,
+    tables: bytes | None = None,
     threads: int = 0,
 ) -> beam.PCollection[Manifest]:
     """Add the encode job to a pipeline.
@@ -58,6 +61,7 @@ def build_pipeline(
       num_shards: How many shards the videos are divided among.
       max_bad_fraction: The share of dead letters, and of bytes that could not be read, above which the job fails.
       num_files: How many files there are to read, if that is known: the job fails if it read fewer.
+      tables: What goes into the file that `header.tables_file` names, if the data set does not have it yet.
       threads: How many batches a worker encodes while it continues to read.
 
     Returns:
@@ -85,6 +89,7 @@ def build_pipeline(
         dead_letters=dead_letters,
         inputs=inputs,
         model=model,
+        tables=tables,
         previous=previous,
         num_shards=num_shards,
         max_bad_fraction=max_bad_fraction,
@@ -144,6 +149,16 @@ def parser() -> launch.Parser:
         help="how many shards (default: one for each 16 GiB of input, at least 1)",
     )
     parser.add_argument(
+        "--carry_tables",
+        type=launch.boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="let each shard carry its coding tables, so that its file can be read by itself; without it, shards whose "
+        "tables would take more than 1 %% of their codes share a file of the data set",
+    )
+    parser.add_argument(
         "--max_bad_fraction",
         type=launch.fraction,
         default=0.01,
@@ -182,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_shards = args.num_shards
         if num_shards is None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
-        header = ShardHeader(model.model_id, model.spec, model.tables, columns)
+        tables_file, tables = _shared_tables(before, model, carry=args.carry_tables)
+        header = ShardHeader(model.model_id, model.spec, model.tables, columns, tables_file)
         named_keys = [column.key for column in kept]
         if args.labels_key is not None and args.labels_key not in named_keys:
             named_keys.append(args.labels_key)
@@ -202,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 max_bad_fraction=args.max_bad_fraction,
                 # A template is a graph for later jobs, which find the files that exist then.
                 num_files=None if beam_jobs.graph_location(options) else len(new_files),
+                tables=tables,
                 threads=beam_jobs.threads_per_worker(options),
             )
 
@@ -225,6 +242,18 @@ def _data_set_before(output: str, append: bool, model: FrozenModel) -> Manifest 
         )
     launch.check_data_set_writable(output)
     return manifest
+
+
+def _shared_tables(
+    before: Manifest | None, model: FrozenModel, *, carry: bool
+) -> tuple[TablesFile | None, bytes | None]:
+    """Return the file of tables that small shards share, and its content if the data set does not have it yet."""
+    if carry:
+        return None, None
+    if before is not None and before.tables is not None:
+        return listed_tables(before), None
+    tables = model.tables.to_bytes()
+    return TablesFile.of(tables), tables
 
 
 def _columns(output: str, before: Manifest | None, kept: tuple[KeptColumn, ...]) -> tuple[KeptColumn, ...]:

@@ -18,7 +18,7 @@ from vidpress.model.files.uris import PathError
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.kept_columns import listed
 from vidpress.model.shards.shard import Shard
-from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shard_header import ShardError, ShardHeader
 from vidpress.model.shards.shard_rows import decode_codes, labels_list
 from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
@@ -40,7 +40,7 @@ def describe_model(uri: str) -> Iterator[str]:
     yield f"  features         {model.spec}"
     yield f"  network          {' -> '.join(map(str, sizes))}"
     yield f"  task head        {'none' if model.head is None else f'{model.head[0].shape[1]} classes'}"
-    yield f"  tables           {_describe_tables(model.tables)}"
+    yield f"  tables           {_describe_tables(model.tables, 'in the model')}"
     yield f"  input decoder    {'none' if model.decoder is None else f'{model.decoder.kernel.nbytes:,} bytes'}"
     for key, value in sorted(model.metadata.items()):
         yield f"  {key:<16} {_shortened(value if isinstance(value, str) else json.dumps(value))}"
@@ -64,7 +64,7 @@ def describe_shard(uri: str) -> Iterator[str]:
     yield f"  model            {shard.header.model_id}"
     yield f"  features         {shard.header.spec}"
     yield f"  kept columns     {listed(shard.header.columns)}"
-    yield f"  tables           {_describe_tables(shard.header.tables)}"
+    yield f"  tables           {_describe_header(shard.header)}"
     yield from _describe_rows([shard])
     yield "  health           every page and row group fits its checksum, every code decodes"
 
@@ -104,7 +104,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
             raise ShardError(f"{path} is not the file that its manifest lists: fetch or encode it again.")
     if shards:
         yield f"  features         {shards[0].header.spec}"
-        yield f"  tables           {_describe_tables(shards[0].header.tables)}"
+        yield f"  tables           {_describe_header(shards[0].header)}"
     yield from _describe_rows(shards)
     yield "  health           every shard fits the manifest, every row group its checksum, every code decodes"
 
@@ -131,11 +131,17 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}... ({len(text):,} characters)"
 
 
-def _describe_tables(tables: RangeCodingTables) -> str:
+def _describe_header(header: ShardHeader) -> str:
+    return _describe_tables(
+        header.tables, "in the shard" if header.tables_file is None else f"in {header.tables_file.name}"
+    )
+
+
+def _describe_tables(tables: RangeCodingTables, where: str) -> str:
     return (
         f"{tables.num_dims} dimensions, {len(tables.cdf) - 2 * tables.num_dims} symbols besides the escapes, precision "
         f"{tables.precision}, {np.count_nonzero(tables.has_bank)} of {tables.num_banks} banks, "
-        f"{len(tables.to_bytes()):,} bytes in a shard"
+        f"{len(tables.to_bytes()):,} bytes {where}"
     )
 
 

@@ -58,7 +58,8 @@ def numbered(number: int) -> Generation:
 
 DECODER = FileEntry("decoder-00001-00112233aabb.safetensors", 0, 3000, "d" * 64)
 COLUMNS = (KeptColumn("title", "string"), KeptColumn("thumb", "bytes"))
-MANIFEST = Manifest("0123456789abcdef", 40, generations=(GENERATION, numbered(2)), decoder=DECODER, columns=COLUMNS)
+TABLES = FileEntry("tables-00001-00112233aabb.bin", 0, 4000, "f" * 64)
+MANIFEST = Manifest("0123456789abcdef", 40, (GENERATION, numbered(2)), decoder=DECODER, columns=COLUMNS, tables=TABLES)
 COMPACTED = compacted(
     MANIFEST, 1, [FileEntry("shard-00003-00000-of-00001-00112233aabb.parquet", 10, 1500, "e" * 64, (10,), 78)]
 )
@@ -76,8 +77,8 @@ def test_a_manifest_sums_up_its_generations():
     assert MANIFEST.dead_letters == GENERATION.dead_letters + numbered(2).dead_letters
     assert MANIFEST.counts == Counts(20, 10, 6, 4, 18000, 100, 14)
     assert dataclasses.replace(MANIFEST, generations=()).counts == Counts(0, 0, 0, 0, 0, 0, 0)
-    assert MANIFEST.files == (*GENERATION.files, *numbered(2).files, DECODER)
-    assert dataclasses.replace(MANIFEST, decoder=None).files == MANIFEST.files[:-1]
+    assert MANIFEST.files == (*GENERATION.files, *numbered(2).files, DECODER, TABLES)
+    assert dataclasses.replace(MANIFEST, decoder=None, tables=None).files == MANIFEST.files[:-2]
 
 
 def test_a_compaction_takes_over_shards_and_nothing_else():
@@ -116,8 +117,8 @@ def test_unaccounted_records():
         ("[]", "is not a vidpress manifest"),
         ("{}", "is not a vidpress manifest"),
         (
-            '{"format_version": 6}',
-            "format version 6; this vidpress reads 1, 2, 3, 4, 5: install the version that wrote",
+            '{"format_version": 7}',
+            "format version 7; this vidpress reads 1, 2, 3, 4, 5, 6: install the version that wrote",
         ),
         ('{"format_version": 1}', "is damaged: .* missing required field"),
         ('{"format_version": 2, "model_id": "x", "num_dims": 1, "generations": 5}', "is damaged: .*model_id"),
@@ -134,6 +135,7 @@ def test_unaccounted_records():
         (MANIFEST.to_json().replace("   4,", "   3,"), r"has 5 rows in row groups of \[3, 1\]"),
         (MANIFEST.to_json().replace("shard-00002-", "shard-00001-"), "listed as a file of generation 2"),
         (MANIFEST.to_json().replace('"decoder-', '"../decoder-'), "is not the name of a decoder"),
+        (MANIFEST.to_json().replace('"tables-', '"../tables-'), "is not the name of a file of tables"),
         (
             MANIFEST.to_json().replace('"decoder-', '"inputs-').replace(".safetensors", ".jsonl"),
             "not the name of a dec",
@@ -300,13 +302,13 @@ def test_lists_of_input_files():
             InputFile.from_json(line)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_golden_data_set_is_read(version):
     folder = GOLDEN / f"data-set-v{version}"
     manifest = Manifest.load(folder)
-    assert manifest.generation == {1: 1, 5: 4}.get(version, 2)
+    assert manifest.generation == {1: 1, 5: 4, 6: 4}.get(version, 2)
     counts = [
-        Counts(31, 30, 0, 1, {5: 9549}.get(version, 8159), manifest.generations[0].counts.code_bytes),
+        Counts(31, 30, 0, 1, {5: 9549, 6: 9549}.get(version, 8159), manifest.generations[0].counts.code_bytes),
         Counts(13, 10, 2, 1, {2: 2533, 3: 3359, 4: 3208}.get(version, 3921), {2: 21, 3: 4}.get(version, 7)),
         Counts(0, 0, 0, 0, 0, 0),
         Counts(7, 5, 2, 0, 2645, 2),
@@ -314,14 +316,16 @@ def test_golden_data_set_is_read(version):
     assert [generation.counts for generation in manifest.generations] == counts[: manifest.generation]
     assert list(map(str, manifest.columns)) == (["title:string", "segment_scores:float"] if version >= 5 else [])
     holders = [generation.replaced_by for generation in manifest.generations]
-    assert holders == ([3, 3, None, None] if version == 5 else [None] * manifest.generation)
+    assert holders == ([3, 3, None, None] if version >= 5 else [None] * manifest.generation)
     ids = [video_id for batch in VideoDataset(folder) for video_id in batch.ids]
-    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30, 5: 45}.get(version, 40))]
+    assert sorted(ids) == [f"video{index:05d}".encode() for index in range({1: 30, 5: 45, 6: 45}.get(version, 40))]
     assert verify(folder).findings == []
     assert (manifest.decoder is not None) == (version >= 4)
-    if version == 5:
+    assert (manifest.tables is not None) == (version >= 6)
+    if version >= 5:
         for number in range(1, 5):
-            assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()
+            if version == 6:
+                assert Manifest.load(folder, number).to_json() == (folder / manifest_name(number)).read_text()
             assert VideoDataset(folder, generation=number).num_videos == (30, 40, 40, 45)[number - 1]
         kept = VideoDataset(folder).to_arrow(["id", "title", "segment_scores"]).sort_by("id")
         assert kept["title"].to_pylist() == [None if i % 3 == 0 else [f"Titel {i} \u00e4"] for i in range(45)]

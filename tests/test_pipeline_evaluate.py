@@ -1,5 +1,6 @@
 """The command: `main(argv)` from TFRecords to results, what it does not do twice, and what it refuses in one line."""
 
+import csv
 import json
 import os
 import shutil
@@ -111,6 +112,14 @@ def test_a_models_record_is_what_its_codes_give(evaluated, data):
     codes, bank = model.compress(np.asarray(videos.x))
     assert record["bytes_per_video"] == pytest.approx(np.mean([len(code) for code in codes]) + 2 / 8)
     assert record["stored_bytes_per_video"] > record["bytes_per_video"]
+    all_in = record["all_in_bytes_per_video"]
+    assert list(all_in) == ["5000", "50000", "500000"]
+    assert min(all_in.values()) > record["stored_bytes_per_video"]
+    # Tables that a shard carries take at most a hundredth of its codes, and the rest is that of row groups of 4096.
+    assert max(all_in.values()) < 1.01 * record["bytes_per_video"] + 5
+    assert f"{all_in['50000']:,.1f}" in (evaluated / "index.html").read_text()
+    (row,) = [row for row in csv.DictReader((evaluated / "results.csv").open()) if row["name"] == record["name"]]
+    assert float(row["all_in_bytes_per_video_500000"]) == pytest.approx(all_in["500000"], rel=1e-5)
     z_hat = model.decompress(codes, bank)
     expected = metrics.evaluate(model.logits(z_hat), videos.multi_hot(np.arange(len(videos)), NUM_CLASSES))
     assert record["validation"]["gap"] == pytest.approx(expected.gap, abs=1e-6)

@@ -107,7 +107,7 @@ def test_a_whole_data_set(data_set, capsys):
     cli.main(["verify", str(data_set), "--sample", "10"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{data_set} is whole: 100 videos of model ")
-    assert "in 4 shards, generation 2. 9 files as the manifest lists them" in line
+    assert "in 4 shards, generation 2. 10 files as the manifest lists them" in line
     assert "40 sampled codes decode" in line
 
 

@@ -25,6 +25,7 @@ from vidpress.model.kept_columns import listed
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_writer import write_shard
+from vidpress.model.shards.shared_tables import TablesFile
 from vidpress.transforms import metrics
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
 from vidpress.transforms.generations.known_videos import FindKnownVideos
@@ -105,6 +106,8 @@ class WriteShards(beam.PTransform):
       inputs: The files that were read.
       model: Path or URI of the frozen model. Its decoder of the input goes into a new data set; without it, the data
         set cannot be decoded to what was encoded.
+      tables: The header's tables as `RangeCodingTables.to_bytes`, which go into the file that `header.tables_file`
+        names, for small shards to share; None if the header names none, or one that the data set has.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       max_bad_fraction: The job fails if a larger share of the records are dead letters, or if a larger share of the
         input's bytes could not be read.
@@ -117,6 +120,7 @@ class WriteShards(beam.PTransform):
     dead_letters: beam.PCollection[DeadLetter]
     inputs: beam.PCollection[InputFile]
     model: str | None = None
+    tables: bytes | None = None
     previous: int = 0
     num_shards: int = 1
     max_bad_fraction: float = 0.01
@@ -128,6 +132,8 @@ class WriteShards(beam.PTransform):
             raise ValueError(f"num_shards={self.num_shards} must be at least 1.")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must lie in [0, 1].")
+        if self.tables is not None and TablesFile.of(self.tables) != self.header.tables_file:
+            raise ValueError(f"These tables are not those that the header names: {self.header.tables_file}.")
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Manifest]:
         """Divide, sort and write the rows, then the dead letters, then the manifest."""
@@ -158,6 +164,7 @@ class WriteShards(beam.PTransform):
                 generation=generation,
                 header=self.header,
                 model=self.model,
+                tables=self.tables,
                 num_shards=self.num_shards,
                 max_bad_fraction=self.max_bad_fraction,
                 num_files=self.num_files,
@@ -264,6 +271,7 @@ def _write_manifest(
     generation: int,
     header: ShardHeader,
     model: str | None,
+    tables: bytes | None,
     num_shards: int,
     max_bad_fraction: float,
     num_files: int | None,
@@ -309,6 +317,7 @@ def _write_manifest(
         generations=(*(before.generations if before is not None else ()), added),
         decoder=_write_decoder(output, header, model) if before is None else before.decoder,
         columns=header.columns,
+        tables=_write_tables(output, tables) if before is None or before.tables is None else before.tables,
     )
     create_manifest(output, manifest)
     return manifest
@@ -324,6 +333,15 @@ def _write_decoder(output: str, header: ShardHeader, model: str | None) -> FileE
     with contextlib.suppress(FileExistsError):  # another run's, which may be in a manifest already: the same content
         storage.write_new(join(output, name), data)
     return FileEntry(name, 0, len(data), sha256)
+
+
+def _write_tables(output: str, data: bytes | None) -> FileEntry | None:
+    if data is None:
+        return None
+    file = TablesFile.of(data)
+    with contextlib.suppress(FileExistsError):  # as a decoder
+        storage.write_new(join(output, file.name), data)
+    return FileEntry(file.name, 0, len(data), file.sha256)
 
 
 def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float, output: str, generation: int) -> None:

@@ -47,7 +47,9 @@ def is_continued(earlier: Manifest, later: Manifest) -> bool:
         was_replaced = now.replaced_by is not None and now.replaced_by > earlier.generation
         without_shards = dataclasses.replace(before, shards=(), replaced_by=now.replaced_by)
         generations.append(before if was_replaced and without_shards == now else now)
-    return earlier == dataclasses.replace(later, generations=tuple(generations))
+    # A data set whose shards all carried their tables gets a file of them when it is added to.
+    tables = later.tables if earlier.tables is not None else None
+    return earlier == dataclasses.replace(later, generations=tuple(generations), tables=tables)
 
 
 def placed_rows(shard: Shard, name: str) -> Iterator[pa.RecordBatch]:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vidpress.model.data_set.manifest import FileEntry
+from vidpress.model.data_set.manifest import FileEntry, Manifest
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import join
 from vidpress.model.files.uris import PathError
 from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
+from vidpress.model.shards.shared_tables import TablesFile
 
 
 class ListedShard(NamedTuple):
@@ -22,6 +23,11 @@ class ListedShard(NamedTuple):
     entry: FileEntry
     model_id: str
     columns: tuple[KeptColumn, ...]
+
+
+def listed_tables(manifest: Manifest) -> TablesFile | None:
+    """Return the file of tables that a data set has, if it has one."""
+    return None if manifest.tables is None else TablesFile(manifest.tables.name, manifest.tables.sha256)
 
 
 def open_shard(
@@ -40,7 +46,7 @@ def open_shard(
       columns: What the data set keeps of the input.
 
     Raises:
-      FileNotFoundError: If it is missing; the message names it.
+      FileNotFoundError: If it is missing, or the file of the tables that it shares; the message names it.
       ShardError: If it is not a shard, is damaged, or is not the one that is listed.
     """
     uri = join(data_set, entry.name)
@@ -52,7 +58,7 @@ def open_shard(
         raise FileNotFoundError(f"{uri} is missing: fetch or encode it again.") from error
     except PathError as error:
         raise ShardError(str(error)) from error
-    shard = Shard(file, uri)
+    shard = Shard(file, uri, os.fspath(data_set))
     shard.check_model(model_id)
     shard.check_columns(columns)
     if shard.num_bytes != entry.bytes:

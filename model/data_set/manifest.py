@@ -20,9 +20,9 @@ from vidpress.model.kept_columns import KeptColumn, check_columns
 from vidpress.model.strict_json import JsonError
 
 # Version 2 has generations, and lists of input files; 3 the checksum of each shard's footer, and bytes that were lost;
-# 4 the decoder of the input; 5 compactions, and the columns that are kept of the input.
-FORMAT_VERSION = 5
-_READABLE_VERSIONS = (1, 2, 3, 4, 5)
+# 4 the decoder of the input; 5 compactions, and the columns that are kept of the input; 6 the file of tables.
+FORMAT_VERSION = 6
+_READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 
 # A manifest of a billion videos in shards of 50,000 has some 10 MB.
 MAX_BYTES = 2**26
@@ -132,6 +132,7 @@ class Manifest:
       decoder: The file that restores the input from decoded videos, of the first generation; None if the model has no
         such decoder, and before version 4.
       columns: What the shards keep of the input's records; none before version 5.
+      tables: The file of the tables that small shards share; None if each carries its own, as before version 6.
     """
 
     model_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
@@ -139,6 +140,7 @@ class Manifest:
     generations: tuple[Generation, ...]
     decoder: FileEntry | None = None
     columns: tuple[KeptColumn, ...] = ()
+    tables: FileEntry | None = None
 
     @property
     def generation(self) -> int:
@@ -159,7 +161,7 @@ class Manifest:
     def files(self) -> tuple[FileEntry, ...]:
         """All files of the data set but its manifests."""
         files = [entry for generation in self.generations for entry in generation.files]
-        return (*files, *([] if self.decoder is None else [self.decoder]))
+        return (*files, *(entry for entry in (self.decoder, self.tables) if entry is not None))
 
     @property
     def counts(self) -> Counts:
@@ -294,10 +296,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         check_columns(manifest.columns)
     except ValueError as error:
         yield str(error).rstrip(".")
-    if manifest.decoder is not None:
-        found = parse_part_name(manifest.decoder.name)
-        if found is None or found["kind"] != "decoder":
-            yield f"{manifest.decoder.name[:200]!r} is not the name of a decoder"
+    for kind, what, entry in (("decoder", "decoder", manifest.decoder), ("tables", "file of tables", manifest.tables)):
+        found = None if entry is None else parse_part_name(entry.name)
+        if entry is not None and (found is None or found["kind"] != kind):
+            yield f"{entry.name[:200]!r} is not the name of a {what}"
 
 
 def _problems_of(number: int, generation: Generation, held: Counts) -> Iterator[str]:

@@ -21,6 +21,7 @@ from vidpress.model.data_set.compaction import is_continued
 from vidpress.model.data_set.id_hash import hash_of
 from vidpress.model.data_set.input_decoding import parse_decoder
 from vidpress.model.data_set.input_lists import InputFile
+from vidpress.model.data_set.listed_shards import listed_tables
 from vidpress.model.data_set.manifest import (
     Counts,
     FileEntry,
@@ -38,6 +39,7 @@ from vidpress.model.frozen.input_decoder import DecoderError
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import decode_codes
+from vidpress.model.shards.shared_tables import load_tables
 from vidpress.model.strict_json import JsonError, decode
 
 _IDS_IN_MESSAGE = 3
@@ -117,6 +119,7 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
             uris = [join(data_set, entry.name) for entry in generation.files]
             hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
     findings += _check_decoder(data_set, manifest)
+    findings += _check_tables(data_set, manifest)
     findings += _repeated_ids(hashes)
     unlisted = [name for name in there - listed if is_part_name(name) or is_temporary_name(name)]
     return Report(findings, manifest, num_sampled, sorted(unlisted))
@@ -168,7 +171,7 @@ def _check_file(
     if data is None:
         return result
     if entry in generation.shards:
-        _check_shard(result, data, uri, manifest, generation, entry, sample)
+        _check_shard(result, data, data_set, manifest, generation, entry, sample)
     else:
         _check_lines(result, data, uri, generation, entry)
     return result
@@ -209,6 +212,23 @@ def _check_decoder(data_set: str | os.PathLike[str], manifest: Manifest) -> list
     return result.findings
 
 
+def _check_tables(data_set: str | os.PathLike[str], manifest: Manifest) -> list[str]:
+    file = listed_tables(manifest)
+    if manifest.tables is None or file is None:
+        return []
+    uri = join(data_set, manifest.tables.name)
+    result = _Checked()
+    data = _read_file(result, uri, manifest.tables)
+    if data is not None and not result.findings:
+        try:
+            num_dims = load_tables(data_set, file).tables.num_dims
+        except ValueError as error:
+            return [str(error)]
+        if num_dims != manifest.num_dims:
+            return [f"{uri} has {num_dims} dimensions, its manifest says {manifest.num_dims}."]
+    return result.findings
+
+
 def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation, entry: FileEntry) -> None:
     lines = data.splitlines()
     if len(lines) != entry.rows:
@@ -227,15 +247,24 @@ def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation
 
 
 def _check_shard(
-    result: _Checked, data: bytes, uri: str, manifest: Manifest, generation: Generation, entry: FileEntry, sample: int
+    result: _Checked,
+    data: bytes,
+    data_set: str | os.PathLike[str],
+    manifest: Manifest,
+    generation: Generation,
+    entry: FileEntry,
+    sample: int,
 ) -> None:
+    uri = join(data_set, entry.name)
     try:
-        shard = Shard(pa.BufferReader(data), uri)
+        shard = Shard(pa.BufferReader(data), uri, os.fspath(data_set))
         shard.check_model(manifest.model_id)
         shard.check_columns(manifest.columns)
-    except ShardError as error:
+    except (FileNotFoundError, ShardError) as error:
         result.findings.append(str(error))
         return
+    if shard.header.tables_file not in (None, listed_tables(manifest)):
+        result.findings.append(f"{uri} shares the tables in {shard.header.tables_file.name}, which no manifest lists.")
     if entry.footer_crc32 not in (None, shard.footer_crc32):
         result.findings.append(f"{uri} is not the file that its manifest lists: its footer differs.")
     sizes = shard.row_group_sizes

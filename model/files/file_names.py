@@ -11,11 +11,17 @@ MANIFEST = "manifest.json"
 
 # `shard-00001-00000-of-00004-0f3a....parquet`; version 1 had neither the generation nor the checksum.
 _PART_NAME = re.compile(
-    r"(?P<kind>shard|dead-letters|inputs|decoder)(?:-(?P<generation>[0-9]{5,9}))?"
-    r"(?:-(?P<part>[0-9]{5,9})-of-(?P<parts>[0-9]{5,9}))?(?:-(?P<sha256>[0-9a-f]{12}))?\.(?P<suffix>parquet|jsonl|safetensors)"
+    r"(?P<kind>shard|dead-letters|inputs|decoder|tables)(?:-(?P<generation>[0-9]{5,9}))?"
+    r"(?:-(?P<part>[0-9]{5,9})-of-(?P<parts>[0-9]{5,9}))?(?:-(?P<sha256>[0-9a-f]{12}))?\.(?P<suffix>parquet|jsonl|safetensors|bin)"
 )
-_SUFFIXES = {"shard": "parquet", "dead-letters": "jsonl", "inputs": "jsonl", "decoder": "safetensors"}
-_ONE_IN_A_GENERATION = ("inputs", "decoder")
+_SUFFIXES = {
+    "shard": "parquet",
+    "dead-letters": "jsonl",
+    "inputs": "jsonl",
+    "decoder": "safetensors",
+    "tables": "bin",
+}
+_ONE_IN_A_GENERATION = ("inputs", "decoder", "tables")
 _MANIFEST_NAME = re.compile(r"manifest-([0-9]{5,9})\.json")
 _TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
@@ -37,7 +43,7 @@ def file_name(kind: str, generation: int, part: tuple[int, int] | None, sha256: 
     again finds its own.
 
     Args:
-      kind: 'shard', 'dead-letters', 'inputs' or 'decoder'.
+      kind: 'shard', 'dead-letters', 'inputs', 'decoder' or 'tables'.
       generation: Its number.
       part: Which of how many, if there can be several.
       sha256: The content's checksum, hexadecimal.
@@ -66,7 +72,7 @@ def parse_part_name(name: str) -> re.Match[str] | None:
 
 
 def is_part_name(name: str) -> bool:
-    """Return whether an encode job of version 2 or later gives such names: to shards, lists and decoders."""
+    """Return whether an encode job of version 2 or later gives such names: to shards, lists, decoders and tables."""
     found = parse_part_name(name)
     return found is not None and found["generation"] is not None and found["sha256"] is not None
 

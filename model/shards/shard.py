@@ -1,8 +1,9 @@
-"""The shard: a Parquet file of codes that carries all it takes to decode them."""
+"""The shard: a Parquet file of codes that carries all it takes to decode them, or names the file it is in."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import zlib
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.kept_columns import KeptColumn, listed
-from vidpress.model.shards import shard_layout
+from vidpress.model.shards import shard_layout, shared_tables
 from vidpress.model.shards.file_window import FileWindow
 from vidpress.model.shards.shard_header import (
     ARROW_SCHEMA_KEY,
@@ -64,14 +65,16 @@ class Shard:
       footer_crc32: The CRC-32 (as in zlib) of Parquet's footer, without its length: a data set's manifest has it.
     """
 
-    def __init__(self, file: BinaryIO | pa.NativeFile, name: str):
+    def __init__(self, file: BinaryIO | pa.NativeFile, name: str, folder: str | None = None):
         """Read a shard's metadata: with one read of the file, or two if they are large.
 
         Args:
           file: The shard, seekable.
           name: Its path or URI, for messages.
+          folder: The folder of its data set, which has the tables that small shards share.
 
         Raises:
+          FileNotFoundError: If the file of these tables is missing; the message names it.
           ShardError: If it is no shard, or damaged.
         """
         self.name = name
@@ -84,11 +87,15 @@ class Shard:
         except LayoutError as error:
             raise self._no_shard(error) from error
         self.footer_crc32 = zlib.crc32(footer)
-        self.header = ShardHeader.from_metadata(parsed.metadata, name=name)
+        load_tables = None if folder is None else functools.partial(shared_tables.load_tables, folder)
+        self.header = ShardHeader.from_metadata(parsed.metadata, name=name, load_tables=load_tables)
         metadata = text(parsed.metadata)
         self._checksums = metadata.pop(CHECKSUMS_KEY, "")
         # As it was written: `header.metadata` is what this version writes, and takes long to make of many banks.
         self._metadata = {key: value for key, value in metadata.items() if key.startswith(METADATA_PREFIX)}
+        self._metadata_of_rows = self._metadata
+        if load_tables is not None and self.header.tables_file is not None:
+            self._metadata_of_rows = self.header.metadata_with(load_tables(self.header.tables_file).data)
         version = self._metadata[f"{METADATA_PREFIX}format_version"]
         schema = _SCHEMA_OF_VERSION_1 if version == "1" else schema_with(self.header.columns)
         self._kept_names = {column.name for column in self.header.columns}
@@ -111,10 +118,11 @@ class Shard:
         """Open a shard by its local path or URI.
 
         Raises:
-          FileNotFoundError: If there is none.
+          FileNotFoundError: If there is none, or if the file of the tables that it shares is missing.
           ShardError: If it is no shard, or damaged.
         """
-        return cls(storage.open_input(uri), os.fspath(uri))
+        name = os.fspath(uri)
+        return cls(storage.open_input(uri), name, name.rpartition("/")[0] or ("/" if name.startswith("/") else "."))
 
     def _read_footer(self) -> bytes:
         size = min(self.num_bytes, _TAIL_READ)
@@ -213,7 +221,7 @@ class Shard:
             index, field = SCHEMA.get_field_index("bank"), SCHEMA.field("bank")
             batch = batch.add_column(index, field, pa.array(np.zeros(batch.num_rows, np.uint8)))
             return batch.replace_schema_metadata(self.header.metadata)
-        return batch.replace_schema_metadata(self._metadata)
+        return batch.replace_schema_metadata(self._metadata_of_rows)
 
     def _read_columns(self, row_group: int, chunks: Sequence[Chunk]) -> pa.RecordBatch:
         """Read neighbouring columns of a row group, which are looked at before Arrow sees them."""

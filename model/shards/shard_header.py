@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,18 @@ from vidpress.model import strict_json
 from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.kept_columns import KeptColumn, columns_from_json
+from vidpress.model.shards.shared_tables import SharedTables, TablesFile
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Version 2 has banks of tables, and the column `bank`; 3 has kept columns, and is written only where there are some.
-FORMAT_VERSION = 3
+# Version 2 has banks of tables, and the column `bank`; 3 has kept columns; 4 has its tables in a file of the data set.
+# Each shard has the lowest version that has what it needs.
+FORMAT_VERSION = 4
+_WITH_COLUMNS = 3
 _WITHOUT_COLUMNS = 2
-_READABLE_VERSIONS = ("1", "2", "3")
+_READABLE_VERSIONS = ("1", "2", "3", "4")
+
+# A shard carries its tables if they take at most this share of its codes' bytes.
+_CARRIED_SHARE = 0.01
 
 METADATA_PREFIX = "vidpress."
 CHECKSUMS_KEY = f"{METADATA_PREFIX}row_group_crc32"
@@ -45,29 +51,56 @@ class ShardHeader:
       spec: The features that were encoded.
       tables: The range coding tables of the codes.
       columns: The columns of the input that are kept.
+      tables_file: The file of the data set that has the tables with all banks, if the shard does not carry them.
     """
 
     model_id: str
     spec: FeatureSpec
     tables: RangeCodingTables
     columns: tuple[KeptColumn, ...] = ()
+    tables_file: TablesFile | None = None
 
     @functools.cached_property
     def metadata(self) -> dict[str, str]:
         """The header as Parquet key-value metadata."""
+        if self.tables_file is None:
+            return self._metadata(self.tables.to_bytes())
+        return self._metadata(None)
+
+    def metadata_with(self, packed_tables: bytes) -> dict[str, str]:
+        """Return the metadata of rows that carry their tables, which are given as `RangeCodingTables.to_bytes`."""
+        return dataclasses.replace(self, tables_file=None)._metadata(packed_tables)
+
+    def _metadata(self, packed_tables: bytes | None) -> dict[str, str]:
+        carried = _WITH_COLUMNS if self.columns else _WITHOUT_COLUMNS
         values = {
-            "format_version": str(FORMAT_VERSION if self.columns else _WITHOUT_COLUMNS),
+            "format_version": str(carried if self.tables_file is None else FORMAT_VERSION),
             "model_id": self.model_id,
             "feature_spec": json.dumps(self.spec.to_json(), sort_keys=True),
-            "range_coding_tables": base64.b64encode(self.tables.to_bytes()).decode(),
         }
+        if packed_tables is not None:
+            values["range_coding_tables"] = base64.b64encode(packed_tables).decode()
+        if self.tables_file is not None:
+            values["tables_file"] = json.dumps(dataclasses.asdict(self.tables_file), sort_keys=True)
         if self.columns:
             values["columns"] = json.dumps([dataclasses.asdict(column) for column in self.columns], sort_keys=True)
         return {METADATA_PREFIX + key: value for key, value in values.items()}
 
-    def with_banks(self, banks: np.ndarray) -> ShardHeader:
-        """Return the header with some of the banks of tables, for a shard that uses no others."""
-        return dataclasses.replace(self, tables=self.tables.with_banks(banks))
+    def for_rows(self, banks: np.ndarray, code_bytes: int) -> ShardHeader:
+        """Return the header of a shard with some of the rows.
+
+        A shard carries the banks of tables that its rows use, so that it can be decoded by itself. If there is a file
+        of tables, and they would take more than a hundredth of the codes' bytes, it names the file instead.
+
+        Args:
+          banks: Integers, the banks that the rows use.
+          code_bytes: Bytes of the rows' codes.
+        """
+        carrying = dataclasses.replace(self, tables=self.tables.with_banks(banks), tables_file=None)
+        if self.tables_file is None:
+            return carrying
+        num_bytes = len(carrying.metadata[f"{METADATA_PREFIX}range_coding_tables"])
+        return carrying if num_bytes <= _CARRIED_SHARE * code_bytes else self
 
     def united(self, other: ShardHeader) -> ShardHeader:
         """Return the header with the banks of tables of both.
@@ -76,7 +109,8 @@ class ShardHeader:
           ShardError: If they are of different models.
         """
         try:
-            return dataclasses.replace(self, tables=self.tables.union(other.tables))
+            tables = self.tables.union(other.tables)
+            return dataclasses.replace(self, tables=tables, tables_file=self.tables_file or other.tables_file)
         except ValueError as error:
             raise ShardError(
                 f"A shard of model {self.model_id} has other tables than one of model {other.model_id}: fetch or "
@@ -84,11 +118,23 @@ class ShardHeader:
             ) from error
 
     @classmethod
-    def from_metadata(cls, metadata: dict[bytes, bytes] | None, *, name: str) -> ShardHeader:
+    def from_metadata(
+        cls,
+        metadata: dict[bytes, bytes] | None,
+        *,
+        name: str,
+        load_tables: Callable[[TablesFile], SharedTables] | None = None,
+    ) -> ShardHeader:
         """Read back what `metadata` gives.
 
+        Args:
+          metadata: The key-value metadata.
+          name: What has it, for messages.
+          load_tables: Loads the tables of a shard that does not carry them.
+
         Raises:
-          ShardError: If the metadata is not a shard's, is damaged, or is of another format version.
+          ShardError: If the metadata is not a shard's, is damaged, or is of another format version, or if tables are
+            needed and `load_tables` is not given.
         """
         values = text(metadata)
         version = values.get(f"{METADATA_PREFIX}format_version")
@@ -103,16 +149,27 @@ class ShardHeader:
             model_id = values[f"{METADATA_PREFIX}model_id"]
             if not _MODEL_ID.fullmatch(model_id):
                 raise ValueError("model_id is not 16 hexadecimal digits")
-            return cls(
-                model_id=model_id,
-                spec=FeatureSpec.from_json(
-                    strict_json.decode(values[f"{METADATA_PREFIX}feature_spec"], dict[str, Any])
-                ),
-                tables=_parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"]),
-                columns=_parse_columns(values[f"{METADATA_PREFIX}columns"]) if int(version) >= FORMAT_VERSION else (),
-            )
+            spec = FeatureSpec.from_json(strict_json.decode(values[f"{METADATA_PREFIX}feature_spec"], dict[str, Any]))
+            encoded = values.get(f"{METADATA_PREFIX}columns")
+            columns: tuple[KeptColumn, ...] = ()
+            if version == str(_WITH_COLUMNS) or (version == str(FORMAT_VERSION) and encoded is not None):
+                columns = _parse_columns(values[f"{METADATA_PREFIX}columns"])
+            if version != str(FORMAT_VERSION):
+                tables = _parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"])
+                return cls(model_id, spec, tables, columns)
+            tables_file = strict_json.decode(values[f"{METADATA_PREFIX}tables_file"], TablesFile)
+            tables_file.check()
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({one_line(error)}): fetch or encode it again.") from error
+        if load_tables is None:
+            raise ShardError(
+                f"{name} does not carry its tables: read it in the folder of its data set, which has "
+                f"{tables_file.name}."
+            )
+        try:
+            return cls(model_id, spec, load_tables(tables_file).tables, columns, tables_file)
+        except ValueError as error:
+            raise ShardError(str(error)) from error
 
 
 def _parse_columns(encoded: str) -> tuple[KeptColumn, ...]:

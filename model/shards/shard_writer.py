@@ -26,7 +26,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     Args:
       file: Where to.
       rows: A table with the columns of `schema_with(header.columns)`, at least one row, in the order to keep.
-      header: What goes into the metadata; of the banks of tables only those that the rows use.
+      header: What goes into the metadata, as far as the rows need it (`ShardHeader.for_rows`).
 
     Returns:
       How many rows each row group got.
@@ -36,7 +36,8 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
     schema = schema_with(header.columns)
     rows = rows.select(schema.names)
     elements = {f"{column.name}.list.element": column.kind for column in header.columns}
-    metadata = header.with_banks(np.unique(rows["bank"])).metadata
+    code_bytes = pc.sum(pc.binary_length(rows["code"])).as_py()
+    metadata = header.for_rows(np.unique(rows["bank"]), code_bytes).metadata
     with pq.ParquetWriter(
         file,
         schema,

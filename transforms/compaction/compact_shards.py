@@ -9,10 +9,11 @@ from typing import Any
 import apache_beam as beam
 
 from vidpress.model.data_set.compaction import compacted, is_compact, placed_rows
-from vidpress.model.data_set.listed_shards import ListedShard, open_shard
+from vidpress.model.data_set.listed_shards import ListedShard, listed_tables, open_shard
 from vidpress.model.data_set.manifest import Manifest, ManifestError
 from vidpress.model.data_set.rows import DeadLetter
 from vidpress.model.shards.shard_header import ShardHeader
+from vidpress.model.shards.shared_tables import TablesFile
 from vidpress.transforms import metrics, progress
 from vidpress.transforms.generations.generation_files import create_manifest
 from vidpress.transforms.write_shards import SortIntoShards, WrittenShard
@@ -73,17 +74,20 @@ class CompactShards(beam.PTransform):
         )
 
 
-def _list_shards(data_set: str, generation: int) -> list[ListedShard]:
+def _list_shards(data_set: str, generation: int) -> list[tuple[ListedShard, TablesFile | None]]:
+    """Return the shards, each with the file of the data set's tables."""
     manifest = Manifest.load(data_set, generation)
     if is_compact(manifest):
         return []
-    return [ListedShard(entry, manifest.model_id, manifest.columns) for entry in manifest.shards]
+    tables_file = listed_tables(manifest)
+    return [(ListedShard(entry, manifest.model_id, manifest.columns), tables_file) for entry in manifest.shards]
 
 
-def _read(listed: ListedShard, data_set: str) -> Iterator[Any]:
+def _read(element: tuple[ListedShard, TablesFile | None], data_set: str) -> Iterator[Any]:
     """Yield a shard's rows and, as another output, its header."""
+    listed, tables_file = element
     opened = open_shard(data_set, *listed)
-    yield beam.pvalue.TaggedOutput("headers", opened.header)
+    yield beam.pvalue.TaggedOutput("headers", dataclasses.replace(opened.header, tables_file=tables_file))
     for rows in placed_rows(opened, listed.entry.name):
         metrics.VIDEOS_COPIED.inc(rows.num_rows)
         progress.advance(rows.num_rows)

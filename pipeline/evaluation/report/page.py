@@ -78,6 +78,15 @@ def new_task_table(results: Results, hidden: tuple[int, ...]) -> Iterator[tuple[
             yield method, "own", point
 
 
+def all_in_table(results: Results) -> Iterator[tuple[str, Summary]]:
+    """Yield network and method, and each point whose shards were measured as a whole."""
+    for hidden in results.architectures if results.shard_sizes else ():
+        for method in results.about["methods"]:
+            for point in results.curve(method, hidden):
+                if any(point.all_in_bytes(size) is not None for size in results.shard_sizes):
+                    yield f"{results.task.network_name(hidden)}, {method}", point
+
+
 def findings(results: Results) -> Iterator[str]:
     """Yield what the first method reaches, a sentence for each architecture."""
     method, task = results.about["methods"][0], results.task
@@ -189,6 +198,8 @@ def render(results: Results, images: dict[str, str]) -> str:
         new_task_tables=[(hidden, list(new_task_table(results, hidden))) for hidden in results.architectures]
         if "new_tasks" in results.about
         else [],
+        all_in_rows=list(all_in_table(results)),
+        shard_sizes=results.shard_sizes,
         findings=list(findings(results)) if results.architectures else [],
         images={name: Markup(url) for name, url in images.items()},
         parts=parts(results),

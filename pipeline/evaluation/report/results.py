@@ -23,11 +23,15 @@ from vidpress.pipeline.evaluation.task import Task, task_of
 _JSON, _CSV = "results.json", "results.csv"
 _DATA = ("validation", "training")
 
+# By the number of videos of a shard, as text: `vidpress.pipeline.evaluation.videos.measuring.all_in_bytes`.
+ALL_IN_BYTES = "all_in_bytes_per_video"
 
-def _csv_columns(task: Task, new_task_heads: Sequence[str]) -> tuple[str, ...]:
+
+def _csv_columns(task: Task, new_task_heads: Sequence[str], shard_sizes: Sequence[str] = ()) -> tuple[str, ...]:
     return (
         *("method", "source", "hidden", "head", "size", "lmbda", "seed", "steps"),
         *(task.bytes_key, f"stored_{task.bytes_key}", "relative_size"),
+        *(f"{ALL_IN_BYTES}_{size}" for size in shard_sizes),
         *(f"{data}_{metric}" for data in _DATA for metric in task.metrics),
         *(f"{data}_{error.column}" for data in _DATA for error in task.errors),
         *(_new_task_column(head, metric) for head in new_task_heads for metric in task.metrics),
@@ -67,6 +71,11 @@ class Summary:
         """Return the least and the largest of a metric on the validation data over the seeds."""
         values = [record["validation"][metric] for record in self.records]
         return min(values), max(values)
+
+    def all_in_bytes(self, shard_size: str) -> float | None:
+        """Return all bytes of a shard a video besides ids and labels; None if that was not measured for every seed."""
+        values = [record.get(ALL_IN_BYTES, {}).get(shard_size) for record in self.records]
+        return None if None in values else _mean(values)
 
     def on_new_tasks(self, head: str, metric: str) -> list[float]:
         """Return a metric of each seed's head for new tasks; none if new tasks were not measured."""
@@ -179,6 +188,11 @@ class Results:
         return [_row(record, scales, self.task) for record in self.records]
 
     @property
+    def shard_sizes(self) -> tuple[str, ...]:
+        """For how many videos a shard all bytes of a shard were measured, as text; none if they were not."""
+        return tuple(dict.fromkeys(size for record in self.records for size in record.get(ALL_IN_BYTES, ())))
+
+    @property
     def new_task_heads(self) -> tuple[str, ...]:
         """The names of the heads for new tasks; none if new tasks were not measured."""
         return tuple(dict.fromkeys(head for record in self.records for head in record.get("new_tasks", ())))
@@ -212,6 +226,7 @@ def _row(record: dict[str, Any], scales: dict[tuple[int, ...], float], task: Tas
     for data in _DATA:
         row |= {f"{data}_{metric}": record[data][metric] for metric in task.metrics}
         row |= {f"{data}_{error.column}": 1 - record[data][error.metric] for error in task.errors}
+    row |= {f"{ALL_IN_BYTES}_{size}": value for size, value in record.get(ALL_IN_BYTES, {}).items()}
     for head, found in record.get("new_tasks", {}).items():
         row |= {_new_task_column(head, metric): found[metric] for metric in task.metrics}
     row["seconds"] = sum(seconds for seconds in record["seconds"].values() if seconds)
@@ -222,7 +237,9 @@ def write(output: str | os.PathLike[str], about: dict[str, Any], records: list[d
     """Write `results.json` and `results.csv` of the finished records; a reader sees all of a file or nothing."""
     text = io.StringIO()
     results = Results(about, records)
-    writer = csv.DictWriter(text, _csv_columns(results.task, results.new_task_heads), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, _csv_columns(results.task, results.new_task_heads, results.shard_sizes), lineterminator="\n"
+    )
     writer.writeheader()
     if results.architectures:
         writer.writerows(results.flat())

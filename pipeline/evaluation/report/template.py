@@ -86,6 +86,31 @@ settings, where the curve crosses the baseline's.</caption>
 </table>
 </div>
 {% endfor %}
+{% if all_in_rows %}
+<h2>All bytes of a shard</h2>
+<p>What a shard takes in all, besides ids and labels: codes, banks, lengths, checksums and the footer. Where the tables
+would take more than 1 % of the codes, shards share a file of tables instead, which a data set has once.</p>
+<div class="scroll">
+<table>
+<thead>
+<tr><th class="text" rowspan="2">Method</th><th class="text" rowspan="2">Setting</th>
+<th rowspan="2">Codes<br>and banks</th>
+<th class="group" colspan="{{ shard_sizes | length }}">All bytes a video, by videos in a shard</th>
+<th rowspan="2">Tables,<br>bytes</th></tr>
+<tr>{% for size in shard_sizes %}<th>{{ "{:,}".format(size | int) }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for name, point in all_in_rows %}
+<tr><td class="text">{{ name }}</td><td class="text">{{ point.setting }}</td><td>{{ point.num_bytes | size }}</td>
+{% for size in shard_sizes %}
+<td>{% set value = point.all_in_bytes(size) %}{{ "" if value is none else value | size }}</td>
+{% endfor %}
+<td>{{ "{:,}".format(point.records[0].tables_bytes) }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
 {% if new_task_tables %}
 <h2>New tasks</h2>
 <p>{{ "{:,}".format(about.new_tasks.classes) }} classes
