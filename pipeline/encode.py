@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
-from vidpress.model.data_set.input_lists import is_new
+from vidpress.model.data_set.input_lists import InputFile, is_new
 from vidpress.model.data_set.listed_shards import listed_tables
 from vidpress.model.data_set.manifest import Manifest, manifest_numbers
 from vidpress.model.features import FeatureSpec
@@ -55,7 +55,7 @@ def build_pipeline(
       header: The same model's `ShardHeader`, with the columns to keep.
       output: The data set's folder.
       record_spec: The model's features with the keys that the records use, if these differ from the model's.
-      named_keys: Keys of labels or kept columns that some videos must have.
+      named_keys: Keys of labels or kept columns that some records must have.
       min_age: In seconds. Files that were written to more recently are left out.
       previous: The newest generation of the data set, which the new one follows; 0 if there is none yet.
       num_shards: How many shards the videos are divided among.
@@ -185,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ValueError as error:
             raise launch.JobError(str(error)) from error
         columns = _columns(args.output, before, kept)
-        new_files = files if before is None else _new_files(args.output, before, files)
+        listed_files = [] if before is None else _listed_files(args.output, before)
+        new_files = _new_files(listed_files, files)
         # A template is written all the same. The job that it launches finds out for itself, and adds nothing.
         if not new_files and not beam_jobs.graph_location(options):
             if before is None:
@@ -199,9 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
         tables_file, tables = _shared_tables(before, model, carry=args.carry_tables)
         header = ShardHeader(model.model_id, model.spec, model.tables, columns, tables_file)
-        named_keys = [column.key for column in kept]
-        if args.labels_key is not None and args.labels_key not in named_keys:
-            named_keys.append(args.labels_key)
+        named_keys = {column.key for column in kept} | ({args.labels_key} - {None})
+        if before is not None:
+            named_keys -= _known_keys(before, listed_files, model.spec)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(
@@ -211,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 header=header,
                 output=args.output,
                 record_spec=record_spec,
-                named_keys=named_keys,
+                named_keys=sorted(named_keys),
                 min_age=60 * args.min_age,
                 previous=0 if before is None else before.generation,
                 num_shards=num_shards,
@@ -268,12 +269,26 @@ def _columns(output: str, before: Manifest | None, kept: tuple[KeptColumn, ...])
     return before.columns
 
 
-def _new_files(output: str, manifest: Manifest, files: Sequence[MatchedFile]) -> list[MatchedFile]:
+def _listed_files(output: str, manifest: Manifest) -> list[InputFile]:
+    """Return the files that a data set was encoded from."""
+    return [file for entry in input_lists(manifest) for file in read_input_files(output, entry)]
+
+
+def _known_keys(before: Manifest, listed_files: Sequence[InputFile], spec: FeatureSpec) -> set[str]:
+    """Return the keys that a data set shows not to be misspelt, so that no new record needs to have them.
+
+    A day's videos may happen to have no labels or no titles. But its columns were looked for in its first videos, and
+    its lists name the keys under which labels were found.
+    """
+    columns = {column.key for column in before.columns if before.counts.videos}
+    return columns | {file.labels_key for file in listed_files if file.labels_key is not None} | {spec.labels_key}
+
+
+def _new_files(listed_files: Sequence[InputFile], files: Sequence[MatchedFile]) -> list[MatchedFile]:
     """Return the files that a data set was not encoded from yet."""
     known: dict[str, list[tuple[int, int | None]]] = {}
-    for entry in input_lists(manifest):
-        for path, recorded in read_input_files(output, entry):
-            known.setdefault(path, []).append(recorded)
+    for listed_file in listed_files:
+        known.setdefault(listed_file.file, []).append((listed_file.bytes, listed_file.damaged_crc32))
     new_files = []
     for file in files:
         if is_new(file.path, file.bytes, known.get(file.path, ())):

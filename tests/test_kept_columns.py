@@ -422,6 +422,39 @@ def test_no_video_of_a_later_file_needs_to_have_the_columns_of_the_data_set(job,
     assert verify(job.output).findings == []
 
 
+def test_a_day_without_a_key_that_the_data_set_has_is_no_failure(job, caplog):
+    options = ("--keep", "title:string", "--labels_key", "topics")
+    job.run([frame_level(index, **kept_of(index), topics=[index]) for index in range(5)], *options)
+    compact.main([str(job.output), "--num_shards", "2"])
+    manifest = job.run([frame_level(7)], "--append", *options, name="b")
+    assert manifest.counts.videos == 6
+    assert "None of the 1 videos has labels under 'topics'" in caplog.text
+    assert verify(job.output).findings == []
+    assert job.run([frame_level(8)], "--append", *options, name="c").counts.videos == 7
+
+
+def test_a_key_that_the_data_set_never_had_is_misspelt_later_too(job, capsys):
+    def run_and_fail(*options):
+        with pytest.raises(SystemExit):
+            job.run([frame_level(7)], *options, "--append", name="b")
+        return capsys.readouterr().err.splitlines()[-1]
+
+    job.run([frame_level(index, topics=[index]) for index in range(5)], "--labels_key", "topics")
+    assert "No record has the key 'topic', which" in run_and_fail("--labels_key", "topic")
+    assert Manifest.load(job.output).generation == 1
+    shutil.rmtree(job.output)
+    job.run([video_level(0, mean_rgb=[])], "--keep", "titel:string", "--max_bad_fraction", "1")  # no video to have it
+    assert "No record has the key 'titel', which" in run_and_fail("--keep", "titel:string")
+
+
+def test_a_later_day_need_not_have_labels_under_the_key_of_the_model(job):
+    job.run([frame_level(index) for index in range(5)])
+    unlabelled = serialize_record(
+        {"id": b"x", "mean_rgb": np.ones(24, np.float32), "mean_audio": np.ones(8, np.float32)}
+    )
+    assert job.run([unlabelled], "--append", "--labels_key", "labels", name="b").counts.videos == 6
+
+
 def test_generations_keep_the_same_columns(job, capsys):
     job.run([frame_level(index, **kept_of(index)) for index in range(5)], "--keep", "title:string,starts:int64")
     with pytest.raises(SystemExit):

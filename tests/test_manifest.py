@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import shutil
 import zlib
 
@@ -293,8 +294,8 @@ def test_a_damaged_input_file_is_new_when_it_has_changed(tmp_path):
 
 def test_lists_of_input_files():
     file = InputFile("/data/a", 100, 5, 90, 10)
-    assert "damaged_crc32" not in file.to_json()
-    for each in (file, dataclasses.replace(file, damaged_crc32=7)):
+    assert not {"damaged_crc32", "labels_key"} & set(json.loads(file.to_json()))
+    for each in (file, dataclasses.replace(file, damaged_crc32=7), dataclasses.replace(file, labels_key="topics")):
         assert InputFile.from_json(each.to_json().encode()) == each
     assert InputFile.from_json(b'{"bytes": 100, "file": "/data/a", "record_bytes": 90, "records": 5}').lost_bytes == 0
     for line in (b"[]", b'{"file": "/a", "bytes": "1", "records": 1, "record_bytes": 1}', b"[" * 30_000, b"9" * 70_000):

@@ -130,8 +130,8 @@ class ReadVideos(beam.PTransform):
       file_patterns: Paths or globs; each must match something.
       spec: The features to read.
       columns: What else to keep of the records.
-      named_keys: Keys of labels or kept columns that somebody named. If there are videos, and no record has one of
-        these, it is misspelt, and the job fails: `inputs` are given only when all were seen.
+      named_keys: Keys of labels or kept columns that somebody named, and that may be misspelt. If there are videos, and
+        no record has one of these, the job fails: `inputs` are given only when all were seen.
       known_files: Paths of files that were read before, with their `InputFile.bytes` and `damaged_crc32`. They are read
         again only if `vidpress.model.data_set.input_lists.is_new` says so; one that has shrunk is an error.
       min_age: Files that were written to less than this number of seconds ago are left out.
@@ -165,7 +165,7 @@ class ReadVideos(beam.PTransform):
             | "Deal out files" >> beam.CoGroupByKey()
             | "Leave out known files" >> beam.FlatMap(_new_files)
             | "Read records"
-            >> beam.ParDo(_ReadFn(self.spec, self.columns))
+            >> beam.ParDo(_ReadFn(self.spec, self.columns, self.named_keys))
             .with_output_types(Video)
             .with_outputs("dead_letters", "inputs", "seen", main="videos")
         )
@@ -237,9 +237,10 @@ def _say_what_is_left_out(
 
 
 class _ReadFn(beam.DoFn):
-    def __init__(self, spec: FeatureSpec, columns: Sequence[KeptColumn]):
+    def __init__(self, spec: FeatureSpec, columns: Sequence[KeptColumn], named_keys: Sequence[str]):
         self._spec = spec
         self._columns = columns
+        self._named_labels_key = spec.labels_key if spec.labels_key in named_keys else None
 
     def process(self, element: tuple[str, int]) -> Iterable[Any]:
         path, file_bytes = element
@@ -267,10 +268,11 @@ class _ReadFn(beam.DoFn):
                 yield beam.pvalue.TaggedOutput("dead_letters", item)
         metrics.RECORDS_READ.inc(records)
         metrics.INPUT_BYTES.inc(record_bytes)
-        damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
-        file = InputFile(path, file_bytes, records, record_bytes, lost_bytes, damaged_crc32)
-        yield beam.pvalue.TaggedOutput("inputs", file)
         if has_labels:
             found.add(self._spec.labels_key)
         found |= keys & _looked_for(self._spec, self._columns)
+        damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
+        labels_key = self._named_labels_key if self._named_labels_key in found else None
+        file = InputFile(path, file_bytes, records, record_bytes, lost_bytes, damaged_crc32, labels_key)
+        yield beam.pvalue.TaggedOutput("inputs", file)
         yield beam.pvalue.TaggedOutput("seen", _Seen(videos, frozenset(found), tuple(sorted(keys)[:_MAX_KEYS])))

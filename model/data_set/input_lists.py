@@ -35,6 +35,8 @@ class InputFile:
         known how many records they hold.
       damaged_crc32: The CRC-32 (as in zlib) of the file if a part of it was damaged. It shows later whether the file
         has been repaired.
+      labels_key: The key of its labels, if `vidpress encode --labels_key` named it and a record of the file has it. It
+        shows later that this key is no misspelling.
     """
 
     file: str
@@ -43,12 +45,11 @@ class InputFile:
     record_bytes: _Number
     lost_bytes: _Number = 0
     damaged_crc32: _Number | None = None
+    labels_key: str | None = None
 
     def to_json(self) -> str:
         """Return the file as one line of JSON."""
-        fields = dataclasses.asdict(self)
-        if self.damaged_crc32 is None:
-            del fields["damaged_crc32"]
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

@@ -24,7 +24,7 @@ from vidpress.model.strict_json import JsonError
 _MAX_BUFFERED_IDS = 200_000
 
 
-def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tuple[int, int | None]]]:
+def read_input_files(data_set: str, entry: FileEntry) -> Iterator[InputFile]:
     """Read a generation's list of input files.
 
     Args:
@@ -32,7 +32,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
       entry: The list's entry in the manifest.
 
     Yields:
-      The path of each file with its `bytes` and `damaged_crc32`. They are only valid if the end is reached.
+      The files. They are only valid if the end is reached.
 
     Raises:
       ManifestError: If the list is missing, damaged, or not the one that the manifest lists.
@@ -46,8 +46,7 @@ def read_input_files(data_set: str, entry: FileEntry) -> Iterator[tuple[str, tup
             file.seek(0)
             for line in io.BufferedReader(file):  # type: ignore[type-var]
                 digest.update(line)
-                listed = InputFile.from_json(line)
-                yield listed.file, (listed.bytes, listed.damaged_crc32)
+                yield InputFile.from_json(line)
     except (FileNotFoundError, PathError, JsonError) as error:
         raise _damaged_list(uri, str(error)) from error
     if digest.hexdigest() != entry.sha256:
@@ -68,7 +67,7 @@ def input_lists(manifest: Manifest) -> list[FileEntry]:
 
 @dataclasses.dataclass
 class ReadInputFiles(beam.PTransform):
-    """Give every file that a data set was encoded from, as `read_input_files` does.
+    """Give the path of every file that a data set was encoded from, with its `bytes` and `damaged_crc32`.
 
     Attributes:
       data_set: Its folder.
@@ -91,6 +90,7 @@ class ReadInputFiles(beam.PTransform):
             >> beam.FlatMap(lambda data_set, number: input_lists(Manifest.load(data_set, number)), self.generation)
             | "Deal out lists" >> beam.Reshuffle()
             | "Read lists" >> beam.FlatMap(lambda entry, data_set: read_input_files(data_set, entry), self.data_set)
+            | "Sizes" >> beam.Map(lambda file: (file.file, (file.bytes, file.damaged_crc32)))
         )
 
 
