@@ -10,6 +10,7 @@ import pytest
 from conftest import REPO
 from test_layout import FOR_TORCH, KERAS_ROOMS, MODULES, imports, room_of
 
+from vidpress.pipeline.launching import cli
 from vidpress.pipeline.launching.reporting import COMMAND_VARIABLE
 
 IMPORT_ALL = """
@@ -106,6 +107,30 @@ def errors_of(environment: dict[str, str], *arguments: str) -> str:
 )
 def test_a_command_is_quiet(noisy, arguments):
     assert errors_of(noisy, *arguments) == ""
+
+
+@pytest.mark.parametrize(("command", "library"), [("encode", "apache_beam"), ("train", "numba"), ("get", "numba")])
+def test_a_missing_library_is_a_line_however_a_command_is_started(command, library, tmp_path):
+    """The libraries are there: a finder hides them, as if vidpress had been installed without an extra."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {library!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    said = []
+    for start in (["vidpress.pipeline.launching.cli", command], [f"vidpress.pipeline.{command}"]):
+        path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+        result = subprocess.run(
+            [sys.executable, "-m", *start, "x"], env=environment(PYTHONPATH=path), capture_output=True, text=True
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        said.append(result.stderr)
+    extras = cli.COMMANDS[command].extras
+    what = f"vidpress[{extras}]" if extras else "vidpress"
+    assert said == 2 * [f"vidpress {command}: error: this command needs {library}: pip install '{what}'.\n"]
 
 
 def test_processes_of_a_command_are_quiet(noisy):

@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import vidpress
@@ -47,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in COMMANDS:
         # The import is inside the block because it takes seconds, and Ctrl-C may come in that time.
         with explained_errors(f"vidpress {command}"):
-            with needed("this command", COMMANDS[command].extras):
-                module = importlib.import_module(f"vidpress.pipeline.{command}")
-            module.main(rest)
+            imported(command).main(rest)
     elif command in ("--version", "-h", "--help"):
         with explained_errors("vidpress"):
             print(f"vidpress {vidpress.__version__}" if command == "--version" else _help())
@@ -58,6 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(COMMANDS)}"
         print(f"vidpress: error: no command {command!r}: {hint}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def imported(command: str) -> ModuleType:
+    """Import a command's module.
+
+    Raises:
+      MissingLibraryError: If a library that the command needs is not installed.
+    """
+    with needed("this command", COMMANDS[command].extras):
+        return importlib.import_module(f"vidpress.pipeline.{command}")
 
 
 def _help() -> str:
