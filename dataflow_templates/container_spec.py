@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent
-JOBS = ("encode", "decode")
+JOBS = ("encode", "decode", "compact")
 
 # docs/dataflow.md gives the reasons for these. They are defaults, which a launch can change.
 WORKERS = {
@@ -28,7 +28,7 @@ def container_spec(job: str, image: str) -> dict[str, Any]:
     """Return a job's Flex Template, a `ContainerSpec` of the Dataflow API.
 
     Args:
-      job: 'encode' or 'decode'.
+      job: One of `JOBS`.
       image: The image that was built with the job's target; launcher and workers both run it.
     """
     return {

@@ -5,9 +5,9 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat >&2 <<'EOF'
-usage: dataflow.sh build                     makes both images and both templates
+usage: dataflow.sh build                     makes the images and the templates
        dataflow.sh pin                       pins the base images to what their tags name now, by digest
-       dataflow.sh launch encode|decode [NAME=VALUE ...] [--FLAG=VALUE ...]
+       dataflow.sh launch encode|decode|compact [NAME=VALUE ...] [--FLAG=VALUE ...]
                                              starts a job; the names are those of its metadata.json, the flags those
                                              of `gcloud dataflow flex-template run`:
                                                --max-workers=100 --num-workers=10 --worker-machine-type=c3-standard-4
@@ -17,7 +17,7 @@ usage: dataflow.sh build                     makes both images and both template
 
 In the environment:
   PROJECT, REGION      where the job runs
-  TEMPLATES            gs://BUCKET/FOLDER of the templates, encode.json and decode.json
+  TEMPLATES            gs://BUCKET/FOLDER of the templates, encode.json and so on
   REPOSITORY, TAG      build: REGION-docker.pkg.dev/PROJECT/REPOSITORY, and the images' tag (default: the commit)
   STAGING              launch: gs://BUCKET/FOLDER for what the job stages (default: TEMPLATES/staging)
   LAUNCH_FLAGS         launch: flags for every launch, before those of the command line
@@ -43,7 +43,7 @@ case "$command" in
   launch)
     : "${PROJECT:?}" "${REGION:?}" "${TEMPLATES:?}"
     job=${1:-}
-    [ "$job" = encode ] || [ "$job" = decode ] || usage
+    case "$job" in encode | decode | compact) ;; *) usage ;; esac
     shift
     read -r -a flags <<< "${LAUNCH_FLAGS:-}"
     parameters=()

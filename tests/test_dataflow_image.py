@@ -27,6 +27,7 @@ import yaml
 from conftest import REPO, frame_level, video_level, write_records
 from test_dataflow_templates import JOBS, TEMPLATES, dataflow, metadata, service_message
 
+from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.warm_up import numba_variables
 
@@ -152,7 +153,7 @@ def test_dockerfile_takes_what_is_there():
     locked = re.search(r"^apache-beam==(\S+)", (REPO / "requirements-dataflow.lock").read_text(), re.MULTILINE)[1]
     assert f"/beam_python3.11_sdk:{locked}" in DOCKERFILE.read_text()
     assert all("pip" not in step.text for step in steps() if step.name == "RUN" and step.user is None)
-    assert not [step for step in steps() if step.name == "RUN" and step.stage in ("job", "encode", "decode")]
+    assert not [step for step in steps() if step.name == "RUN" and step.stage in ("job", *JOBS)]
     entry_points = {step.stage: step.text for step in steps() if "FLEX_TEMPLATE_PYTHON_PY_FILE" in step.text}
     (start,) = (json.loads(step.text) for step in steps() if step.name == "ENTRYPOINT")
     assert start == ["/bin/sh", "/template/start.sh", "/opt/apache/beam/boot"]
@@ -416,6 +417,7 @@ PARAMETERS = {
         "num_shards": "2",
     },
     "decode": {"input": "gs://bucket/compact", "output": "gs://bucket/features", "format": "parquet"},
+    "compact": {"data_set": "gs://bucket/generations", "num_shards": "1"},
 }
 
 
@@ -662,6 +664,20 @@ def test_submitted_graphs_give_the_same_data_set(image, cloud, model, tmp_path):
         for video_id, values in zip(ids, features, strict=True)
     }
     assert found == wanted
+
+    golden = REPO / "tests" / "golden" / "data-set-v5"
+    for path in golden.iterdir():
+        bucket.blob(f"generations/{path.name}").upload_from_filename(str(path))
+    arguments = launcher_arguments("compact", PARAMETERS["compact"], "gs://bucket/launches/compact")
+    result = run_in_image(image, str(TEMPLATES / "compact" / "main.py"), *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    job, graph = written_job(bucket, "launches/compact")
+    check_job(job, "compact")
+    result = run_in_image(image, "-c", REPLAY, graph, **environment)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(bucket.blob("generations/manifest-00005.json").download_as_bytes())
+    (shard,) = manifest["generations"][-1]["shards"]
+    assert shard["rows"] == Manifest.load(golden).counts.videos
 
 
 def test_launcher_names_what_is_wrong(image, cloud):

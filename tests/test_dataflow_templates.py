@@ -14,11 +14,11 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidpress.pipeline import decode, encode
+from vidpress.pipeline import compact, decode, encode
 from vidpress.transforms import metrics
 
 TEMPLATES = REPO / "dataflow_templates"
-JOBS = {"encode": encode, "decode": decode}
+JOBS = {"encode": encode, "decode": decode, "compact": compact}
 
 dataflow = pytest.importorskip("google.cloud.dataflow", reason="needs the extra vidpress[gcp]")
 
@@ -33,8 +33,11 @@ def metadata(job: str) -> dict:
 
 
 def options(job: str) -> dict[str, argparse.Action]:
-    """Return the options that a template has: not the one for runners that nobody tested, which Dataflow is not."""
-    without = ("help", "allow_untested_runner")
+    """Return the options that a template has.
+
+    That is not the one for runners that nobody tested, which Dataflow is not, nor the one that launches no job.
+    """
+    without = ("help", "allow_untested_runner", "expire")
     return {action.dest: action for action in JOBS[job].parser()._actions if action.dest not in without}
 
 
@@ -121,6 +124,8 @@ def test_what_a_regex_lets_through_the_parser_takes(job, parameter, data):
         ("encode", "output", ["gs://b/set", "gs://b/set/2026"], ["set", "gs://b"]),
         ("decode", "input", ["gs://b/set"], ["set", "gs://"]),
         ("decode", "output", ["gs://b/features"], ["features"]),
+        ("compact", "data_set", ["gs://b/set"], ["set", "gs://b/"]),
+        ("compact", "num_shards", ["1", "100000"], ["0", "1.5", ""]),
     ],
 )
 def test_regexes_tell_good_from_bad(job, name, good, bad):

@@ -63,11 +63,8 @@ class Warehouse:
 
     def videos(self) -> list[int]:
         """How many videos each generation holds."""
-        manifests = sorted(self.output.glob("manifest*.json"))
-        if not manifests:
-            return []
-        newest = json.loads(max(manifests, key=lambda path: len(path.read_text())).read_text())
-        return [generation["counts"]["videos"] for generation in newest["generations"]]
+        manifests = [json.loads(path.read_text())["generations"] for path in self.output.glob("manifest*.json")]
+        return [generation["counts"]["videos"] for generation in max(manifests, key=len, default=[])]
 
 
 @pytest.fixture
@@ -87,9 +84,13 @@ def logged(caplog, capfd) -> str:
 
 def test_the_folder_parses(dag_bag):
     assert dag_bag.import_errors == {}
-    assert set(dag_bag.dags) == {"vidpress_daily", "vidpress_daily_dataflow"}
+    daily, monthly = ["encode", "verify"], ["compact", "expire", "verify"]
+    assert {name: [task.task_id for task in dag.topological_sort()] for name, dag in dag_bag.dags.items()} == {
+        "vidpress_daily": daily,
+        "vidpress_daily_dataflow": daily,
+        "vidpress_monthly": monthly,
+    }
     for dag in dag_bag.dags.values():
-        assert [task.task_id for task in dag.topological_sort()] == ["encode", "verify"]
         assert (dag.catchup, dag.max_active_runs) == (False, 1)
         # A run ends before the next one is due, and a task that hangs leaves time for another try.
         assert dag.dagrun_timeout < datetime.timedelta(days=1)
@@ -123,6 +124,45 @@ def test_a_run_a_day_adds_what_is_new_and_verifies_it(dags, warehouse, caplog, c
     assert dag.test(run_conf=warehouse.params).state == DagRunState.SUCCESS
     assert "Nothing new" in logged(caplog, capfd)
     assert {path: path.read_bytes() for path in warehouse.output.iterdir()} == before
+
+
+def test_a_run_a_month_compacts_and_removes_what_that_replaced(dags, warehouse, caplog, capfd):
+    for day in range(3):
+        warehouse.add(f"day{day}", 20 * day, 20)
+        command = [
+            warehouse.python,
+            "-m",
+            "vidpress.pipeline.encode",
+            "--append",
+            "--input",
+            *warehouse.params["input"],
+        ]
+        command += ["--model", str(MODEL), "--output", str(warehouse.output)]
+        subprocess.run(command, check=True, capture_output=True)
+    dag = dags["vidpress_monthly"]
+    params = {"data_set": str(warehouse.output), "options": ["--num_shards=2", "--job_name=a b; false"]}
+    run = dag.test(run_conf=params)
+    assert states(run) == {"compact": "success", "expire": "success", "verify": "success"}
+    assert warehouse.videos() == [20, 20, 20, 0]
+    log = logged(caplog, capfd)
+    assert "Compacted 60 videos" in log
+    assert "is less than 20 days old" in log
+    assert "is whole: 60 videos" in log
+    assert len(list(warehouse.output.glob("shard-00004-*"))) == 2
+
+    assert dag.test(run_conf={**params, "expire_days": 0}).state == DagRunState.SUCCESS
+    log = logged(caplog, capfd)
+    assert "Nothing to compact" in log
+    assert "the manifests of generations 1 to 3" in log
+    assert len(list(warehouse.output.glob("shard-*"))) == 2
+
+
+def test_a_compaction_that_fails_fails_its_task_with_the_commands_message(dags, tmp_path, caplog, capfd):
+    run = dags["vidpress_monthly"].test(run_conf={"data_set": str(tmp_path)})
+    assert states(run) == {"compact": "failed", "expire": "upstream_failed", "verify": "upstream_failed"}
+    log = logged(caplog, capfd)
+    assert f"vidpress compact: error: {tmp_path} holds no manifest.json" in log
+    assert f"vidpress_monthly failed in run {run.run_id} (task_failure) for the data set {tmp_path}: the reason" in log
 
 
 def test_several_inputs(dags, warehouse):
