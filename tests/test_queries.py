@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import forked
-from data_sets import write_data_set
+from data_sets import KEPT, write_data_set
 
 from vidpress.model.coding.range_coder import DamagedCodeError
 from vidpress.model.reading import stored_videos
@@ -26,7 +26,7 @@ NUM_VIDEOS = 600
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("queries")
-    write_data_set(path, model, NUM_VIDEOS, num_shards=2, generations=2)
+    write_data_set(path, model, NUM_VIDEOS, num_shards=2, generations=2, columns=KEPT)
     return path
 
 
@@ -39,6 +39,12 @@ def dataset(folder):
 def features_of(dataset):
     """The features of each id, as iterating gives them."""
     return {video_id: row for batch in dataset for video_id, row in zip(batch.ids, batch.features, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def titles_of(dataset):
+    """The titles of each id."""
+    return {row["id"]: row["title"] for row in dataset.to_arrow(["id", "title"]).to_pylist()}
 
 
 @pytest.fixture
@@ -112,12 +118,14 @@ def test_threads_and_processes_share_a_data_set(folder, features_of):
 
 
 @pytest.mark.parametrize("engine", ["in-memory", "streaming"])
-def test_polars_decodes_what_it_selects(engine, dataset, features_of, decoded):
+def test_polars_decodes_what_it_selects(engine, dataset, features_of, titles_of, decoded):
     polars = pytest.importorskip("polars")
     query = polars.scan_parquet(dataset.shard_files).filter(polars.col("num_frames") > 200)
-    query = query.select("id", dataset.decode_expr())
+    query = query.select("id", dataset.decode_expr(), "title")
     found = query.collect(engine=engine)
-    assert found.schema == query.collect_schema() == {"id": polars.Binary, "features": polars.Array(polars.Float32, 40)}
+    schema = {"id": polars.Binary, "features": polars.Array(polars.Float32, 40), "title": polars.List(polars.String)}
+    assert found.schema == query.collect_schema() == schema
+    assert found["title"].to_list() == [titles_of[video_id] for video_id in found["id"]]
     assert 0 < sum(decoded) == found.height < NUM_VIDEOS
     check(found["id"], found["features"].to_numpy(), features_of)
     assert query.filter(polars.col("id") == b"none").collect(engine=engine).height == 0
@@ -168,12 +176,13 @@ def test_processes_share_what_hugging_face_reads(folder, features_of, no_garbage
 
 
 @pytest.mark.parametrize("form", [None, "arrow"])
-def test_hugging_face_decodes_parquet(form, dataset, features_of):
+def test_hugging_face_decodes_parquet(form, dataset, features_of, titles_of):
     datasets = pytest.importorskip("datasets")
     rows = datasets.load_dataset("parquet", data_files=dataset.shard_files, split="train", streaming=True)
     rows = rows.with_format(form).map(dataset.decode_rows, batched=True, remove_columns=["code", "bank"])
     found = list(rows.with_format(None))
-    assert found[0].keys() == {"id", "labels", "num_frames", "features"}
+    assert found[0].keys() == {"id", "labels", "num_frames", "features", *(column.name for column in KEPT)}
+    assert {row["id"]: row["title"] for row in found} == titles_of
     assert sorted(row["id"] for row in found) == sorted(features_of)
     check([row["id"] for row in found], [row["features"] for row in found], features_of)
 
@@ -190,10 +199,11 @@ def spark():
     session.stop()
 
 
-def test_spark_decodes_on_its_executors(spark, dataset, features_of):
-    rows = spark.read.parquet(*dataset.shard_files).select("id", "code", "bank")
-    found = rows.mapInArrow(dataset.decode_batches, "id binary, features array<float>").collect()
-    assert sorted(bytes(row["id"]) for row in found) == sorted(features_of)
+def test_spark_decodes_on_its_executors(spark, dataset, features_of, titles_of):
+    rows = spark.read.parquet(*dataset.shard_files).select("id", "code", "bank", "title")
+    schema = "id binary, title array<string>, features array<float>"
+    found = rows.mapInArrow(dataset.decode_batches, schema).collect()
+    assert {bytes(row["id"]): row["title"] for row in found} == titles_of
     check([bytes(row["id"]) for row in found], [row["features"] for row in found], features_of)
 
 
@@ -209,19 +219,19 @@ def plain(column) -> list:
     """Return a column's values as Python's: numbers that are missing as None, lists as lists."""
     if column.dtype.kind != "O":
         return [None if missing else int(value) for value, missing in zip(column, column.isna(), strict=True)]
-    return [value if isinstance(value, bytes) else list(value) for value in column]
+    return [value if value is None or isinstance(value, bytes) else list(value) for value in column]
 
 
 @pytest.fixture(scope="module")
 def shard(model, tmp_path_factory):
     """A shard of two row groups: its path, and its rows."""
     folder = tmp_path_factory.mktemp("shard")
-    rows, _ = write_data_set(folder, model, ROW_GROUP_SIZE + 100, num_shards=1)
+    rows, _ = write_data_set(folder, model, ROW_GROUP_SIZE + 100, num_shards=1, columns=KEPT)
     (path,) = folder.glob("shard-*")
     return str(path), rows
 
 
-@pytest.mark.parametrize("name", ["id", "labels", "num_frames", "bank", "code"])
+@pytest.mark.parametrize("name", ["id", "labels", "num_frames", "bank", "code", *(column.name for column in KEPT)])
 class TestNoEngineReadsAShardWrong:
     """Row by row, or with an error."""
 

@@ -32,13 +32,13 @@ def make_rows(model, num_videos, seed=0):
     return pa.table(columns).cast(SCHEMA), z_hat
 
 
-def header_of(model):
-    return ShardHeader(model.model_id, model.spec, model.tables)
+def header_of(model, columns=()):
+    return ShardHeader(model.model_id, model.spec, model.tables, tuple(columns))
 
 
-def shard_bytes(model, rows):
+def shard_bytes(model, rows, columns=()):
     buffer = io.BytesIO()
-    write_shard(buffer, rows, header_of(model))
+    write_shard(buffer, rows, header_of(model, columns))
     return buffer.getvalue()
 
 

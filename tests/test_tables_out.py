@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pyarrow as pa
 import pytest
-from data_sets import write_data_set
+from data_sets import KEPT, write_data_set
 
 from vidpress.model.reading import stored_videos
 from vidpress.model.reading.video_dataset import VideoDataset
@@ -14,7 +14,7 @@ from vidpress.model.reading.video_dataset import VideoDataset
 @pytest.fixture(scope="module")
 def data_set(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    rows, z_hat = write_data_set(folder, model, 600, num_shards=2)
+    rows, z_hat = write_data_set(folder, model, 600, num_shards=2, columns=KEPT)
     place = {video_id: index for index, video_id in enumerate(rows["id"].to_pylist())}
     return folder, rows, z_hat, place
 
@@ -96,12 +96,14 @@ def test_duckdb(data_set, label):
     connection = duckdb.connect()
     connection.register("videos", VideoDataset(folder).to_arrow_batches())
     found = connection.sql(
-        f"SELECT id, features[1:3] FROM videos WHERE list_contains(labels, {label}) ORDER BY id"
+        f"SELECT id, features[1:3], scores FROM videos WHERE list_contains(labels, {label}) ORDER BY id"
     ).fetchall()
     labels_of = zip(rows["id"].to_pylist(), rows["labels"].to_pylist(), strict=True)
     expected = [video_id for video_id, labels in labels_of if label in labels]
-    assert [video_id for video_id, _ in found] == expected
-    assert all(z_hat[place[video_id], :3].tolist() == features for video_id, features in found)
+    assert [video_id for video_id, *_ in found] == expected
+    for video_id, features, scores in found:
+        assert features == z_hat[place[video_id], :3].tolist()
+        assert scores == rows["scores"][place[video_id]].as_py()
 
 
 def test_sql_decodes_what_it_selects(data_set, label, monkeypatch):
@@ -116,7 +118,7 @@ def test_sql_decodes_what_it_selects(data_set, label, monkeypatch):
     dataset = VideoDataset(folder)
     dataset.register_in(connection)
     query = f"""
-        SELECT id, vidpress_decode(code, bank) AS features FROM read_parquet($shards)
+        SELECT id, vidpress_decode(code, bank) AS features, title, starts FROM read_parquet($shards)
         WHERE list_contains(labels, {label}) ORDER BY id"""
     found = connection.sql(query, params={"shards": dataset.shard_files}).fetchall()
     expected = sorted(
@@ -124,10 +126,11 @@ def test_sql_decodes_what_it_selects(data_set, label, monkeypatch):
         for video_id, labels in zip(rows["id"].to_pylist(), rows["labels"].to_pylist(), strict=True)
         if label in labels
     )
-    assert [video_id for video_id, _ in found] == expected
+    assert [video_id for video_id, *_ in found] == expected
     assert 0 < sum(decoded) == len(expected)
-    for video_id, features in found:
+    for video_id, features, *kept in found:
         np.testing.assert_array_equal(features, z_hat[place[video_id]])
+        assert kept == [rows[name][place[video_id]].as_py() for name in ("title", "starts")]
     ((total, length),) = connection.sql(
         f"SELECT sum(list_sum(vidpress_decode(code, bank)::FLOAT[])), count(*) FROM '{folder}/*.parquet'"
     ).fetchall()

@@ -340,7 +340,7 @@ class VideoDataset:
         return self._codes.rows(rows)
 
     def decode_batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Do what `decode_rows` does to batches, for `DataFrame.mapInArrow` of Spark; `features` are lists there."""
+        """Do what `decode_rows` does to batches, for Spark's `mapInArrow`; `features` are lists, and come last."""
         return queries.in_spark(self._codes, batches)
 
     def to_grain(self) -> frameworks.BatchSource:

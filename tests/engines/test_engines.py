@@ -12,9 +12,9 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 
 import pytest
 from conftest import random_model
@@ -24,6 +24,8 @@ from worker_pool import start_worker_pool
 
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.features import FeatureSpec
+from vidpress.model.reading.video_dataset import VideoDataset
+from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.synthetic import make_videos
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 
@@ -111,19 +113,27 @@ def engine(request) -> Engine:
     return request.getfixturevalue(request.param)
 
 
+def titled(payloads: Iterable[bytes]) -> Iterator[bytes]:
+    """Give two of three records a title: in protocol buffers, what follows a message is added to it."""
+    for index, payload in enumerate(payloads):
+        titles = tuple(f"Titel {index} ä".encode() for _ in range(index % 3))
+        yield payload + serialize_record({"title": titles} if titles else {})
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> list[pathlib.Path]:
-    """Files of real videos where there are any, else of made-up ones."""
+    """Files of real videos where there are any, else of made-up ones. Some have titles."""
     data = os.environ.get("VIDPRESS_DATA")
     folder = tmp_path_factory.mktemp("inputs")
     paths = [folder / f"{index}.tfrecord" for index in range(NUM_FILES)]
     found = sorted(pathlib.Path(data).glob("yt8m_v2_video/*.tfrecord"))[:NUM_FILES] if data else []
     for index, path in enumerate(paths):
+        payloads = make_videos(250, frames=(2, 5), start=250 * index)
         if found:
-            shutil.copyfile(found[index], path)
-        else:
-            with path.open("wb") as file:
-                write_tfrecords(file, make_videos(250, frames=(2, 5), start=250 * index))
+            with found[index].open("rb") as file:
+                payloads = [payload for _, payload in read_tfrecords(file)]
+        with path.open("wb") as file:
+            write_tfrecords(file, titled(payloads))
     return paths
 
 
@@ -158,6 +168,8 @@ def encode_arguments(paths, model, output, engine):
         model,
         "--output",
         output,
+        "--keep",
+        "title:string",
         "--num_shards",
         NUM_SHARDS,
         *engine.options,
@@ -215,6 +227,8 @@ def reference(inputs, model, tmp_path_factory) -> pathlib.Path:
         finish(Process([*COMMAND, *map(str, arguments)], folder / f"{arguments[0]}.log"))
     assert Manifest.load(folder / "compact").counts.videos >= 2000
     assert len(list((folder / "compact").glob("*.parquet"))) == NUM_SHARDS
+    titles = VideoDataset(folder / "compact").to_arrow(["title"])["title"].to_pylist()
+    assert {None if title is None else len(title) for title in titles} == {None, 1, 2}
     return folder
 
 
