@@ -1,13 +1,21 @@
 """Reading into the data frames and engines that users have."""
 
+import concurrent.futures
+import gc
+import multiprocessing
+import os
 import pickle
+import sys
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import forked
 from data_sets import KEPT, write_data_set
 
 from vidpress.model.reading import stored_videos
+from vidpress.model.reading.row_groups import OfProcess, RowGroups
 from vidpress.model.reading.video_dataset import VideoDataset
 
 
@@ -141,6 +149,53 @@ def test_sql_decodes_what_it_selects(data_set, label, monkeypatch):
         connection.sql("SELECT vidpress_decode('x'::BLOB, 200::UTINYINT)").fetchall()
     with pytest.raises(duckdb.Error, match="damaged"):
         connection.sql(f"SELECT vidpress_decode('{'x' * 100}'::BLOB, 0::UTINYINT)").fetchall()
+
+
+def test_each_process_makes_its_own_and_threads_share_it():
+    locks = OfProcess()
+    barrier = threading.Barrier(8)
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: barrier.wait() >= 0 and locks.get(threading.Lock), range(8)))
+    assert len(set(map(id, made))) == 1
+    with made[0]:
+        process = forked(lambda: sys.exit(locks.get(threading.Lock).locked()))
+        process.join()
+        assert process.exitcode == 0
+        assert not pickle.loads(pickle.dumps(locks)).get(threading.Lock).locked()
+    assert locks.get(threading.Lock) is made[0]
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_process_does_not_wait_for_a_thread_of_another_that_reads(data_set, start_method, monkeypatch):
+    """The thread holds a lock while the process begins."""
+    source = VideoDataset(data_set[0], 50).to_grain()
+    expected = source[3].ids
+    reads, goes_on = threading.Event(), threading.Event()
+    read, parent = RowGroups.read, os.getpid()
+
+    def wait_and_read(row_groups, numbers):
+        if os.getpid() == parent:
+            reads.set()
+            assert goes_on.wait(600)
+        return read(row_groups, numbers)
+
+    monkeypatch.setattr(RowGroups, "read", wait_and_read)
+    source = VideoDataset(data_set[0], 50).to_grain()
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        in_thread = threads.submit(source.__getitem__, 3)
+        try:
+            assert reads.wait(600)
+            gc.freeze()  # see `forked`
+            with multiprocessing.get_context(start_method).Pool(1) as pool:
+                assert pool.apply_async(_ids_of, (source, 3)).get(300) == expected
+        finally:
+            gc.unfreeze()
+            goes_on.set()
+        assert in_thread.result().ids == expected
+
+
+def _ids_of(source, index):
+    return source[index].ids
 
 
 def test_grain_reads_two_shuffled_epochs_in_shards(data_set):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.metrics import check_labels
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows
-from vidpress.model.reading.row_groups import RowGroups
+from vidpress.model.reading.row_groups import OfProcess, RowGroups
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
 from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, VideoBatchWithColumns
 
@@ -54,14 +53,7 @@ class BatchSource:
         self._rank = rank
         self._decoded = decoded
         self._columns = columns
-        self._lock = threading.Lock()
-        self._reading: tuple[int, RowGroups, LaneRows] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_reading": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self._reading: OfProcess[_Reading] = OfProcess()
 
     def __repr__(self) -> str:
         return f"<BatchSource {self._videos.path}: {len(self):,} batches>"
@@ -79,14 +71,24 @@ class BatchSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self):,} batches, none with the number {index}.")
         start, stop = self._deal.batch(int(index) % len(self), self._rank)
+        return self._decoded(self._reading.get(self._new_reading).rows(start, stop))
+
+    def _new_reading(self) -> _Reading:
+        return _Reading(self._order, self._videos.row_groups(self._columns))
+
+
+class _Reading:
+    """Reads rows of an epoch's order, for one thread after the other."""
+
+    def __init__(self, order: EpochOrder, row_groups: RowGroups):
+        self._row_groups = row_groups
+        self._lanes = LaneRows(order, row_groups.read)
+        self._lock = threading.Lock()
+
+    def rows(self, start: int, stop: int) -> StoredRows:
         with self._lock:
-            if self._reading is None or self._reading[0] != os.getpid():  # open files of another process
-                row_groups = self._videos.row_groups(self._columns)
-                self._reading = os.getpid(), row_groups, LaneRows(self._order, row_groups.read)
-            _, row_groups, lanes = self._reading
-            rows = lanes.rows(start, stop)
-            tables = row_groups.tables
-        return self._decoded(StoredRows(rows, tables))
+            rows = self._lanes.rows(start, stop)
+            return StoredRows(rows, self._row_groups.tables)
 
 
 def _ragged(lists: Sequence[list[Any] | None], kind: str) -> tuple[Any, np.ndarray]:

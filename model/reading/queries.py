@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from vidpress.model.reading.row_groups import RowGroups
+from vidpress.model.reading.row_groups import OfProcess, RowGroups
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
@@ -33,14 +32,7 @@ class CodeDecoder:
 
     def __init__(self, videos: StoredVideos):
         self._videos = videos
-        self._lock = threading.Lock()
-        self._opened: tuple[int, RowGroups, Iterator[str]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_opened": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self._tables: OfProcess[_Tables] = OfProcess()
 
     @property
     def num_dims(self) -> int:
@@ -67,23 +59,12 @@ class CodeDecoder:
         rows = pa.RecordBatch.from_arrays([code.cast(pa.binary()), bank.cast(pa.uint8())], names=list(_STORED))
         features = np.empty(0, np.float32)
         if rows.num_rows:
-            tables = self._tables(np.unique(rows["bank"].to_numpy(zero_copy_only=False)))
+            tables = self._tables.get(self._new_tables).of(np.unique(rows["bank"].to_numpy(zero_copy_only=False)))
             features = self._videos.features(StoredRows(rows, tables))
         return pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), self.num_dims)
 
-    def _tables(self, banks: np.ndarray) -> RangeCodingTables:
-        """Return tables that have these banks. A shard has only those that its own rows use."""
-        with self._lock:
-            if self._opened is None or self._opened[0] != os.getpid():  # open files of another process
-                row_groups = self._videos.row_groups()
-                self._opened = os.getpid(), row_groups, iter(list(row_groups.numbers))
-            _, row_groups, shards = self._opened
-            while row_groups.num_banks <= banks.max() or not row_groups.tables.has_bank[banks].all():
-                shard = next(shards, None)
-                if shard is None:
-                    raise ShardError(f"{self._videos.path} has no tables of one of the banks {banks.tolist()}.")
-                row_groups.shard(shard)
-            return row_groups.tables
+    def _new_tables(self) -> _Tables:
+        return _Tables(self._videos.path, self._videos.row_groups())
 
     def rows(self, rows: Rows) -> Rows:
         """Return rows with `features` in the place of `code` and `bank`; see `VideoDataset.decode_rows`."""
@@ -93,6 +74,30 @@ class CodeDecoder:
             return {**others, _DECODED: decoded.values.to_numpy().reshape(-1, self.num_dims)}
         decoded = self(rows["code"], rows["bank"])
         return rows.drop_columns(list(_STORED)).append_column(_DECODED, decoded)
+
+
+class _Tables:
+    """The tables of a data set's shards, which are opened one after the other. A shard has only those that it uses."""
+
+    def __init__(self, path: str, row_groups: RowGroups):
+        self._path = path
+        self._row_groups = row_groups
+        self._shards = iter(list(row_groups.numbers))
+        self._lock = threading.Lock()
+
+    def of(self, banks: np.ndarray) -> RangeCodingTables:
+        """Return tables that have these banks.
+
+        Raises:
+          ShardError: If no shard has them.
+        """
+        with self._lock:
+            while self._row_groups.num_banks <= banks.max() or not self._row_groups.tables.has_bank[banks].all():
+                shard = next(self._shards, None)
+                if shard is None:
+                    raise ShardError(f"{self._path} has no tables of one of the banks {banks.tolist()}.")
+                self._row_groups.shard(shard)
+            return self._row_groups.tables
 
 
 def in_spark(decoder: CodeDecoder, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,10 +1,12 @@
-"""The row groups of a data set's shards, and the tables that decode all rows that were read."""
+"""The row groups of a data set's shards, and the tables that decode all rows that were read; anew in each process."""
 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +17,37 @@ from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # How many shards are held open, each with its tables.
 _OPEN_SHARDS = 32
+
+Made = TypeVar("Made")
+
+
+class OfProcess(Generic[Made]):
+    """What a process makes for itself: open files, and the locks that guard them. Threads share it.
+
+    After a fork, two processes would move one place in an open file, and a lock that another thread held would stay
+    locked for ever. So each process makes its own, locks included; and nothing of it is pickled.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[int, Made] = {}
+
+    def __reduce__(self) -> tuple[type[OfProcess[Made]], tuple[()]]:
+        return OfProcess, ()
+
+    def get(self, make: Callable[[], Made]) -> Made:
+        """Return what this process made; make it, if it has not.
+
+        Args:
+          make: Makes it. If threads come at the same time, it may be called by several of them, and one result is kept:
+            there is no lock here that a fork might find locked.
+        """
+        process = os.getpid()
+        made = self._made.get(process)
+        if made is None:
+            made = self._made.setdefault(process, make())
+            for other in self._made.keys() - {process}:  # those of the process that this one was forked from
+                self._made.pop(other, None)
+        return made
 
 
 class RowGroups:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from vidpress.model.files.uris import normalized
 from vidpress.model.kept_columns import KeptColumn
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows, Reader
 from vidpress.model.reading.lookup import Lookup, Shards
-from vidpress.model.reading.row_groups import RowGroups
+from vidpress.model.reading.row_groups import OfProcess, RowGroups
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_rows import SCHEMA, as_float32, decode_codes, kept_fields
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
@@ -80,7 +80,7 @@ class StoredVideos:
             raise ValueError(f"features={features!r} must be {' or '.join(map(repr, DECODED))}.")
         self.path = normalized(path)
         self.decoder: DecoderFile | None = None
-        self._lookup: tuple[int, Lookup] | None = None
+        self._lookup: OfProcess[Lookup] = OfProcess()
         self._entries: dict[str, FileEntry] = {}
         if self.path.endswith(".parquet") and not storage.is_folder(self.path):
             if features == "input":
@@ -138,9 +138,6 @@ class StoredVideos:
                 f"{', '.join(map(repr, names)) or 'none'}."
             )
         return tuple(names if columns is None else columns)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lookup": None}
 
     def order(self, rng_key: tuple[int, ...] | None) -> EpochOrder:
         """Return the order of an epoch (`EpochOrder`)."""
@@ -205,9 +202,7 @@ class StoredVideos:
         if isinstance(ids, bytes | str):
             raise TypeError(f"ids={ids!r} must be a sequence of ids: put it into a list.")
         keys = [video_id.encode() if isinstance(video_id, str) else bytes(video_id) for video_id in ids]
-        if self._lookup is None or self._lookup[0] != os.getpid():  # after a fork, open files would share their places
-            self._lookup = os.getpid(), self._new_lookup()
-        found = self._lookup[1].find(keys)
+        found = self._lookup.get(self._new_lookup).find(keys)
         absent = list(dict.fromkeys(key for key, place in zip(keys, found.places, strict=True) if place is None))
         if absent and missing == "raise":
             some = ", ".join(map(repr, absent[:_IDS_IN_MESSAGE]))
