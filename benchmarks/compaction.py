@@ -7,9 +7,7 @@ generation are what compaction is compared with.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import os
 import pathlib
 import tempfile
 import time
@@ -21,14 +19,12 @@ import workload
 from results import Report, parser
 
 from vidpress.model.data_set.manifest import Counts, Generation, Manifest
-from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.shards.shard_writer import write_shard
-from vidpress.model.tables.banks import fit_banks
 from vidpress.pipeline import compact
 from vidpress.pipeline.launching import machine
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
@@ -77,27 +73,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     command_line = parser(__doc__, repeats=5)
     command_line.add_argument("--generations", type=int, default=365, help="(default: %(default)s)")
     command_line.add_argument("--videos_a_generation", type=int, default=200, help="(default: %(default)s)")
-    command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000, with banks)")
-    command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
+    workload.add_options(command_line)
     args = command_line.parse_args(argv)
     print(machine.describe(), flush=True)
-    source, videos = workload.real_videos(args.input, 4096)
-    x = np.stack([video.x for video in videos])
-    if args.model:
-        model = FrozenModel.load(args.model)
-    else:
-        model = workload.random_model([2000], x)
-        tables = fit_banks(model.tables, model.quantize(x), BANKS)
-        model = FrozenModel(model.spec, model.hidden, tables, metadata=model.metadata, rounds_every_layer=True)
+    encoding = workload.encoding(args, 4096, BANKS)
+    model = encoding.model
     num_videos = args.generations * args.videos_a_generation
-    encoded = pa.Table.from_batches([encode_videos(model, videos).rows]).select(SCHEMA.names)
-    ids = [hashlib.blake2b(b"%d" % index, digest_size=8).hexdigest().encode() for index in range(num_videos)]
+    encoded = encoding.rows()
+    ids = workload.made_up_ids(num_videos)
     rows = encoded.take(np.arange(num_videos) % encoded.num_rows)
     rows = rows.set_column(0, SCHEMA.field("id"), pa.array(ids, pa.binary()))
     report = Report("A year of daily appends")
     report.note(
-        f"{args.generations:,} generations of {args.videos_a_generation:,} rows, from {len(videos):,} {source},"
-        f" with {model.num_dims} activations by {os.path.basename(args.model or 'RANDOM WEIGHTS')} and "
+        f"{args.generations:,} generations of {args.videos_a_generation:,} rows, from {len(encoding.videos):,} "
+        f"{encoding.source}, with {model.num_dims} activations by {encoding.model_name} and "
         f"{model.tables.num_banks} banks; a shuffled epoch, {args.repeats} turns."
     )
     with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as name:

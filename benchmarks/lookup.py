@@ -9,7 +9,6 @@ dataset scans with a filter.
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import tempfile
 import time
@@ -24,7 +23,6 @@ from results import Report, parser
 
 from vidpress.model.data_set.id_hash import shard_of
 from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest
-from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.files.file_names import file_name
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.reading.video_dataset import VideoDataset
@@ -42,7 +40,7 @@ WARM_MS, COLD_MS, TIMES = 10, 50, 20
 def write_data_set(folder: pathlib.Path, model: FrozenModel, rows: pa.Table, num_videos: int) -> list[bytes]:
     """Write a data set of repeated rows, and return its ids."""
     num_shards = max(1, num_videos // VIDEOS_A_SHARD)
-    ids = [hashlib.blake2b(b"%d" % index, digest_size=8).hexdigest().encode() for index in range(num_videos)]
+    ids = workload.made_up_ids(num_videos)
     shards = np.array([shard_of(video_id, num_shards) for video_id in ids])
     entries = []
     for index in range(num_shards):
@@ -78,26 +76,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     command_line = parser(__doc__, repeats=3)
     command_line.add_argument("--num_videos", type=int, default=1_000_000, help="(default: %(default)s)")
     command_line.add_argument("--lookups", type=int, default=1000, help="in each turn (default: %(default)s)")
-    command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000)")
-    command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
+    workload.add_options(command_line)
     args = command_line.parse_args(argv)
     print(machine.describe(), flush=True)
-    source, videos = workload.real_videos(args.input, 4096)
-    x = np.stack([video.x for video in videos])
-    model = FrozenModel.load(args.model) if args.model else workload.random_model([2000], x)
-    rows = pa.Table.from_batches([encode_videos(model, videos).rows]).select(SCHEMA.names)
+    encoding = workload.encoding(args, 4096)
+    videos, model = encoding.videos, encoding.model
     report = Report("Videos by id")
     report.note(
-        f"{args.num_videos:,} rows, repeated from {len(videos):,} {source}, with {model.num_dims} activations by "
-        f"{os.path.basename(args.model or 'RANDOM WEIGHTS')}; {args.lookups:,} random ids a turn, {args.repeats} turns."
+        f"{args.num_videos:,} rows, repeated from {len(videos):,} {encoding.source}, with {model.num_dims} activations "
+        f"by {encoding.model_name}; {args.lookups:,} random ids a turn, {args.repeats} turns."
     )
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as name:
         folder = pathlib.Path(name)
-        ids = write_data_set(folder, model, rows, args.num_videos)
+        ids = write_data_set(folder, model, encoding.rows(), args.num_videos)
         parquet = folder / "float32"
         features = pa.FixedSizeListArray.from_arrays(
-            pa.array(model.quantize(x).astype(np.float32).reshape(-1)), model.num_dims
+            pa.array(model.quantize(encoding.x).astype(np.float32).reshape(-1)), model.num_dims
         )
         pq.write_table(
             pa.table({"id": sorted(ids)[: len(videos)], "features": features}),

@@ -156,26 +156,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the activations in all forms, and read them in turns."""
     command_line = parser(__doc__, repeats=7)
     command_line.add_argument("--num_videos", type=int, default=32768, help="(default: %(default)s)")
-    command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000)")
-    command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
+    workload.add_options(command_line)
     args = command_line.parse_args(argv)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(machine.describe(), flush=True)
-    source, videos = workload.real_videos(args.input, args.num_videos)
-    x = np.stack([video.x for video in videos])
-    model = FrozenModel.load(args.model) if args.model else workload.random_model([2000], x)
+    encoding = workload.encoding(args, args.num_videos)
+    videos, model = encoding.videos, encoding.model
     report = Report("Reading for training, on one core")
     report.note(
-        f"{len(videos):,} {source}, {model.num_dims} activations each, by "
-        f"{os.path.basename(args.model or 'RANDOM WEIGHTS')}; batches of {BATCH_SIZE}; {args.repeats} turns after one "
+        f"{len(videos):,} {encoding.source}, {model.num_dims} activations each, by "
+        f"{encoding.model_name}; batches of {BATCH_SIZE}; {args.repeats} turns after one "
         "to warm up."
     )
     with tempfile.TemporaryDirectory(prefix="vidpress-benchmark-") as folder:
         paths = {name: f"{folder}/{name}" for name in ("shard.parquet", "float32", "float16", "tfrecord", "lance")}
         ids_and_labels = write_data_set(paths["shard.parquet"], model, videos)
         row_of = {video.id: index for index, video in enumerate(videos)}
-        z_hat = model.quantize(x)[[row_of[video_id] for video_id in ids_and_labels["id"].to_pylist()]]
+        z_hat = model.quantize(encoding.x)[[row_of[video_id] for video_id in ids_and_labels["id"].to_pylist()]]
         write_parquet(paths["float32"], ids_and_labels, z_hat, np.float32)
         write_parquet(paths["float16"], ids_and_labels, z_hat, np.float16)
         write_examples(paths["tfrecord"], ids_and_labels, z_hat)

@@ -1,10 +1,13 @@
-"""What the benchmarks encode: records made around real videos' means, and a network of a given shape."""
+"""What the benchmarks encode, or read: records made around real videos' means, and a network of a given shape."""
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
+import dataclasses
 import glob
 import gzip
+import hashlib
 import itertools
 import os
 import pathlib
@@ -12,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from vidpress.model.data_set.rows import encode_videos
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.frozen.nearest_rounding import fit_steps
@@ -20,6 +25,8 @@ from vidpress.model.records import synthetic
 from vidpress.model.records.examples import serialize_record
 from vidpress.model.records.tfrecord import read_tfrecords, write_tfrecords
 from vidpress.model.records.videos import PooledVideo, parse_video, pool_frames
+from vidpress.model.shards.shard_rows import SCHEMA
+from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 SPEC = FeatureSpec()
@@ -39,6 +46,53 @@ class Records(NamedTuple):
     pattern: str
     num_videos: int
     num_bytes: int
+
+
+class Encoding(NamedTuple):
+    """Videos, and the model that encodes them.
+
+    Attributes:
+      source: What the videos are.
+      videos: The videos.
+      x: Their inputs, float32[num_videos, input_size].
+      model: The model.
+      model_name: What it is called in a report.
+    """
+
+    source: str
+    videos: list[PooledVideo]
+    x: np.ndarray
+    model: FrozenModel
+    model_name: str
+
+    def rows(self) -> pa.Table:
+        """Return the videos as rows of a shard, in their order."""
+        return pa.Table.from_batches([encode_videos(self.model, self.videos).rows]).select(SCHEMA.names)
+
+
+def add_options(command_line: argparse.ArgumentParser) -> None:
+    """Add the options that say what `encoding` returns."""
+    command_line.add_argument("--model", help="a frozen model (default: random weights, 1152-2000)")
+    command_line.add_argument("--input", help="video-level TFRecords, a pattern (default: YouTube-8M's)")
+
+
+def encoding(args: argparse.Namespace, num_videos: int, num_banks: int = 1) -> Encoding:
+    """Return videos and a model, as the options of `add_options` say.
+
+    Args:
+      args: The options.
+      num_videos: How many videos.
+      num_banks: How many banks of tables the model has, if none is named.
+    """
+    source, videos = real_videos(args.input, num_videos)
+    x = np.stack([video.x for video in videos])
+    model = FrozenModel.load(args.model) if args.model else random_model([2000], x, num_banks=num_banks)
+    return Encoding(source, videos, x, model, os.path.basename(args.model or "RANDOM WEIGHTS"))
+
+
+def made_up_ids(number: int) -> list[bytes]:
+    """Return so many different ids, whose order says nothing."""
+    return [hashlib.blake2b(b"%d" % index, digest_size=8).hexdigest().encode() for index in range(number)]
 
 
 def real_videos(pattern: str | None, num_videos: int) -> tuple[str, list[PooledVideo]]:
@@ -133,13 +187,16 @@ def compress_files(records: Records) -> Records:
     return records._replace(pattern=f"{records.pattern}.gz")
 
 
-def random_model(hidden: Sequence[int], x: np.ndarray, *, share_not_zero: float = SHARE_NOT_ZERO) -> FrozenModel:
+def random_model(
+    hidden: Sequence[int], x: np.ndarray, *, share_not_zero: float = SHARE_NOT_ZERO, num_banks: int = 1
+) -> FrozenModel:
     """Return a network of random weights; as in a trained one, more than 90 % of `z_hat` are zero.
 
     Args:
       hidden: The layers' sizes.
       x: float32[n, input_size], which the tables are fitted to.
       share_not_zero: How many of `z_hat` are not 0, which sets the rate.
+      num_banks: How many banks of tables there are.
     """
     rng = np.random.default_rng(0)
     layers = []
@@ -155,7 +212,10 @@ def random_model(hidden: Sequence[int], x: np.ndarray, *, share_not_zero: float 
         activations = np.maximum(before * scale + bias.astype(np.float32), 0)
     tables = RangeCodingTables.fit(np.rint(activations).astype(np.int32))
     hidden = fit_steps(layers, x)
-    return FrozenModel(SPEC, hidden, tables, metadata={"weights": "random"}, rounds_every_layer=True)
+    model = FrozenModel(SPEC, hidden, tables, metadata={"weights": "random"}, rounds_every_layer=True)
+    if num_banks == 1:
+        return model
+    return dataclasses.replace(model, tables=fit_banks(tables, model.quantize(x), num_banks))
 
 
 def save_stock_model(model: FrozenModel, folder: str) -> None:
