@@ -19,6 +19,7 @@ from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import ROW_GROUP_SIZE
+from vidpress.pipeline import compact
 
 NUM_VIDEOS = 600
 
@@ -185,6 +186,29 @@ def test_hugging_face_decodes_parquet(form, dataset, features_of, titles_of):
     assert {row["id"]: row["title"] for row in found} == titles_of
     assert sorted(row["id"] for row in found) == sorted(features_of)
     check([row["id"] for row in found], [row["features"] for row in found], features_of)
+
+
+def test_hugging_face_decodes_in_processes_or_when_rows_are_asked_for(dataset, features_of, tmp_path, no_garbage):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset("parquet", data_files=dataset.shard_files, split="train", cache_dir=str(tmp_path))
+    found = rows.map(dataset.decode_rows, batched=True, remove_columns=["code", "bank"], num_proc=2)
+    check(found["id"], found["features"], features_of)
+    some = rows.with_transform(dataset.decode_rows).select_columns(["id", "code", "bank"])[5:8]
+    assert some.keys() == {"id", "features"}
+    check(some["id"], some["features"], features_of)
+
+
+def test_hugging_face_takes_what_was_compacted_twice_from_a_folder(folder, tmp_path):
+    """What docs/reading.md warns of."""
+    datasets = pytest.importorskip("datasets")
+    compacted = shutil.copytree(folder, tmp_path / "compacted")
+    compact.main([str(compacted), "--num_shards", "1"])
+    choices = (f"{compacted}/*.parquet", VideoDataset(compacted).shard_files)
+    numbers = [
+        sum(1 for _ in datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True))
+        for paths in choices
+    ]
+    assert numbers == [2 * NUM_VIDEOS, NUM_VIDEOS]
 
 
 @pytest.fixture(scope="module")
