@@ -18,13 +18,14 @@ import pyarrow as pa
 import workload
 from results import Report, parser
 
-from vidpress.model.data_set.manifest import Counts, Generation, Manifest
+from vidpress.model.data_set.manifest import Counts, FileEntry, Generation, Manifest
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import footer_crc32
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.shards.shard_writer import write_shard
+from vidpress.model.shards.shared_tables import TablesFile
 from vidpress.pipeline import compact
 from vidpress.pipeline.launching import machine
 from vidpress.transforms.generations.generation_files import create_manifest, write_part
@@ -37,7 +38,11 @@ TIMES = 1.5
 def write_generations(folder: pathlib.Path, model: FrozenModel, rows: pa.Table, num_generations: int) -> None:
     """Write rows as so many generations of one shard each."""
     folder.mkdir()
-    header = ShardHeader(model.model_id, model.spec, model.tables)
+    packed = model.tables.to_bytes()
+    file = TablesFile.of(packed)
+    (folder / file.name).write_bytes(packed)
+    tables = FileEntry(file.name, 0, len(packed), file.sha256)
+    header = ShardHeader(model.model_id, model.spec, model.tables, tables_file=file)
     generations: list[Generation] = []
     for number, places in enumerate(np.array_split(np.arange(rows.num_rows), num_generations), start=1):
         added = rows.take(places).sort_by("id")
@@ -48,7 +53,7 @@ def write_generations(folder: pathlib.Path, model: FrozenModel, rows: pa.Table, 
         code_bytes = pa.compute.sum(pa.compute.binary_length(added["code"])).as_py()
         counts = Counts(added.num_rows, added.num_rows, 0, 0, 0, code_bytes)
         generations.append(Generation(1, (shard,), (), None, counts))
-        create_manifest(str(folder), Manifest(model.model_id, model.num_dims, tuple(generations)))
+        create_manifest(str(folder), Manifest(model.model_id, model.num_dims, tuple(generations), tables=tables))
 
 
 def seconds_of_an_epoch(folder: pathlib.Path, num_videos: int) -> float:
