@@ -124,6 +124,17 @@ def test_no_damaged_bit_gives_another_value(model):
     assert noticed > 500
 
 
+def test_a_page_s_own_checksum_is_checked(model):
+    """Ids that are read by themselves have no other."""
+    rows, _ = make_rows(model, 50)
+    data = bytearray(shard_bytes(model, rows))
+    last_id = rows["id"].to_pylist()[-1]
+    data[data.index(last_id[-1:], 60)] ^= 1
+    for read in (Shard.read, Shard.read_ids):
+        with pytest.raises(ShardError, match="a page of id has not the checksum that its header says"):
+            read(Shard(io.BytesIO(data), "s"), 0)
+
+
 def test_damaged_page_names_file_and_row_group(model):
     rows, _ = make_rows(model, ROW_GROUP_SIZE + 100)
     data = bytearray(shard_bytes(model, rows))

@@ -105,7 +105,7 @@ class Shard:
             end = self.num_bytes - shard_layout.TAIL_SIZE - len(footer)
             shard_layout.check_footer(parsed, schema.names, end, ROW_GROUP_SIZE, self._kept_names)
             # Read ahead, Arrow's own threads hold on to Python's buffers, and abort a process that ends meanwhile.
-            self._file = pq.ParquetFile(self._window, page_checksum_verification=True, pre_buffer=False)
+            self._file = pq.ParquetFile(self._window, pre_buffer=False)
             columns = self._file.schema_arrow.remove_metadata()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._no_shard(error) from error
@@ -227,7 +227,7 @@ class Shard:
         """Read neighbouring columns of a row group, which are looked at before Arrow sees them."""
         start, end = chunks[0].start, chunks[-1].start + chunks[-1].size
         try:
-            data = self._window.fetch(start, end - start)
+            data = memoryview(self._window.fetch(start, end - start))
             for chunk in chunks:
                 is_kept = chunk.name in self._kept_names
                 shard_layout.check_pages(data[chunk.start - start :][: chunk.size], chunk, is_kept=is_kept)

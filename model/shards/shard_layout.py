@@ -9,6 +9,7 @@ https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thr
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ _FILE_PATH, _COLUMN_METADATA = key(1, BINARY), key(3, STRUCT)
 _PATH, _CODEC, _NUM_VALUES, _FULL_SIZE, _SIZE = key(3, LIST), key(4, I32), key(5, I64), key(6, I64), key(7, I64)
 _DATA_OFFSET, _DICTIONARY_OFFSET, _STATISTICS = key(9, I64), key(11, I64), key(12, STRUCT)
 _GREATEST, _LEAST = key(5, BINARY), key(6, BINARY)
-_PAGE_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE = key(1, I32), key(2, I32), key(3, I32)
+_PAGE_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _CRC32 = key(1, I32), key(2, I32), key(3, I32), key(4, I32)
 _DATA_PAGE_HEADER, _DICTIONARY_PAGE_HEADER = key(5, STRUCT), key(7, STRUCT)
 _PAGE_NUM_VALUES, _PAGE_ENCODING = key(1, I32), key(2, I32)
 
@@ -263,8 +264,8 @@ def _check_kept(chunks: Sequence[Chunk], row_group: int) -> None:
         )
 
 
-def check_pages(data: bytes, chunk: Chunk, *, is_kept: bool = False) -> None:
-    """See that Arrow can read the pages of a column without taking much more than they do.
+def check_pages(data: bytes | memoryview, chunk: Chunk, *, is_kept: bool = False) -> None:
+    """See that a column's pages fit their checksums, and that Arrow can read them without taking much more memory.
 
     Args:
       data: The pages, `chunk.size` bytes.
@@ -285,6 +286,9 @@ def check_pages(data: bytes, chunk: Chunk, *, is_kept: bool = False) -> None:
             start, position = reader.position, reader.position + header[_COMPRESSED_SIZE]
             if not start <= position <= len(data):
                 raise LayoutError(f"a page of {chunk.name} claims {header[_COMPRESSED_SIZE]:,} bytes")
+            # Arrow would check it, too, and take as long for that as for reading the page.
+            if _CRC32 in header and zlib.crc32(data[start:position]) != header[_CRC32] % 2**32:
+                raise LayoutError(f"a page of {chunk.name} has not the checksum that its header says")
             page = header[_DICTIONARY_PAGE_HEADER if header[_PAGE_TYPE] == _DICTIONARY_PAGE else _DATA_PAGE_HEADER]
             values = page[_PAGE_NUM_VALUES]
             if header[_PAGE_TYPE] == _DATA_PAGE:

@@ -70,30 +70,30 @@ def row_group_crc32(batch: pa.RecordBatch, metadata: Mapping[str, str]) -> int:
     for name in ("id", "labels", "code"):
         column = batch[name]
         offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-        crc = zlib.crc32(np.subtract(offsets, offsets[0]).tobytes(), crc)
+        crc = zlib.crc32(np.subtract(offsets, offsets[0]), crc)
         if name == "labels":
             values = column.values.to_numpy()[offsets[0] : offsets[-1]]
         else:
             data = column.buffers()[2]
             values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data is not None else np.empty(0)
-        crc = zlib.crc32(values.tobytes(), crc)
-    crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy().tobytes(), crc)
+        crc = zlib.crc32(values, crc)
+    crc = zlib.crc32(batch["num_frames"].fill_null(-1).to_numpy(), crc)
     if "bank" in batch.schema.names:
-        crc = zlib.crc32(batch["bank"].to_numpy().tobytes(), crc)
+        crc = zlib.crc32(batch["bank"].to_numpy(), crc)
     for name in batch.schema.names[len(SCHEMA) :]:
         crc = _crc32_of_kept(batch[name], crc)
     return crc
 
 
 def _crc32_of_kept(column: pa.ListArray, crc: int) -> int:
-    crc = zlib.crc32(pc.list_value_length(column).fill_null(-1).to_numpy().tobytes(), crc)
+    crc = zlib.crc32(pc.list_value_length(column).fill_null(-1).to_numpy(), crc)
     values = column.flatten()
     if not pa.types.is_primitive(values.type):
-        crc = zlib.crc32(pc.binary_length(values).to_numpy().tobytes(), crc)
+        crc = zlib.crc32(pc.binary_length(values).to_numpy(), crc)
         offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
         data = values.buffers()[2]
         return zlib.crc32(data[int(offsets[0]) : int(offsets[-1])], crc) if data is not None and len(values) else crc
-    return zlib.crc32(values.to_numpy().tobytes(), crc)
+    return zlib.crc32(values.to_numpy(), crc)
 
 
 def code_array(data: np.ndarray, offsets: np.ndarray) -> pa.BinaryArray:

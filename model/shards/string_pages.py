@@ -22,7 +22,7 @@ class LayoutError(ValueError):
     """A Parquet file that is damaged, or is laid out as no shard is."""
 
 
-def shared_bytes(page: bytes, encoding: int, num_values: int) -> int:
+def shared_bytes(page: bytes | memoryview, encoding: int, num_values: int) -> int:
     """See that a page has as many strings as it claims; return how many bytes each shares with the one before, in all.
 
     Args:
@@ -50,7 +50,7 @@ def _delta_header(reader: CompactReader, num_values: int) -> tuple[int, int]:
     return miniblocks, block // miniblocks
 
 
-def _sum_of_deltas(page: bytes, reader: CompactReader, num_values: int) -> int:
+def _sum_of_deltas(page: bytes | memoryview, reader: CompactReader, num_values: int) -> int:
     """Read lengths in DELTA_BINARY_PACKED and return their sum."""
     miniblocks, size = _delta_header(reader, num_values)
     first = reader.zigzag()

@@ -40,7 +40,7 @@ class CompactReader:
       values_left: How many more values may be read: what a reader of hostile bytes may take, in memory and time.
     """
 
-    def __init__(self, data: bytes, *, position: int = 0, max_values: int):
+    def __init__(self, data: bytes | memoryview, *, position: int = 0, max_values: int):
         self._data = data
         self.position = position
         self.values_left = max_values
