@@ -37,6 +37,7 @@ from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.model.shards.shard_rows import decode_codes
 from vidpress.model.shards.shard_writer import write_shard
+from vidpress.model.shards.sorted_ids import SortedIds
 from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
@@ -62,7 +63,10 @@ def warm_up() -> None:
         rows = pa.Table.from_batches([encode_videos(model, videos).rows])
         file = io.BytesIO()
         write_shard(file, rows, ShardHeader(model.model_id, spec, model.tables))
-        decode_codes(Shard(file, "a shard").read(0), model.tables)
+        stored = Shard(file, "a shard").read(0)
+        decode_codes(stored, model.tables)
+        ids = SortedIds(stored["id"])
+        ids.places(ids, 0, stored.num_rows)
 
 
 def _read_odd_records() -> None:

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import pickle
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +15,10 @@ from data_sets import write_data_set
 
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.files import storage
+from vidpress.model.reading import lookup, row_groups
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
+from vidpress.model.shards.sorted_ids import SortedIds
 from vidpress.pipeline.launching import cli
 
 NUM_VIDEOS = 9000
@@ -108,6 +112,68 @@ def test_a_video_takes_two_reads_and_then_one(data_set, monkeypatch):
     assert len(reads) == 3
     dataset.get([rows["id"][8996].as_py()])
     assert len(reads) == 3
+
+
+def test_row_groups_are_kept_up_to_a_limit(data_set, monkeypatch):
+    folder, rows, z_hat = data_set
+    reads = []
+    opened = storage.open_input
+    places = np.arange(0, NUM_VIDEOS, 700)
+    ids = rows["id"].take(pa.array(places)).to_pylist()
+    datasets = VideoDataset(folder), VideoDataset(folder)
+    num_row_groups = sum(len(shard.row_groups) for shard in Manifest.load(folder).shards)
+    monkeypatch.setattr(storage, "open_input", lambda *args, **options: CountedReads(opened(*args, **options), reads))
+    for dataset, limit in zip(datasets, (2**28, 0), strict=True):
+        monkeypatch.setattr(lookup, "_MAX_KEPT_BYTES", limit)
+        check(dataset.get(ids), rows, z_hat, places)
+        reads.clear()
+        check(dataset.get(ids[::-1]), rows, z_hat, places[::-1])
+        assert len(reads) == (0 if limit else num_row_groups)
+
+
+def test_of_row_groups_those_that_were_used_last_are_kept(data_set):
+    folder, _, _ = data_set
+    shard = Shard.open(folder / Manifest.load(folder).shards[0].name)
+    num_bytes = shard.read(0).get_total_buffer_size()
+    kept = lookup._Kept(2 * num_bytes)
+    read = [lookup._RowGroup(shard.read(0), SortedIds(shard.read_ids(0))) for _ in range(3)]
+    kept.put(0, read[0])
+    kept.put(1, read[1])
+    assert kept.get(0) is read[0]
+    kept.put(2, read[2])
+    assert [kept.get(number) for number in range(3)] == [read[0], None, read[2]]
+
+
+def test_shards_that_are_no_longer_open_are_not_opened_to_see_that_they_lack_an_id(model, tmp_path, monkeypatch):
+    rows, z_hat = write_data_set(tmp_path, model, 60, num_shards=1, generations=20)
+    opens = []
+    opened = storage.open_input
+    dataset = VideoDataset(tmp_path)
+    monkeypatch.setattr(storage, "open_input", lambda *args, **options: opens.append(args) or opened(*args, **options))
+    monkeypatch.setattr(row_groups, "_OPEN_SHARDS", 2)
+    check(dataset.get(rows["id"].to_pylist()), rows, z_hat, np.arange(60))
+    assert len(opens) == 20
+    check(dataset.get([rows["id"][7].as_py()]), rows, z_hat, [7])
+    assert dataset.get([b"", b"\xff"], missing="skip").ids == []
+    assert len(opens) == 20
+
+
+@hypothesis.given(
+    st.lists(st.binary(max_size=3), min_size=1, unique=True), st.lists(st.binary(max_size=3), min_size=1, unique=True)
+)
+def test_places_of_ids_are_those_of_python(ids, wanted):
+    ids, wanted = sorted(ids), sorted(wanted)
+    column = pa.array([b"before", *ids, b"after"], pa.binary()).slice(1, len(ids))
+    start = len(wanted) // 3
+    places = SortedIds(column).places(SortedIds(pa.array(wanted, pa.binary())), start, len(wanted))
+    assert places.tolist() == [ids.index(each) if each in ids else -1 for each in wanted[start:]]
+
+
+def test_many_rows_of_a_row_group_and_few(data_set):
+    folder, rows, z_hat = data_set
+    places = np.concatenate([np.arange(40), [5000, 8500]])
+    dataset = VideoDataset(folder)
+    check(dataset.get(rows["id"].take(pa.array(places)).to_pylist()), rows, z_hat, places)
 
 
 def test_without_statistics_ids_are_read(data_set, monkeypatch):

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import concurrent.futures
-import functools
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from vidpress.model.data_set.id_hash import hash_of
 from vidpress.model.reading.row_groups import RowGroups, one_batch
 from vidpress.model.shards.shard_rows import SCHEMA
+from vidpress.model.shards.sorted_ids import SortedIds
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Row groups that are kept after a lookup, some 400 KB each: neighbours in them are found without reading.
-_KEPT_ROW_GROUPS = 8
+# Row groups that were read are kept, up to so many bytes of codes and the rest: those of 1.7 million videos of 150.
+_MAX_KEPT_BYTES = 2**28
+
+# Rows that were found hold on to their row groups, and are copied after so many.
+_MAX_ROW_GROUPS_HELD = 64
+
+# Up to so many rows of a row group, to take each by itself is faster than to take them together.
+_FEW_ROWS = 16
 
 # So many shards are read at once: on Cloud Storage, a read takes some 50 ms, whatever its size.
 _MAX_THREADS = 16
@@ -50,6 +58,36 @@ class Found(NamedTuple):
     tables: RangeCodingTables | None
 
 
+class _RowGroup(NamedTuple):
+    rows: pa.RecordBatch
+    ids: SortedIds
+
+
+class _Kept:
+    """The row groups that were used last, by number; threads can share them."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._row_groups: collections.OrderedDict[int, _RowGroup] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> _RowGroup | None:
+        with self._lock:
+            row_group = self._row_groups.get(number)
+            if row_group is not None:
+                self._row_groups.move_to_end(number)
+            return row_group
+
+    def put(self, number: int, row_group: _RowGroup) -> None:
+        with self._lock:
+            self._row_groups[number] = row_group
+            self._num_bytes += row_group.rows.get_total_buffer_size()
+            while self._num_bytes > self._max_bytes:
+                _, oldest = self._row_groups.popitem(last=False)
+                self._num_bytes -= oldest.rows.get_total_buffer_size()
+
+
 class Lookup:
     """Finds rows by id. It can be used by several threads.
 
@@ -64,7 +102,8 @@ class Lookup:
         self._generations = generations
         self._max_threads = _MAX_THREADS if in_threads else 1
         self._locks: dict[str, threading.Lock] = {}
-        self._read = functools.lru_cache(maxsize=_KEPT_ROW_GROUPS)(lambda number: row_groups.read([number]))
+        self._bounds: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._kept = _Kept(_MAX_KEPT_BYTES)
 
     def find(self, ids: Sequence[bytes]) -> Found:
         """Find rows.
@@ -83,12 +122,12 @@ class Lookup:
                 name = shards.names.get(hashed % shards.num_shards)
                 if name is not None:
                     wanted.setdefault(name, []).append(video_id)
-        if min(len(wanted), self._max_threads) > 1:
-            with concurrent.futures.ThreadPoolExecutor(min(len(wanted), self._max_threads)) as threads:
-                parts = list(itertools.chain(*threads.map(self._find_in, wanted, wanted.values())))
+        num_threads = min(len(wanted), self._max_threads)
+        if num_threads > 1:
+            with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
+                found = list(itertools.chain(*threads.map(self._find_in, wanted, wanted.values())))
         else:
-            parts = [part for name, of_shard in wanted.items() for part in self._find_in(name, of_shard)]
-        found = [part for part in parts if part.num_rows]
+            found = [part for name, of_shard in wanted.items() for part in self._find_in(name, of_shard)]
         rows = one_batch(found) if found else pa.RecordBatch.from_pylist([], schema=SCHEMA)
         place_of = {video_id: place for place, video_id in enumerate(rows["id"].to_pylist())}
         tables = self._row_groups.tables if found else None
@@ -96,26 +135,42 @@ class Lookup:
 
     def _find_in(self, name: str, ids: Sequence[bytes]) -> list[pa.RecordBatch]:
         """Return the rows of a shard that have one of these ids."""
-        parts = []
+        ids = sorted(ids)
+        wanted = SortedIds(pa.array(ids, pa.binary()))
+        copied: list[pa.RecordBatch] = []
         with self._locks.setdefault(name, threading.Lock()):
-            for number, of_row_group in self._by_row_group(name, sorted(ids)):
-                rows = self._read(number)
-                parts.append(rows.take(pa.array(_places(rows["id"], of_row_group), pa.int64())))
-        return parts
+            row_groups = self._by_row_group(name, ids)
+            while some := list(itertools.islice(row_groups, _MAX_ROW_GROUPS_HELD)):
+                found: list[pa.RecordBatch] = []
+                for number, start, stop in some:
+                    row_group = self._read(number)
+                    found += _rows_at(row_group.rows, row_group.ids.places(wanted, start, stop))
+                if found:
+                    copied.append(one_batch(found))
+        return copied
 
-    def _by_row_group(self, name: str, ids: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-        """Yield the numbers of a shard's row groups that may hold some of these ids, and which."""
-        shard = self._row_groups.shard(name)
-        for index, number in enumerate(self._row_groups.numbers[name]):
-            least, greatest = shard.id_range(index)
-            some = ids[bisect.bisect_left(ids, least) : bisect.bisect_right(ids, greatest)]
-            if some:
-                yield number, some
+    def _by_row_group(self, name: str, ids: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
+        """Yield the numbers of a shard's row groups that may hold some of these sorted ids, and from which to which."""
+        if name not in self._bounds:  # kept for all shards, of which few are open
+            shard = self._row_groups.shard(name)
+            self._bounds[name] = [shard.id_range(index) for index in range(len(self._row_groups.numbers[name]))]
+        for number, (least, greatest) in zip(self._row_groups.numbers[name], self._bounds[name], strict=True):
+            start, stop = bisect.bisect_left(ids, least), bisect.bisect_right(ids, greatest)
+            if start < stop:
+                yield number, start, stop
+
+    def _read(self, number: int) -> _RowGroup:
+        row_group = self._kept.get(number)
+        if row_group is None:
+            rows = self._row_groups.read([number])
+            row_group = _RowGroup(rows, SortedIds(rows["id"]))
+            self._kept.put(number, row_group)
+        return row_group
 
 
-def _places(column: pa.BinaryArray, ids: Sequence[bytes]) -> Iterator[int]:
-    """Yield where some ids are in a column of sorted ids, if they are in it."""
-    for video_id in ids:
-        place = bisect.bisect_left(range(len(column)), video_id, key=lambda place: column[place].as_py())
-        if place < len(column) and column[place].as_py() == video_id:
-            yield place
+def _rows_at(rows: pa.RecordBatch, places: np.ndarray) -> list[pa.RecordBatch]:
+    """Return the rows at some places; none where a place is -1."""
+    places = places[places >= 0]
+    if len(places) > _FEW_ROWS:
+        return [rows.take(pa.array(places))]
+    return [rows.slice(place, 1) for place in places.tolist()]
