@@ -16,7 +16,7 @@ from vidpress.model.metrics import check_labels
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, LaneRows
 from vidpress.model.reading.row_groups import OfProcess, RowGroups
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, VideoBatchWithColumns
+from vidpress.model.reading.video_batch import VideoBatch, VideoBatchWithColumns
 
 if TYPE_CHECKING:
     import datasets
@@ -111,7 +111,7 @@ def to_tf(
     """Return the batches of an iteration as a `tf.data.Dataset`; see `VideoDataset.to_tf`.
 
     Args:
-      begin: Begins an epoch, whose labels are not dense.
+      begin: Begins an epoch, whose labels are `RaggedLabels`.
       num_dims: How many numbers a video's features have.
       num_classes: If given, labels become dense.
       columns: The kept columns that batches have.
@@ -122,12 +122,16 @@ def to_tf(
     # Python gives TensorFlow few numbers: to copy dense labels would take as long as to decode features.
     def generate() -> Iterator[tuple[Any, ...]]:
         for batch in begin():
-            labels = RaggedLabels.of(batch.labels)
             if num_classes is not None:
-                check_labels(labels.values, num_classes)
+                check_labels(batch.labels.values, num_classes)
             lists = batch.columns if isinstance(batch, VideoBatchWithColumns) else {}
             kept = (_ragged(lists[column.name], column.kind) for column in columns)
-            yield (*([batch.ids] if with_ids else []), batch.features, *labels, *itertools.chain.from_iterable(kept))
+            yield (
+                *([batch.ids] if with_ids else []),
+                batch.features,
+                *batch.labels,
+                *itertools.chain.from_iterable(kept),
+            )
 
     def batch(*tensors: tf.Tensor) -> tuple[Any, ...]:
         first = 2 if with_ids else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -26,6 +26,13 @@ class RaggedLabels(NamedTuple):
     def of(cls, labels: Sequence[np.ndarray]) -> RaggedLabels:
         """Return the labels of each of several videos."""
         return cls(np.concatenate(labels), np.cumsum([0, *map(len, labels)], dtype=np.int64))
+
+    @classmethod
+    def of_column(cls, labels: pa.ListArray) -> RaggedLabels:
+        """Return the rows of a labels column, without an array for each."""
+        offsets = labels.offsets.to_numpy().astype(np.int64)
+        values = labels.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        return cls(values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
 class VideoBatch(NamedTuple):
@@ -61,15 +68,21 @@ class VideoBatchWithColumns(NamedTuple):
     columns: dict[str, list[list[Any] | None]]
 
 
-def batch_of(rows: pa.RecordBatch, features: np.ndarray, columns: Sequence[str]) -> VideoBatch:
+def batch_of(
+    rows: pa.RecordBatch,
+    features: np.ndarray,
+    columns: Sequence[str],
+    labels_of: Callable[[pa.ListArray], Any] = labels_list,
+) -> VideoBatch:
     """Return the batch of some rows: a `VideoBatchWithColumns` if there are columns.
 
     Args:
       rows: `id`, `labels` and the columns of the videos.
       features: float32[num_videos, num_dims].
       columns: Names of kept columns.
+      labels_of: Makes the batch's labels of the column.
     """
-    batch = VideoBatch(rows["id"].to_pylist(), labels_list(rows["labels"]), features)
+    batch = VideoBatch(rows["id"].to_pylist(), labels_of(rows["labels"]), features)
     if not columns:
         return batch
     return cast(VideoBatch, VideoBatchWithColumns(*batch, {name: rows[name].to_pylist() for name in columns}))

@@ -16,7 +16,8 @@ from vidpress.model.reading import frameworks, queries
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
 from vidpress.model.reading.reading_state import Position, followed, from_state, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
-from vidpress.model.reading.video_batch import VideoBatch, batch_of
+from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, batch_of
+from vidpress.model.shards.shard_rows import labels_list
 
 if TYPE_CHECKING:
     import datasets
@@ -195,8 +196,8 @@ class VideoDataset:
     def _order(self, epoch: int) -> EpochOrder:
         return self._videos.order((self.seed, epoch) if self.shuffle else None)
 
-    def _batch(self, stored: StoredRows) -> VideoBatch:
-        return batch_of(stored.rows, self._videos.features(stored), self._videos.columns)
+    def _batch(self, stored: StoredRows, labels_of: Callable[[pa.ListArray], Any] = labels_list) -> VideoBatch:
+        return batch_of(stored.rows, self._videos.features(stored), self._videos.columns, labels_of)
 
     def densified(self, batch: VideoBatch) -> VideoBatch:
         """Return a batch with dense labels, if the number of classes was given.
@@ -246,7 +247,8 @@ class VideoDataset:
     def get(self, ids: Iterable[bytes | str], *, missing: Literal["raise", "skip"] = "raise") -> VideoBatch:
         """Return videos by their ids; threads can share a data set.
 
-        The first lookup in a shard reads its footer, which is kept. Then one read gives a row group of 4096 videos.
+        The first lookup in a shard reads its footer. Then one read gives a row group of 4096 videos. Those that were
+        used last are kept, up to 256 MiB in memory, so ask for many ids at once or again: that takes a fraction.
 
         Args:
           ids: The ids; text stands for its UTF-8.
@@ -381,7 +383,7 @@ class VideoDataset:
         Args:
           with_ids: Give `(ids, features, labels)` instead.
         """
-        begin = functools.partial(self._begin, self._batch)
+        begin = functools.partial(self._begin, functools.partial(self._batch, labels_of=RaggedLabels.of_column))
         return frameworks.to_tf(begin, self.num_dims, self.num_classes, self._videos.asked_for, with_ids=with_ids)
 
     def to_torch(self) -> TorchVideoDataset:
