@@ -81,3 +81,16 @@ def test_principal_components_are_those_of_the_singular_values():
         assert codec.num_bytes(codes) == 4 * size * len(Z)
         expected = centred @ vectors[:size].T @ vectors[:size] + Z.mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(codec.decode(codes), expected, atol=1e-4)
+
+
+def test_of_few_vectors_the_principal_components_are_the_same():
+    wide = np.random.default_rng(1).gamma(1, 1, (30, 5000)).astype(np.float32)
+    found = codecs.fit_principal_components(wide)
+    assert found.basis.shape == (5000, 29)
+    np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(29), atol=1e-9)
+    centred = wide - wide.mean(axis=0, dtype=np.float64)
+    _, singular, vectors = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(found.variances, singular[:29] ** 2 / 30)
+    expected = centred @ vectors[:7].T @ vectors[:7] + found.mean
+    first = found.first(7)
+    np.testing.assert_allclose(first.decode(first.encode(wide)), expected, atol=1e-4)

@@ -1,6 +1,7 @@
 """ResNetV2-20 and ResNetV2-50: layers, sizes, and where the bottleneck is."""
 
 import dataclasses
+import math
 import random
 
 import numpy as np
@@ -100,6 +101,9 @@ def test_a_negative_lmbda_is_refused():
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs=0"),
+        ({"epochs": None, "steps": 0}, "steps=0"),
+        ({"epochs": None}, "steps=None, epochs=None: give exactly one"),
+        ({"steps": 5}, "steps=5, epochs=4: give exactly one"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"lmbda": -1.0}, "lmbda=-1.0"),
         ({"optimizer": "lion"}, "optimizer='lion' must be one of sgd, adam"),
@@ -109,3 +113,19 @@ def test_a_negative_lmbda_is_refused():
 def test_options_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(FASHION.options, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("cifar10-resnetv2-20", (128_000, 128, 0.005, (32, 32, 3), 4096)),
+        ("cifar100-resnetv2-20", (128_000, 128, 0.005, (32, 32, 3), 4096)),
+        ("imagenet-resnetv2-50", (300_000, 256, 0.001, (299, 299, 3), 204_800)),
+    ],
+)
+def test_the_papers_settings_are_the_defaults(name, paper):
+    experiment = EXPERIMENTS[name]
+    options = experiment.options
+    size = math.prod(experiment.feature_shape(options.spatial))
+    assert (options.steps, options.batch_size, options.learning_rate, experiment.image_shape, size) == paper
+    assert (options.optimizer, options.decays, options.weight_decay) == ("adam", (), 1e-4)  # no steps: a cosine

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import re
 
 import numpy as np
@@ -144,3 +145,17 @@ def test_a_training_that_diverges_says_so():
         TrainingError, match=r"loss is nan at step 100: lower learning_rate=0.002 or prior_learning_rate=0.01\.$"
     ):
         image_training._report(OPTIONS, 100, [1.0, np.nan], bottleneck)
+
+
+def test_a_training_is_as_long_as_its_steps_or_epochs_say_and_decays_over_all_of_it(data):
+    training, _ = data
+    by_steps = dataclasses.replace(OPTIONS, epochs=None, steps=7, decays=())
+    assert image_training.num_steps(by_steps, training) == 7
+    assert image_training.num_steps(dataclasses.replace(OPTIONS, epochs=3), training) == 6
+    for last_step in (8, 80):
+        steps = [0, last_step // 4, last_step // 2, last_step]
+        cosine = image_training.learning_rates(0.005, (), last_step)
+        expected = [0.0025 * (1 + math.cos(math.pi * step / last_step)) for step in steps]
+        assert [float(cosine(step)) for step in steps] == pytest.approx(expected, abs=1e-8)
+        falling = image_training.learning_rates(0.1, (0.5, 0.75), last_step)
+        assert [float(falling(step)) for step in steps] == pytest.approx([0.1, 0.1, 0.01, 0.001])

@@ -134,16 +134,18 @@ def parse(*argv):
 def test_options_are_the_experiments():
     own = experiments.EXPERIMENTS[NAME].options
     options = dict(parse().models[0].options)
-    assert (options["epochs"], options["optimizer"], options["decays"]) == (
-        own.epochs,
-        own.optimizer,
-        list(own.decays),
-    )
+    assert (options["epochs"], options["steps"], options["spatial"]) == (own.epochs, None, False)
+    assert (options["optimizer"], options["decays"]) == (own.optimizer, list(own.decays))
     assert (options["experiment"], options["hidden"]) == (NAME, (16,))
-    plan = parse("--spatial", "--lmbda", "0.1", "--seeds", "2", "--method", "a: --epochs 9")
+    plan = parse("--bottleneck", "map", "--lmbda", "0.1", "--seeds", "2", "--method", "a: --epochs 9")
     assert [dict(model.options)["seed"] for model in plan.models] == [0, 1]
     assert dict(plan.models[0].options)["epochs"] == 9
     assert dict(plan.models[0].options)["hidden"] == dict(plan.baselines[0].options)["hidden"] == (4, 4, 16)
+    assert dict(plan.models[0].options)["spatial"]
+    plan = parse("--bottleneck", "map", "vector", "--lmbda", "0.1", "--steps", "30")
+    found = [(options["hidden"], options["spatial"]) for options in (dict(point.options) for point in plan.baselines)]
+    assert found == [((4, 4, 16), True), ((16,), False)]
+    assert {(dict(point.options)["steps"], dict(point.options)["epochs"]) for point in plan.models} == {(30, None)}
 
 
 def test_held_out_images_are_not_trained_on(folder):
@@ -163,7 +165,9 @@ def test_held_out_images_are_not_trained_on(folder):
         (["--experiment", NAME, "--input", "x", "--hidden", "3"], "unknown option --hidden"),
         (["--experiment", NAME, "--input", "x", "--epochs", "0"], "epochs=0"),
         (["--experiment", NAME, "--input", "x", "--method", "a: --hidden 3"], "cannot have --hidden 3"),
-        (["--experiment", NAME, "--input", "x", "--method", "a: --spatial"], "cannot have --spatial"),
+        (["--experiment", NAME, "--input", "x", "--steps", "9", "--epochs", "1"], "not allowed with argument"),
+        (["--experiment", NAME, "--input", "x", "--steps", "9", "--method", "a: --epochs 1"], "exactly one of the two"),
+        (["--experiment", NAME, "--input", "x", "--method", "a: --bottleneck map"], "cannot have --bottleneck map"),
         (["--experiment", NAME, "--input", "x", "--banks", "3"], "3 banks"),
         (["--experiment", NAME, "--input", "x"], "x has no file train-images-idx3-ubyte"),
     ],

@@ -25,7 +25,7 @@ from vidpress.model.records import examples
 
 IMAGENET_CLASSES = 1000
 
-_CIFAR_SHAPE = (32, 32, 3)
+CIFAR_SHAPE = (32, 32, 3)
 
 # IDX: two zero bytes, the type (8: unsigned bytes), the number of axes; then each axis' length, big endian
 # (yann.lecun.com/exdb/mnist).
@@ -140,7 +140,7 @@ def _load_idx(folder: str | os.PathLike[str], prefix: str) -> LabelledImages:
     if len(images) != len(labels):
         raise ImageDataError(f"{images_path} has {len(images)} images, but {labels_path} {len(labels)} labels.")
     _check_labels(labels_path, labels, 10)
-    return _labelled(images[..., None], labels.astype(np.int32), [images_path, labels_path])
+    return labelled(images[..., None], labels.astype(np.int32), [images_path, labels_path])
 
 
 def read_idx(path: str | os.PathLike[str], num_axes: int) -> np.ndarray:
@@ -201,7 +201,7 @@ def load_cifar100(folder: str | os.PathLike[str]) -> tuple[LabelledImages, Label
 
 def _load_cifar(paths: Sequence[str], num_label_bytes: int, num_classes: int) -> LabelledImages:
     """Read records of label bytes, the last of which counts, and the red, green and blue planes, row by row."""
-    height, width, channels = _CIFAR_SHAPE
+    height, width, channels = CIFAR_SHAPE
     record_size = num_label_bytes + height * width * channels
     parts = []
     for path in paths:
@@ -217,7 +217,7 @@ def _load_cifar(paths: Sequence[str], num_label_bytes: int, num_classes: int) ->
     records = np.concatenate(parts)
     planes = records[:, num_label_bytes:].reshape(-1, channels, height, width)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-    return _labelled(images, records[:, num_label_bytes - 1].astype(np.int32), paths)
+    return labelled(images, records[:, num_label_bytes - 1].astype(np.int32), paths)
 
 
 def load_imagenet(folder: str | os.PathLike[str]) -> tuple[ImageNetRecords, ImageNetRecords]:
@@ -316,7 +316,8 @@ def _check_labels(path: str, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
-def _labelled(images: np.ndarray, labels: np.ndarray, paths: Sequence[str]) -> LabelledImages:
+def labelled(images: np.ndarray, labels: np.ndarray, paths: Sequence[str]) -> LabelledImages:
+    """Return images and their labels with the fingerprint that says from which files they are."""
     if not len(labels):
         raise ImageDataError(f"{paths[0]} holds no images.")
     digest = _name_digest(paths)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import keras
 from keras import ops
@@ -67,7 +68,7 @@ def train_on_images(
         first_step=first_step,
         num_steps=last_step - first_step,
     )
-    epoch_steps = max(1, last_step // options.epochs)
+    epoch_steps = max(1, len(data) // options.batch_size)
     bottleneck = bottleneck_of(network)
     tasks: list[Any] = []
     numbers: dict[str, str] = {}
@@ -86,16 +87,27 @@ def train_on_images(
 
 
 def num_steps(options: ImageTrainingOptions, data: Images) -> int:
-    """Return how many steps a training run takes: as many whole batches as its epochs have, and at least one."""
+    """Return how many steps a training run takes: as its options say, or as many whole batches as its epochs have."""
+    if options.epochs is None:
+        return cast(int, options.steps)
     return max(1, options.epochs * len(data) // options.batch_size)
+
+
+def learning_rates(
+    first: float, decays: Sequence[float], last_step: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate of each step of a training run (`ImageTrainingOptions.decays`)."""
+    if not decays:
+        return keras.optimizers.schedules.CosineDecay(first, last_step)
+    # Steps are counted from 0, and a boundary is the last step of what is before it.
+    boundaries = [int(share * last_step) - 1 for share in decays]
+    values = [first / 10**index for index in range(len(boundaries) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
 def _training_step(network: keras.Model, options: ImageTrainingOptions, last_step: int) -> TrainingStep:
     def schedule(learning_rate: float) -> keras.optimizers.schedules.LearningRateSchedule:
-        # Steps are counted from 0, and a boundary is the last step of what is before it.
-        boundaries = [int(share * last_step) - 1 for share in options.decays]
-        values = [learning_rate / 10**index for index in range(len(boundaries) + 1)]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+        return learning_rates(learning_rate, options.decays, last_step)
 
     if options.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule(options.learning_rate), momentum=_MOMENTUM, name="optimizer")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # many.
 _TRAINING_SAMPLE = 10_000
 _FITTING_SAMPLE = 100_000
+# Rivals are fitted to features that take at most this many bytes. Only ImageNet's feature maps would take more.
+_FITTING_BYTES = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,12 @@ class ImageKind(Kind):
             default=options.prior_banks,
             help="banks of the prior in training, ideally as many as --banks; the paper has 1",
         )
-        training.add_argument("--epochs", type=int, default=options.epochs, help="passes over the training images")
+        length = training.add_mutually_exclusive_group()
+        default = f"{options.epochs} epochs" if options.steps is None else f"{options.steps} steps"
+        length.add_argument(
+            "--steps", type=int, help=f"how long the training is; what decays, decays over it (default: {default})"
+        )
+        length.add_argument("--epochs", type=int, help="the same, in passes over the training images")
         training.add_argument("--batch_size", type=int, default=options.batch_size, help="images in a step")
         training.add_argument(
             "--optimizer",
@@ -94,7 +101,8 @@ class ImageKind(Kind):
             type=float,
             nargs="*",
             default=list(options.decays),
-            help="shares of the training after which the learning rates fall to a tenth",
+            help="shares of the training after which the learning rates fall to a tenth; with none, they fall to 0 "
+            "like a cosine",
         )
         training.add_argument("--weight_decay", type=float, default=options.weight_decay, help="L2 penalty on kernels")
         training.add_argument(
@@ -112,9 +120,10 @@ class ImageKind(Kind):
         """Add the options for the data, and for which features are coded."""
         files.add_argument(
             "--input",
-            metavar="FOLDER",
+            metavar="PATH",
             type=launch.local_folder,
-            help=f"folder with {self.experiment.data_set} as published: {self.experiment.files}",
+            help=f"folder with {self.experiment.data_set} as published, or a file that holds all of it: "
+            f"{self.experiment.files}",
         )
         files.add_argument(
             "--hold_out",
@@ -124,11 +133,24 @@ class ImageKind(Kind):
             help="measure on this many of the training images instead of the test images, and do not train on them: to "
             "choose options",
         )
-        sweep.add_argument("--spatial", action="store_true", help="code the feature map before global pooling")
+        default = "map" if self.experiment.options.spatial else "vector"
+        sweep.add_argument(
+            "--bottleneck",
+            nargs="+",
+            choices=("map", "vector"),
+            default=[default],
+            help="what is coded: the last feature map, as in the paper, where all positions of a channel share their "
+            f"tables, or the vector after pooling it, or both, each with its baseline (default: {default})",
+        )
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check that a network can be trained with the options of `add_network_options`."""
-        ImageModelOptions.of(options)
+    def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options with what follows from them: the length of the training, and whether it codes a map."""
+        completed = {**options, "spatial": tuple(options["hidden"]) == self.experiment.map_shape}
+        if options["steps"] is None and options["epochs"] is None:
+            own = self.experiment.options
+            completed |= {"steps": own.steps, "epochs": own.epochs}
+        ImageModelOptions.of(completed)
+        return completed
 
     @property
     def baseline_options(self) -> dict[str, Any]:
@@ -137,12 +159,12 @@ class ImageKind(Kind):
         return {"tables": "empirical", "banks": 1, "prior_banks": 1, "prior_learning_rate": prior_learning_rate}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Return the experiment, and which of its network's features are coded."""
-        return {"experiment": self.experiment.name, "spatial": args.spatial}
+        """Return the experiment."""
+        return {"experiment": self.experiment.name}
 
     def architectures(self, args: argparse.Namespace) -> Sequence[tuple[int, ...]]:
-        """Return the shape of what is coded: there is one network."""
-        return [self.experiment.feature_shape(args.spatial)]
+        """Return the shapes of what is coded: there is one network."""
+        return [self.experiment.feature_shape(name == "map") for name in dict.fromkeys(args.bottleneck)]
 
     def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
         """Return none: networks for images are not frozen to files."""
@@ -221,7 +243,8 @@ class ImageKind(Kind):
         if source is None:
             raise ValueError("Images have no rivals on the input.")
         data, test = self.load_data(context)
-        data = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+        num_bytes = 4 * int(np.prod(dict(source.options)["hidden"]))
+        data = data.subset(files.even_rows(len(data), min(_FITTING_SAMPLE, _FITTING_BYTES // num_bytes)))
         sample = files.even_rows(len(data), _TRAINING_SAMPLE)
         encoder, head = _parts(_train(source, self.experiment, context)[0])
         z, z_test = (encoder.predict(_pixels(part, self.experiment), verbose=0) for part in (data, test))

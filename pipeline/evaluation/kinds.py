@@ -75,8 +75,8 @@ class Kind(abc.ABC):
         """Add the options of a whole evaluation that other kinds do not have."""
 
     @abc.abstractmethod
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check that a network can be trained with the options of a point.
+    def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check that a network can be trained with the options of a point, and return them with what follows from them.
 
         Raises:
           ValueError: If not; the message names the option.

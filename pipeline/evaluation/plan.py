@@ -71,8 +71,7 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
 
     def point(method: str, own: dict[str, Any], hidden: tuple[int, ...], lmbda: float, seed: int) -> ModelPoint:
         options = {**common, **own, "hidden": hidden, "lmbda": lmbda, "seed": seed}
-        kind.check_options(options)
-        return ModelPoint(method, tuple(sorted(options.items())))
+        return ModelPoint(method, tuple(sorted(kind.complete_options(options).items())))
 
     given = kind.given_baselines(args)
     own = {**kind.baseline_options, **_parse_own("--baseline_options", args.baseline_options, kind)}

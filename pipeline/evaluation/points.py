@@ -183,12 +183,13 @@ class ModelPoint:
         return {name: resolved(value) for name, value in self.options}
 
     def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        # Defaults are not hashed, so that an option that a later version adds does not change the names of old records.
+        # Neither defaults nor options without a value are hashed, so that an option that a later version adds does not
+        # change the names of old records.
         defaults = default_values()
         return {
             name: value
             for name, value in self.options
-            if name not in names and (name not in defaults or value != defaults[name])
+            if name not in names and value is not None and (name not in defaults or value != defaults[name])
         }
 
     def _teacher_names(self, context: Context) -> list[str]:

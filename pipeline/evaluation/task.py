@@ -66,12 +66,15 @@ class Task:
 
     def network_name(self, hidden: tuple[int, ...]) -> str:
         """Return an architecture's name in texts."""
-        return self.network or f"{len(hidden) + 1}-layer network"
+        if self.network:
+            return self.network if len(hidden) == 1 else f"{self.network}, map"
+        return f"{len(hidden) + 1}-layer network"
 
     def title(self, hidden: tuple[int, ...]) -> str:
         """Return a title for the results of an architecture: its name, and its layers or the shape of what is coded."""
-        shape = f"{' x '.join(map(str, hidden))} activations" if self.network else " → ".join(map(str, hidden))
-        return f"{self.network_name(hidden)}, {shape}"
+        if self.network:
+            return f"{self.network}, {' x '.join(map(str, hidden))} activations"
+        return f"{self.network_name(hidden)}, {' → '.join(map(str, hidden))}"
 
 
 _ACCURACY = Error("accuracy", "accuracy", "error")

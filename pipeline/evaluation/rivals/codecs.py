@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 
 from vidpress.model.metrics import deflated_bytes
 
-# Rows whose covariance is added up at a time.
+# Rows, or columns, whose products are added up at a time.
 _CHUNK = 4096
+# Of vectors that have more dimensions than there are of them, so many components are found: more than any rival uses.
+_MOST_OF_FEW = 4096
 
 
 class Codec(abc.ABC):
@@ -152,16 +154,40 @@ def fit_int8(z: np.ndarray) -> Int8Parquet:
 def fit_principal_components(z: np.ndarray) -> PrincipalComponents:
     """Return all principal components, by the eigenvectors of the full covariance.
 
+    If there are more dimensions than vectors, they are found from the vectors' products with each other instead, which
+    give the same components in a smaller matrix. Of these, the first `_MOST_OF_FEW` are returned.
+
     Args:
       z: float32[num_videos, num_dims], all of the training data.
     """
     mean = np.asarray(np.mean(z, axis=0, dtype=np.float64))
+    if len(z) < z.shape[1]:
+        return _components_of_few(z, mean)
     covariance = np.zeros((z.shape[1], z.shape[1]))
     for start in range(0, len(z), _CHUNK):
         centred = z[start : start + _CHUNK] - mean
         covariance += centred.T @ centred
     variances, basis = np.linalg.eigh(covariance / len(z))
     return PrincipalComponents(mean, np.maximum(variances[::-1], 0), np.ascontiguousarray(basis[:, ::-1]))
+
+
+def _components_of_few(z: np.ndarray, mean: np.ndarray) -> PrincipalComponents:
+    # With centred rows C, C C' u = n s u where C' C / n has the eigenvector C' u / |C' u| to the same eigenvalue s.
+    num_rows, num_dims = z.shape
+    products = np.zeros((num_rows, num_rows))
+    for start in range(0, num_dims, _CHUNK):
+        centred = z[:, start : start + _CHUNK] - mean[start : start + _CHUNK]
+        products += centred @ centred.T
+    variances, weights = np.linalg.eigh(products / num_rows)
+    # The rows add up to 0, so that there is one component less than rows.
+    first = slice(None, -min(_MOST_OF_FEW, num_rows - 1) - 1, -1)
+    variances, weights = np.maximum(variances[first], 0), weights[:, first]
+    basis = np.empty((num_dims, len(variances)))
+    for start in range(0, num_dims, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        basis[part] = (z[:, part] - mean[part]).T @ weights
+    norms = np.linalg.norm(basis, axis=0)
+    return PrincipalComponents(mean, variances, basis / np.where(norms > 0, norms, 1))
 
 
 def parquet_bytes(rows: np.ndarray) -> int:

@@ -98,9 +98,10 @@ class VideoKind(Kind):
             help="on codes of the input features, train only logistic heads, not the first --hidden network too",
         )
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check that a model can be trained with the options of `vidpress train`."""
+    def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options as they are, if a model can be trained with them: they are those of `vidpress train`."""
         ModelOptions.of(options)
+        return dict(options)
 
     @property
     def baseline_options(self) -> dict[str, Any]:
