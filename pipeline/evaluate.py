@@ -23,7 +23,8 @@ from vidpress.pipeline.evaluation.images import ImageKind
 from vidpress.pipeline.evaluation.kinds import Kind
 from vidpress.pipeline.evaluation.plan import Plan, add_sweep_options, make_plan
 from vidpress.pipeline.evaluation.points import BASELINE_PLACEHOLDER, CodecPoint, Context, ModelPoint, Point
-from vidpress.pipeline.evaluation.rivals.registry import RIVALS
+from vidpress.pipeline.evaluation.progress import Progress
+from vidpress.pipeline.evaluation.rivals.registry import GROUPS, RIVALS
 from vidpress.pipeline.evaluation.videos.kind import VideoKind
 from vidpress.pipeline.launching import launch, libraries, machine, stopping
 
@@ -73,6 +74,11 @@ def parser(kind: Kind) -> launch.Parser:
         action="store_true",
         help="only write the figures and the page again, from the results.json in the output folder",
     )
+    files.add_argument(
+        "--data_set",
+        metavar="NAME",
+        help="what figures and page call the data (default: an experiment's data set, or just videos)",
+    )
     add_sweep_options(sweep)
     sweep.add_argument(
         "--method",
@@ -99,9 +105,11 @@ def parser(kind: Kind) -> launch.Parser:
     rivals.add_argument(
         "--rivals",
         nargs="+",
-        choices=RIVALS,
+        choices=(*GROUPS, *RIVALS),
+        default=["all"],
         metavar="NAME",
-        help=f"measure these alone: {', '.join(RIVALS)} (default: all that the kind of data has)",
+        help="what the methods are compared with: 'all' that the kind of data has, the 'paper' baselines, 'none', or "
+        f"any of {', '.join(RIVALS)} (default: all)",
     )
     rivals.add_argument(
         "--rival_seeds",
@@ -111,7 +119,6 @@ def parser(kind: Kind) -> launch.Parser:
         help="measure what has to do with a baseline's activations for those of the first N of --seeds; opq, rq and "
         "lsq, which take long, for those of the first alone (default: 1)",
     )
-    rivals.add_argument("--no_rivals", action="store_true", help="measure only the methods and the baselines")
     parser.add_argument(
         "--jobs",
         type=launch.positive_int,
@@ -139,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with launch.explained_errors(_PROG):
         if args.report_only:
             libraries.check_modules("the report", _REPORT_MODULES, "report")
-            print(_write_report(args.output))
+            print(_write_report(args.output, args.data_set))
             return
         libraries.check_modules("evaluating", (*libraries.TRAINING, *_REPORT_MODULES, "faiss"), "train,report")
     if not all(getattr(args, name) for name in kind.needed_options):
@@ -152,10 +159,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             plan = make_plan(kind, args)
         except ValueError as error:
             own_parser.error(str(error))
-        run(kind, plan, context, num_jobs=args.jobs, command=f"{_PROG} {shlex.join(argv)}")
+        command = f"{_PROG} {shlex.join(argv)}"
+        run(kind, plan, context, num_jobs=args.jobs, command=command, data_set=args.data_set)
 
 
-def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str) -> None:
+def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str, data_set: str | None = None) -> None:
     """Measure what is not finished yet, and write the report.
 
     Args:
@@ -164,6 +172,7 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
       context: What they share, except the data's fingerprints.
       num_jobs: How many points are measured at a time.
       command: The command line, which the report names.
+      data_set: What the report calls the data, if not as the kind does.
 
     Raises:
       JobError: If the output cannot be written.
@@ -187,9 +196,11 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
         "data": fingerprints,
         "methods": list(dict.fromkeys(point.method for point in plan.models)),
         **kind.about(),
+        **({} if data_set is None else {"data_set": data_set}),
         **({} if context.new_tasks is None else {"new_tasks": context.new_tasks.about()}),
     }
-    names = [point.name(context) for task in plan.all_tasks() for point in task]
+    progress = Progress(list(plan.all_tasks()), context, num_jobs)
+    names = [point.name(context) for task in progress.tasks for point in task]
 
     def write_results() -> None:
         records = [record for name in names if (record := context.load_record(name)) is not None]
@@ -198,18 +209,19 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
     write_results()
     try:
         for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
-            for _ in _run_tasks(kind, tasks, context, num_jobs):
+            for _ in _run_tasks(kind, tasks, context, progress):
                 write_results()
     finally:
         print(_write_report(output))
 
 
-def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context, num_jobs: int) -> Iterator[None]:
+def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context, progress: Progress) -> Iterator[None]:
     """Do the unfinished parts of tasks that do not depend on each other; yield after each task."""
     tasks = [task for task in tasks if not all(context.record_path(point.name(context)).exists() for point in task)]
+    num_jobs = progress.num_jobs
     if num_jobs == 1:
         for task in tasks:
-            run_task(kind, task, context)
+            run_task(kind, task, context, progress)
             yield
         return
     # A separate process for each task: a backend never gives memory back, and sets up its threads only once.
@@ -220,7 +232,7 @@ def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context,
         initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
     ) as pool:
-        futures = [pool.submit(run_task, kind, task, context) for task in tasks]
+        futures = [pool.submit(run_task, kind, task, context, progress) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -275,8 +287,8 @@ def _begin_process(num_threads: int) -> None:
     threadpoolctl.threadpool_limits(num_threads)
 
 
-def run_task(kind: Kind, points: Sequence[Point], context: Context) -> None:
-    """Measure those of the points that are not finished, and write their records."""
+def run_task(kind: Kind, points: Sequence[Point], context: Context, progress: Progress) -> None:
+    """Measure those of the points that are not finished, and write their records; say on stderr how far all are."""
     task = kind.task
     start = time.monotonic()
 
@@ -289,6 +301,7 @@ def run_task(kind: Kind, points: Sequence[Point], context: Context) -> None:
             f"{num_bytes:.1f} bytes {task.a_example} ({time.monotonic() - start:.0f} s)",
             flush=True,
         )
+        print(progress.text(), file=sys.stderr, flush=True)
         start = time.monotonic()
 
     unfinished = [point for point in points if not context.record_path(point.name(context)).exists()]
@@ -301,8 +314,12 @@ def run_task(kind: Kind, points: Sequence[Point], context: Context) -> None:
             finish(rival, record)
 
 
-def _write_report(output: str) -> str:
+def _write_report(output: str, data_set: str | None = None) -> str:
     """Write the figures and the page from the results in an output folder, and return what to print.
+
+    Args:
+      output: The folder.
+      data_set: What the data are called, if not as the results say.
 
     Raises:
       FileNotFoundError: If there are no results.
@@ -311,6 +328,8 @@ def _write_report(output: str) -> str:
     from vidpress.pipeline.evaluation.report import results as evaluation_results
 
     results = evaluation_results.load(output)
+    if data_set is not None:
+        results.about["data_set"] = data_set
     page.write(output, results)
     return evaluation_results.summary(output, results)
 

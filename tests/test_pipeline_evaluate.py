@@ -184,7 +184,7 @@ def test_what_is_finished_is_not_done_again(evaluated, data, monkeypatch, capsys
 
 def test_points_of_a_network_for_many_rates_share_its_training(data, tmp_path):
     output = tmp_path / "out"
-    argv = [*data, "--output", str(output), *NETWORK, "--steps", "60", "--no_rivals", "--hidden", "12"]
+    argv = [*data, "--output", str(output), *NETWORK, "--steps", "60", "--rivals", "none", "--hidden", "12"]
     argv += ["--lmbda", "0.001", "0.01", "--method", "one model: --lmbda_range 0.001 0.01", "--jobs", "2"]
     evaluate.main([*argv, "--method", "few banks: --lmbda_range 0.001 0.01 --lmbda 0.002 --banks 2"])
     trainings = [path.name for path in (tmp_path / "out.work" / "trainings").iterdir()]
@@ -198,7 +198,7 @@ def test_points_of_a_network_for_many_rates_share_its_training(data, tmp_path):
 
 def test_points_that_share_a_training_are_one_task():
     plan = parse(
-        *("--no_rivals", "--hidden", "20", "--lmbda", "0.002", "0.004", "--seeds", "2"),
+        *("--rivals", "none", "--hidden", "20", "--lmbda", "0.002", "0.004", "--seeds", "2"),
         *("--method", "one: --lmbda_range 0.001 0.006", "--method", "banks: --lmbda 0.002 --banks 2", "--method", "a:"),
     )
     tasks = [[(p.method, dict(p.options)["lmbda"], dict(p.options)["seed"]) for p in task] for task in plan.tasks()]
@@ -212,7 +212,7 @@ def test_points_that_share_a_training_are_one_task():
 
 
 def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_path, monkeypatch, capsys):
-    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--rivals", "none"]
     argv += ["--method", "one:", "--method", "two: --banks 2"]
     real, calls = jobs.train_model, []
 
@@ -229,7 +229,10 @@ def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_
     assert "1 of 3 points are finished" in (tmp_path / "out" / "index.html").read_text()
     monkeypatch.undo()
     evaluate.main(argv)
-    assert "3 of 3 points are finished" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "3 of 3 points are finished" in printed.out
+    assert "2 of 3 points, about " in printed.err
+    assert "\n3 of 3 points\n" in printed.err
     (tmp_path / "out" / "index.html").unlink()
     evaluate.main(["--output", str(tmp_path / "out"), "--report_only"])
     assert "3 of 3 points are finished" in (tmp_path / "out" / "index.html").read_text()
@@ -237,7 +240,7 @@ def test_an_evaluation_that_was_stopped_shows_what_it_has_and_goes_on(data, tmp_
 
 def test_a_given_baseline_is_taken_and_processes_share_the_work(data, baseline, tmp_path):
     output = tmp_path / "out"
-    argv = [*data, "--output", str(output), *NETWORK, "--hidden", "12", "--hidden", "16,12", "--no_rivals"]
+    argv = [*data, "--output", str(output), *NETWORK, "--hidden", "12", "--hidden", "16,12", "--rivals", "none"]
     argv += ["--lmbda", "0.01", "--method", "one: --weight_decay 1e-3"]
     evaluate.main([*argv, "--baseline", str(baseline), "--jobs", "2"])
     assert len(load(output)[1]) == 4
@@ -418,7 +421,7 @@ def test_new_tasks_are_on_the_page(on_new_tasks):
 def test_new_tasks_that_cannot_be_measured_are_refused_before_any_training(data, tmp_path, capsys, classes, message):
     (tmp_path / "classes").write_text(classes)
     argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--classes", "8", "--hidden", "12", "--lmbda", "0.01"]
-    assert message in refusal([*argv, "--new_tasks", str(tmp_path / "classes"), "--no_rivals"], capsys)
+    assert message in refusal([*argv, "--new_tasks", str(tmp_path / "classes"), "--rivals", "none"], capsys)
     assert not (tmp_path / "out.work").exists()
 
 
@@ -426,7 +429,7 @@ def test_another_vocabulary_is_a_new_task(data, tmp_path, short_heads):
     folder = tmp_path / "other"
     folder.mkdir()
     other = write_shards(folder, 2, 60, spec=SPEC, num_classes=9, frames=(2, 3))
-    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--no_rivals"]
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--rivals", "none"]
     argv += ["--new_task_input", str(other[0]), "--new_task_validation", str(other[1]), "--new_task_classes", "9"]
     evaluate.main([*argv, "--method", "vidpress:"])
     about, records = load(tmp_path / "out")

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     commands = re.sub(r"--steps \d+", "--steps 8", commands)
     commands = commands.replace("--hidden 2000", "--hidden 64").replace("--hidden 6000,2000", "--hidden 96,64")
     commands = commands.replace("--linear_bottleneck 600", "--linear_bottleneck 32")
-    commands = commands.replace("--output evaluation", "--output evaluation --no_rivals")  # they take minutes
+    commands = commands.replace("--output evaluation", "--output evaluation --rivals none")  # they take minutes
     commands = commands.replace("--lmbda 0.001 0.002", "--lmbda 0.002")
     commands = commands.replace("--bytes 60", "--lmbda 0.004")  # so few steps do not reach 60 bytes
     environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}

@@ -181,7 +181,7 @@ def test_an_evaluation_by_processes_is_stopped(tmp_path, early):
         tmp_path,
         *("evaluate", "--input", str(records), "--validation", str(records), "--output", str(tmp_path / "out")),
         *("--features", str(SPEC), "--classes", "6", "--hidden", "8", "--lmbda", "0.01", "--banks", "1"),
-        *("--steps", "1000000", "--no_rivals", "--jobs", "2"),
+        *("--steps", "1000000", "--rivals", "none", "--jobs", "2"),
     )
 
     def trains() -> bool:

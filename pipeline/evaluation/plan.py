@@ -107,7 +107,7 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
         raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name: add it there.")
     models = [_with_teachers(model, baselines) for model in models]
     sources = [point for (_, seed), point in baselines.items() if seed < args.seed + args.rival_seeds]
-    rivals = [] if args.no_rivals else list(kind.rivals(args, sources))
+    rivals = list(kind.rivals(args, sources))
     return Plan(list(baselines.values()), models, rivals)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from vidpress.model.files import storage
 from vidpress.pipeline.evaluation.points import BASELINE, read_fields
-from vidpress.pipeline.evaluation.rivals.registry import FEATURES, RIVALS
+from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, RIVALS
 from vidpress.pipeline.evaluation.task import Task, task_of
 
 _JSON, _CSV = "results.json", "results.csv"
@@ -111,6 +111,11 @@ class Results:
         return task_of(self.about)
 
     @property
+    def data_set(self) -> str:
+        """What the data are called."""
+        return self.about.get("data_set") or f"{self.task.example.capitalize()}s"
+
+    @property
     def architectures(self) -> list[tuple[int, ...]]:
         """The hidden layers of all baselines."""
         found = (tuple(record["hidden"]) for record in self.records if record["method"] == BASELINE)
@@ -158,9 +163,25 @@ class Results:
 
     def no_worse(self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None) -> Summary | None:
         """Return the point with the fewest bytes whose metric is at least the baseline's, or None."""
+        return next((point for point in points if self.lead(point, hidden, metric) >= 0), None)
+
+    def lead(self, point: Summary, hidden: tuple[int, ...], metric: str | None = None) -> float:
+        """Return how much larger a point's metric is than the baseline's.
+
+        A codec of activations is compared with the baselines that these are from, seed by seed. Everything else is
+        compared with the mean of all seeds.
+        """
         metric = metric or self.task.metric
-        wanted = self.baseline(hidden).validation[metric]
-        return next((point for point in points if point.validation[metric] >= wanted), None)
+        baseline = self.baseline(hidden)
+        if point.source != ACTIVATIONS:
+            return point.validation[metric] - baseline.validation[metric]
+        of_seed = {record["seed"]: record["validation"][metric] for record in baseline.records}
+        # Older records of codecs have no seed: they are of the first.
+        seeds = [min(of_seed) if record.get("seed") is None else record["seed"] for record in point.records]
+        leads = (
+            record["validation"][metric] - of_seed[seed] for record, seed in zip(point.records, seeds, strict=True)
+        )
+        return _mean(leads)
 
     def bytes_at_baseline(
         self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None
@@ -170,16 +191,13 @@ class Results:
         Between neighbours the metric is assumed to grow with the logarithm of the bytes. If a curve is no worse from
         its first point on, that point's bytes are returned: an upper bound.
         """
-        metric = metric or self.task.metric
-        wanted = self.baseline(hidden).validation[metric]
-        if points and points[0].validation[metric] >= wanted:
+        leads = [self.lead(point, hidden, metric) for point in points]
+        if points and leads[0] >= 0:
             return points[0].num_bytes
-        for left, right in itertools.pairwise(points):
-            low, high = left.validation[metric], right.validation[metric]
-            if low < wanted <= high:
-                share = (wanted - low) / (high - low)
+        for (left, low), (right, high) in itertools.pairwise(zip(points, leads, strict=True)):
+            if low < 0 <= high:
                 logs = math.log(left.num_bytes), math.log(right.num_bytes)
-                return math.exp(logs[0] + share * (logs[1] - logs[0]))
+                return math.exp(logs[0] - low / (high - low) * (logs[1] - logs[0]))
         return None
 
     def flat(self) -> list[dict[str, Any]]:

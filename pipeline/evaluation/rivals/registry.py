@@ -282,6 +282,19 @@ _IN_ORDER = (
 RIVALS = {rival.name: rival for rival in _IN_ORDER}
 
 
-def fitted_to(source: str, names: Collection[str] | None = None) -> list[Rival]:
-    """Return the rivals that are fitted to `ACTIVATIONS` or `FEATURES`: all, or those of some names."""
-    return [rival for rival in RIVALS.values() if source in rival.sources and (names is None or rival.name in names)]
+# Names of several rivals at once.
+GROUPS: dict[str, Callable[[Rival], bool]] = {
+    "all": lambda rival: True,
+    "paper": lambda rival: rival.paper,
+    "none": lambda rival: False,
+}
+
+
+def fitted_to(source: str, names: Collection[str] = ("all",)) -> list[Rival]:
+    """Return the rivals that are fitted to `ACTIVATIONS` or `FEATURES`, of some names or `GROUPS`."""
+    return [
+        rival
+        for rival in RIVALS.values()
+        if source in rival.sources
+        and any(rival.name == name or (name in GROUPS and GROUPS[name](rival)) for name in names)
+    ]
