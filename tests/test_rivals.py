@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import REPO
-from test_evaluation_results import TWO, codec, results
+from test_evaluation_results import TWO, codec, names_in, results
 
 from vidpress.pipeline.evaluation.report import results as evaluation_results
 from vidpress.pipeline.evaluation.rivals import codecs, registry
@@ -58,6 +58,17 @@ def test_settings_are_read_by_people(name, size, text):
     assert registry.RIVALS[name].setting_text(size) == text
 
 
+def test_groups_of_rivals_have_names():
+    def names(*chosen):
+        return [rival.name for rival in registry.fitted_to(registry.ACTIVATIONS, chosen)]
+
+    assert names("paper") == ["float16", "quantized", "pca"]
+    assert names("paper", "int8") == ["float16", "quantized", "pca", "int8"]
+    assert names("all") == [rival.name for rival in registry.fitted_to(registry.ACTIVATIONS)]
+    assert names("none") == []
+    assert not registry.GROUPS.keys() & registry.RIVALS.keys()
+
+
 def test_sizes_in_bytes_can_be_chosen():
     assert registry.RIVALS["opq"].settings(100, num_bytes=[64, 4, 128]) == [4, 64]
     assert registry.RIVALS["pca"].settings(100, num_bytes=[64]) == registry.RIVALS["pca"].settings(100)
@@ -100,6 +111,5 @@ def test_a_new_entry_is_all_that_the_report_needs(monkeypatch):
     found.records.append(codec("new", 3, 60, 0.67, head="logistic", source="features"))
     rows = {row.name: row for row in evaluation_page.table(found, TWO)}
     assert rows["A new rival"].point.setting == rows["Input: A new rival"].point.setting == "3 things"
-    labels = {text.get_text() for text in figures.rate_accuracy(found).axes[0].texts}
-    assert {"new", "new of the input"} <= labels
+    assert {"new", "new of the input"} <= set(names_in(figures.rate_accuracy(found))[0])
     assert "<b>A new rival</b>: like PCA, but new." in evaluation_page.render(found, {})

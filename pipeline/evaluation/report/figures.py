@@ -6,14 +6,16 @@ import dataclasses
 import functools
 import io
 import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from vidpress.pipeline.evaluation.points import PAPER
@@ -21,12 +23,16 @@ from vidpress.pipeline.evaluation.report.results import Results, Summary
 from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, FEATURES, fitted_to
 from vidpress.pipeline.evaluation.task import Error
 
-# The strongest of Okabe and Ito's colours, which the colour-blind can tell apart; rivals have the others.
-_METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#000000", "#E69F00", "#7B4FA3", "#8C6D31")
+# The strongest of Okabe and Ito's colours, which the colour-blind can tell apart, without black, which is the paper's;
+# rivals have the others.
+_METHOD_COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#7B4FA3", "#8C6D31")
+_METHOD_MARKERS = "oDvPp"
+_PAPER_COLOUR, _PAPER_MARKER = "#000000", "*"
 
-# Points this far above the baseline's error are left out: nobody would use them.
+# Points this far above the baseline's error are left out: nobody would use them. The close-up shows errors up to a
+# tenth of that above the baseline's, or up to the methods' best if that is higher.
 _HIGHEST_ABOVE_BASELINE = 0.1
-_LOWEST_SHARE = 0.12  # share of the height that is free below the lowest error
+_CLOSE_ABOVE_BASELINE = 0.01
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -50,38 +56,73 @@ class _Curve:
     colour: str
     marker: str
     line: str = "-"
-    width: float = 1.6
+    own: bool = False
+
+
+class _Window(NamedTuple):
+    """What a panel shows: the ends of its axes."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+
+# Draws all of an architecture into a panel, and returns what the whole and what the close-up shows.
+_Draw = Callable[[Axes, Results, tuple[int, ...]], tuple[_Window, _Window]]
 
 
 def rate_accuracy(results: Results) -> Figure:
-    """Return the figure of errors over relative size on a logarithmic axis: a column for each architecture."""
+    """Return the figure of errors over relative size on a logarithmic axis: a row for each architecture and error."""
     errors = results.task.errors
-    return _panels(results, [functools.partial(_draw_panel, shown_error=error) for error in errors])
+    return _panels(results, [functools.partial(_draw_errors, shown_error=error) for error in errors])
 
 
-def _panels(results: Results, draw_rows: Sequence[Callable[[Axes, Results, tuple[int, ...]], None]]) -> Figure:
-    """Return a figure with a row for each function that draws a panel, and a column for each architecture."""
-    architectures = results.architectures
+def _panels(results: Results, draws: Sequence[_Draw]) -> Figure:
+    """Return a figure with a row for each architecture and function: a panel, a close-up, and the curves' names."""
+    rows = list(itertools.product(results.architectures, draws))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6 * len(architectures), 5.5 * len(draw_rows)), layout="constrained")
-        FigureCanvasAgg(figure)  # draws, so that the sizes of texts are known
-        axes = figure.subplots(len(draw_rows), len(architectures), squeeze=False)
-        for column, hidden in enumerate(architectures):
-            for row, draw in enumerate(draw_rows):
-                draw(axes[row, column], results, hidden)
-        figure.canvas.draw()
-        figure.set_layout_engine("none")
-        for axis in axes.flat:
-            _place_labels(axis)
+        figure = Figure(figsize=(15, 4.8 * len(rows)), layout="constrained")
+        for pair, (hidden, draw) in zip(figure.subplots(len(rows), 2, squeeze=False), rows, strict=True):
+            windows, _ = (draw(axis, results, hidden) for axis in pair)
+            for axis, window in zip(pair, windows, strict=True):
+                axis.set_xlim(window.x)
+                axis.set_ylim(window.y)
+                fine = window.x[1] < 15 * window.x[0]
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if fine else (1, 2, 5)))
+                axis.xaxis.set_minor_formatter(NullFormatter())
+                axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
+                axis.set_axisbelow(True)
+            whole, close = pair
+            whole.set_title(f"{results.data_set}: {results.task.title(hidden)}")
+            close.set_title("The methods, close up")
+            close.set_ylabel("")
+            x, y = windows[1]
+            frame = Rectangle((x[0], y[0]), x[1] - x[0], y[1] - y[0], fill=False, edgecolor="#999999", linewidth=0.8)
+            whole.add_patch(frame)
+            _name_curves(whole, close, windows[0])
     return figure
 
 
-def _curves(results: Results, hidden: tuple[int, ...]) -> list[_Curve]:
-    markers = itertools.cycle("oDvP*")
-    own = [
-        _Curve(method, results.curve(method, hidden), colour, marker, "-", 1.8 if method == PAPER else 2.6)
-        for method, colour, marker in zip(results.about["methods"], itertools.cycle(_METHOD_COLOURS), markers)
+def _name_curves(whole: Axes, close: Axes, window: _Window) -> None:
+    """List the names of the curves that are seen, beside the panels."""
+    own = {curve.label for curve in whole.curves if curve.own}  # type: ignore[attr-defined]
+    seen = [
+        line
+        for line in whole.get_lines()
+        if not line.get_label().startswith("_")  # type: ignore[attr-defined]
+        and any(window.y[0] <= y <= window.y[1] for y in np.asarray(line.get_ydata(), float))
     ]
+    legend = close.legend(handles=seen, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, handlelength=2.6)
+    for text in legend.get_texts():
+        text.set_weight("bold" if text.get_text() in own else "normal")
+        text.set_fontsize(10 if text.get_text() in own else 8.5)
+
+
+def _curves(results: Results, hidden: tuple[int, ...]) -> list[_Curve]:
+    looks = zip(itertools.cycle(_METHOD_COLOURS), itertools.cycle(_METHOD_MARKERS))
+    own = []
+    for method in results.about["methods"]:
+        colour, marker = (_PAPER_COLOUR, _PAPER_MARKER) if method == PAPER else next(looks)
+        own.append(_Curve(method, results.curve(method, hidden), colour, marker, own=True))
     on_activations = [
         _Curve(rival.label, results.codecs(rival.name, ACTIVATIONS, hidden), rival.colour, rival.marker, rival.line)
         for rival in fitted_to(ACTIVATIONS)
@@ -99,70 +140,83 @@ def _curves(results: Results, hidden: tuple[int, ...]) -> list[_Curve]:
     return [curve for curve in [*own, *on_activations, *on_input] if curve.points]
 
 
-def _draw_panel(axis: Axes, results: Results, hidden: tuple[int, ...], shown_error: Error) -> None:
+def _draw_errors(axis: Axes, results: Results, hidden: tuple[int, ...], shown_error: Error) -> tuple[_Window, _Window]:
     metric = shown_error.metric
     baseline = results.baseline(hidden)
     curves = _curves(results, hidden)
     error = 1 - baseline.validation[metric]
-    errors = [1 - point.validation[metric] for curve in curves for point in curve.points]
-    shown = [value for value in [*errors, error] if value <= error + _HIGHEST_ABOVE_BASELINE]
-    height = max(max(shown) - min(shown), 0.02)
-    axis.set_ylim(min(shown) - _LOWEST_SHARE * height, max(shown) + 0.06 * height)
-    sizes = [point.relative_size for curve in curves for point in curve.points if 1 - point.validation[metric] in shown]
     axis.set_xscale("log")
-    axis.set_xlim(min([*sizes, 0.5]) / 1.9, 2)
-    axis.axhline(error, color="#333333", linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     low, high = (1 - value for value in baseline.spread(metric))
     if low != high:
         axis.axhspan(high, low, color="#333333", alpha=0.08, linewidth=0)
-    axis.plot([1], [error], marker="s", color="#333333", markersize=7, linestyle="none")
-    # Kept for the labels, which are placed when all panels have their final size.
-    axis.label_requests = []  # type: ignore[attr-defined]
-    axis.label_requests.append(("baseline, lossless", "#333333", [(1, error)], False))  # type: ignore[attr-defined]
-    for curve in reversed(curves):
-        sizes = [point.relative_size for point in curve.points]
-        seeds = [[1 - record["validation"][metric] for record in point.records] for point in curve.points]
-        _draw_curve(axis, curve, sizes, seeds, own=curve.label in results.about["methods"])
-    _finish(axis, results.task.title(hidden))
+    _draw_curves(axis, curves, lambda point: point.relative_size, lambda point: _errors(point, metric))
+    axis.axhline(error, color="#333333", linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    axis.plot([1], [error], "s", color="#333333", markersize=7, label="baseline, lossless")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if height > 0.08 else 1, symbol=" %"))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
     axis.set_xlabel(f"Size, of the baseline's activations in float32 and zlib ({baseline.num_bytes:,.0f} bytes)")
     axis.set_ylabel(f"Error, 1 - {shown_error.name}")
 
+    def points_of(curves: Sequence[_Curve], above: float) -> list[Summary]:
+        return [point for curve in curves for point in curve.points if 1 - point.validation[metric] <= error + above]
 
-def _finish(axis: Axes, title: str) -> None:
-    """Let a panel's first curves be named first, and give it a grid and a title."""
-    axis.label_requests.reverse()  # type: ignore[attr-defined]
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.set_title(title)
+    def window(points: Sequence[Summary], sizes: Sequence[float]) -> _Window:
+        return _window(sizes, [error, *(value for point in points for value in _errors(point, metric))])
+
+    every = points_of(curves, _HIGHEST_ABOVE_BASELINE)
+    whole = window(every, [1, *(point.relative_size for point in every)])
+    methods = [curve for curve in curves if curve.own]
+    if not methods:
+        return whole, whole
+    best = min(1 - point.validation[metric] for curve in methods for point in curve.points)
+    above = max(_CLOSE_ABOVE_BASELINE, best - error)
+    sizes = [point.relative_size for point in points_of(methods, above)]
+    # Rivals of the same sizes belong to the picture, above all where they are better.
+    near = [point for point in points_of(curves, above) if min(sizes) <= point.relative_size <= max(sizes)]
+    return whole, window(near, sizes)
 
 
-def _draw_curve(axis: Axes, curve: _Curve, x: Sequence[float], seeds: Sequence[Sequence[float]], *, own: bool) -> None:
-    """Draw the means of each point's seeds, and bars from the least to the largest of them."""
-    y = [float(np.mean(values)) for values in seeds]
-    for size, mean, values in zip(x, y, seeds, strict=True):
-        if min(values) != max(values):
-            ends = [[mean - min(values)], [max(values) - mean]]
-            axis.errorbar([size], [mean], ends, color=curve.colour, capsize=3, zorder=3)
-    axis.plot(
-        x,
-        y,
-        color=curve.colour,
-        marker=curve.marker,
-        linestyle=curve.line,
-        linewidth=curve.width,
-        markersize=7 if own else 5.5,
-        markeredgecolor="white",
-        markeredgewidth=0.7,
-        zorder=4 if own else 2,
-    )
-    bottom, top = axis.get_ylim()
-    visible = [(size, mean) for size, mean in zip(x, y, strict=True) if bottom <= mean <= top]
-    if visible:
-        axis.label_requests.append((curve.label, curve.colour, visible, own))  # type: ignore[attr-defined]
+def _errors(point: Summary, metric: str) -> list[float]:
+    """Return the error of each seed."""
+    return [1 - record["validation"][metric] for record in point.records]
+
+
+def _window(sizes: Sequence[float], values: Sequence[float]) -> _Window:
+    """Return a window with some room around sizes, on a logarithmic axis, and values."""
+    room = 1.1 * (max(sizes) / min(sizes)) ** 0.06
+    height = max(max(values) - min(values), 0.005)
+    return _Window((min(sizes) / room, max(sizes) * room), (min(values) - 0.08 * height, max(values) + 0.08 * height))
+
+
+def _draw_curves(
+    axis: Axes,
+    curves: Sequence[_Curve],
+    size_of: Callable[[Summary], float],
+    values_of: Callable[[Summary], Sequence[float]],
+) -> None:
+    """Draw the means of each point's seeds, and bars from the least to the largest of them; the first curves on top."""
+    axis.curves = curves  # type: ignore[attr-defined]
+    for rank, curve in enumerate(curves):
+        zorder = (4 if curve.own else 2) - rank / 100
+        sizes = [size_of(point) for point in curve.points]
+        means = [float(np.mean(values_of(point))) for point in curve.points]
+        for size, mean, values in zip(sizes, means, map(values_of, curve.points), strict=True):
+            if min(values) != max(values):
+                ends = [[mean - min(values)], [max(values) - mean]]
+                axis.errorbar([size], [mean], ends, color=curve.colour, capsize=3, zorder=zorder, label="_")
+        axis.plot(
+            sizes,
+            means,
+            color=curve.colour,
+            marker=curve.marker,
+            linestyle=curve.line,
+            linewidth=2.2 if curve.own else 1.4,
+            markersize=(12 if curve.marker == _PAPER_MARKER else 7.5) if curve.own else 5.5,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            zorder=zorder,
+            label=curve.label,
+        )
 
 
 # Points of new tasks this far below the best are left out.
@@ -170,123 +224,64 @@ _LOWEST_BELOW_BEST = 0.15
 
 
 def new_tasks(results: Results) -> Figure:
-    """Return the figure of linear heads for new tasks over bytes: GAP and mAP, a column for each architecture."""
+    """Return the figure of linear heads for new tasks over bytes: a row for each architecture and GAP or mAP."""
     metrics = (("gap", "GAP"), ("mean_ap", "mAP"))
     return _panels(results, [functools.partial(_draw_new_tasks, metric=metric, name=name) for metric, name in metrics])
 
 
-def _draw_new_tasks(axis: Axes, results: Results, hidden: tuple[int, ...], metric: str, name: str) -> None:
+def _draw_new_tasks(
+    axis: Axes, results: Results, hidden: tuple[int, ...], metric: str, name: str
+) -> tuple[_Window, _Window]:
+    def values_of(point: Summary) -> list[float]:
+        return point.on_new_tasks("linear", metric)
+
     curves = []
     for curve in _curves(results, hidden):
-        points = [point for point in curve.points if point.on_new_tasks("linear", metric)]
+        points = [point for point in curve.points if values_of(point)]
         if points:
             curves.append(dataclasses.replace(curve, points=points))
-    lines: list[tuple[str, Summary]] = [("activations without a rate", results.baseline(hidden))]
-    lines += [("the input, float32", point) for point in results.codecs("float32", FEATURES, hidden)]
-    levels = [(label, float(np.mean(point.on_new_tasks("linear", metric)))) for label, point in lines]
-    values = [value for curve in curves for point in curve.points for value in point.on_new_tasks("linear", metric)]
-    best = max([*values, *(level for _, level in levels)])
-    shown = [value for value in [*values, *(level for _, level in levels)] if value >= best - _LOWEST_BELOW_BEST]
-    height = max(best - min(shown), 0.02)
-    axis.set_ylim(min(shown) - 0.06 * height, best + _LOWEST_SHARE * height)
-    sizes = [point.num_bytes for curve in curves for point in curve.points] or [1.0]
     axis.set_xscale("log")
-    axis.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
-    axis.label_requests = []  # type: ignore[attr-defined]
-    for label, level in levels:
-        axis.axhline(level, color="#333333", linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        axis.label_requests.append((label, "#333333", [(max(sizes), level)], False))  # type: ignore[attr-defined]
-    for curve in reversed(curves):
-        seeds = [point.on_new_tasks("linear", metric) for point in curve.points]
-        own = curve.label in results.about["methods"]
-        _draw_curve(axis, curve, [point.num_bytes for point in curve.points], seeds, own=own)
-    _finish(axis, results.task.title(hidden))
+    _draw_curves(axis, curves, lambda point: point.num_bytes, values_of)
+    lines: list[tuple[str, Any, Summary]] = [("activations without a rate", (5, 3), results.baseline(hidden))]
+    lines += [("the input, float32", (1, 2), point) for point in results.codecs("float32", FEATURES, hidden)]
+    levels = []
+    for label, dashes, point in lines:
+        levels.append(float(np.mean(values_of(point))))
+        axis.axhline(levels[-1], color="#333333", linewidth=1, linestyle=(0, dashes), zorder=1, label=label)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_xlabel("Bytes a video")
     axis.set_ylabel(f"{name} of a linear head for new tasks")
 
+    def window(curves: Sequence[_Curve], levels: Sequence[float]) -> _Window:
+        found = [(point.num_bytes, values_of(point)) for curve in curves for point in curve.points]
+        best = max([*levels, *(max(values) for _, values in found)])
+        seen = [(size, values) for size, values in found if max(values) >= best - _LOWEST_BELOW_BEST]
+        return _window([size for size, _ in seen], [*levels, *(value for _, values in seen for value in values)])
 
-def _place_labels(axis: Axes) -> None:
-    """Write each curve's name beside one of its points, where it covers neither a point, a line nor another name."""
-    frame = axis.get_window_extent()
-    taken: list[tuple[float, float, float, float]] = []
-    dots = _drawn_dots(axis)
-    for label, colour, points, bold in axis.label_requests:  # type: ignore[attr-defined]
-        text = axis.text(0, 0, label, color=colour, fontsize=10.5 if bold else 9, weight="bold" if bold else "normal")
-        size = text.get_window_extent()
-        best, best_cost, anchor, is_far = None, np.inf, (0.0, 0.0), False
-        for place, (x, y) in enumerate(_places(axis, points)):
-            for far, (dx, dy) in itertools.product((1, 2, 3.5, 5), _DIRECTIONS):
-                gap = 9 * far
-                left = x + dx * gap + (dx - 1) / 2 * size.width
-                bottom = y + dy * gap + (dy - 1) / 2 * size.height
-                box = (left, bottom, left + size.width, bottom + size.height)
-                outside = box[0] < frame.x0 or box[2] > frame.x1 + 6 or box[1] < frame.y0 + 2 or box[3] > frame.y1 + 4
-                inside = (dots > (box[0] - 3, box[1] - 2)).all(axis=1) & (dots < (box[2] + 3, box[3] + 2)).all(axis=1)
-                overlap = any(_overlap(box, other) for other in taken)
-                cost = 1000 * outside + 500 * overlap + 15 * inside.sum() + 8 * far + place / 2
-                if cost < best_cost:
-                    best, best_cost, anchor, is_far = box, cost, (x, y), far > 2
-        if best is None:
-            text.remove()
-            continue
-        taken.append(best)
-        to_data = axis.transData.inverted().transform
-        text.set_position(tuple(to_data((best[0], best[1]))))
-        text.set_verticalalignment("bottom")
-        if is_far:
-            nearest = np.clip(anchor, (best[0], best[1] + 3), (best[2], best[3] - 3))
-            axis.plot(*zip(to_data(nearest), to_data(anchor), strict=True), color=colour, linewidth=0.7, alpha=0.8)
-
-
-_DIRECTIONS = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-
-
-def _places(axis: Axes, points: list[tuple[float, float]]) -> Iterator[np.ndarray]:
-    """Yield the points of a curve that is drawn, and those halfway between them, in pixels."""
-    pixels = axis.transData.transform(points)
-    for index, pixel in enumerate(pixels):
-        yield pixel
-        if index + 1 < len(pixels):
-            yield (pixel + pixels[index + 1]) / 2
-
-
-def _drawn_dots(axis: Axes) -> np.ndarray:
-    """Return places on all lines, a few pixels apart, float64[n, 2] in pixels."""
-    parts = []
-    for line in axis.get_lines():
-        path = line.get_transform().transform(np.asarray(line.get_xydata(), float))
-        parts.append(path)
-        for start, end in itertools.pairwise(path):
-            steps = max(2, int(np.hypot(*(end - start)) / 4))
-            parts.append(start + (end - start) * np.linspace(0, 1, steps)[:, None])
-    return np.concatenate(parts)
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] + 4 and b[0] < a[2] + 4 and a[1] < b[3] + 2 and b[1] < a[3] + 2
+    methods = [curve for curve in curves if curve.own]
+    whole = window(curves, levels) if curves else _Window((1, 10), (0, 1))
+    return whole, window(methods, []) if methods else whole
 
 
 def bits_by_dimension(results: Results) -> Figure:
-    """Return the figure of the bits that each dimension of each method's best network takes, the largest first."""
+    """Return the figure of the bits that each dimension of the methods' networks takes at one lmbda, largest first."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 4), layout="constrained")
+        figure = Figure(figsize=(9, 4.6), layout="constrained")
         axis = figure.subplots()
-        lines = []
-        for hidden in results.architectures:
-            for method, colour in zip(results.about["methods"], itertools.cycle(_METHOD_COLOURS)):
-                points = results.curve(method, hidden)
-                point = results.no_worse(points, hidden) or (points[-1] if points else None)
-                if point is not None:
-                    lines.append((method, hidden, point, colour))
-        for method, hidden, point, colour in lines:
+        lmbda = _common_lmbda(results)
+        for method, hidden, point in _networks(results):
+            if point.records[0]["lmbda"] != lmbda:
+                continue
+            methods = [name for name in results.about["methods"] if name != PAPER]
+            colour = _PAPER_COLOUR if method == PAPER else _METHOD_COLOURS[methods.index(method) % len(_METHOD_COLOURS)]
+            network = results.task.network_name(hidden).removesuffix(" network")
+            num_bytes = f"{point.num_bytes:.{0 if point.num_bytes >= 10 else 1}f}"
             axis.plot(
                 *zip(*point.records[0]["bits_by_rank"], strict=True),
                 color=colour,
-                linestyle="-" if len(hidden) == 1 else (0, (4, 2)),
+                linestyle=("-", (0, (4, 2)), ":")[results.architectures.index(hidden) % 3],
                 linewidth=2,
-                label=f"{method}, {results.task.network_name(hidden).removesuffix(' network')}, {point.setting}: "
-                f"{point.num_bytes:.{0 if point.num_bytes >= 10 else 1}f} bytes {results.task.a_example}",
+                label=f"{method}, {network}: {num_bytes} bytes {results.task.a_example}",
             )
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -294,9 +289,29 @@ def bits_by_dimension(results: Results) -> Figure:
         axis.set_ylabel(f"Bits {results.task.a_example}")
         axis.set_ylim(bottom=0)
         axis.grid(True, color="#E4E4E4", linewidth=0.8)
-        if lines:
-            axis.legend(frameon=False, fontsize=9)
+        axis.set_title(results.data_set if lmbda is None else f"{results.data_set}, λ {lmbda:g}")
+        if axis.get_lines():
+            axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9)
     return figure
+
+
+def _networks(results: Results) -> Iterator[tuple[str, tuple[int, ...], Summary]]:
+    for hidden in results.architectures:
+        for method in results.about["methods"]:
+            for point in results.curve(method, hidden):
+                yield method, hidden, point
+
+
+def _common_lmbda(results: Results) -> float | None:
+    """Return the lmbda that most curves have; of several, the one nearest to where the first curve is no worse."""
+    counts = Counter(point.records[0]["lmbda"] for _, _, point in _networks(results))
+    if not counts:
+        return None
+    candidates = [lmbda for lmbda, count in counts.items() if count == max(counts.values())]
+    hidden, method = results.architectures[0], results.about["methods"][0]
+    wanted = results.no_worse(results.curve(method, hidden), hidden)
+    near = min(candidates) if wanted is None else wanted.records[0]["lmbda"]
+    return min(candidates, key=lambda lmbda: abs(math.log(lmbda / near)))
 
 
 def to_bytes(figure: Figure, file_format: Literal["png", "svg"]) -> bytes:

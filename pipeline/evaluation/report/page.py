@@ -190,6 +190,7 @@ def render(results: Results, images: dict[str, str]) -> str:
     environment.filters["error"] = lambda value: f"{100 * (1 - value):.2f}"
     return environment.from_string(TEMPLATE).render(
         about=results.about,
+        data_set=results.data_set,
         task=results.task,
         num_examples=lambda data: f"{data[f'labelled_{results.task.example}s']:,}",
         title=results.task.title,

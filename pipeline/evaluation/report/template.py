@@ -6,7 +6,7 @@ TEMPLATE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vidpress evaluate: {{ about.methods | join(", ") }}</title>
+<title>{{ data_set }}: vidpress evaluate</title>
 <style>
   :root { --ink: #1f2328; --soft: #5b636d; --line: #d9dee3; --own: #a84300; --tint: #fdf3ec; }
   body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink); margin: 0 auto;
@@ -30,9 +30,8 @@ TEMPLATE = """\
 </style>
 </head>
 <body>
-<h1>How small, how accurate</h1>
-<p class="soft">{{ about.data_set + ": " if "data_set" in about -}}
-{{ num_examples(about.data.training) }} training {{ task.example }}s
+<h1>{{ data_set }}: how small, how accurate</h1>
+<p class="soft">{{ num_examples(about.data.training) }} training {{ task.example }}s
 ({{ about.data.training.first_file }} to {{ about.data.training.last_file }}),
 measured on {{ num_examples(about.data.validation) }} others
 ({{ about.data.validation.first_file }} to {{ about.data.validation.last_file }}).
@@ -49,7 +48,8 @@ measured on {{ num_examples(about.data.validation) }} others
 <figure>
 <img alt="Error over relative size on a logarithmic axis, a curve for each method" src="{{ images.rate_accuracy }}">
 <figcaption>Left and down is better. The dashed line is the baseline: the same network, trained without a rate, its
-activations stored without loss. Bars and band: least and largest of the seeds. Codecs are drawn with whichever head
+activations stored without loss. Bars and band: least and largest of the seeds. On the right, what the grey frame
+on the left holds. Codecs are drawn with whichever head
 got the better {{ task.metric_name }} on the validation {{ task.example }}s, in their favour. Points far above the
 baseline's error are left out; all are in the table below.</figcaption>
 </figure>
@@ -121,7 +121,7 @@ layer of 2000. The training is the same in every row.</p>
 <figure>
 <img alt="Accuracy of linear heads for new tasks over bytes on a logarithmic axis" src="{{ images.new_tasks }}">
 <figcaption>Left and up is better. The dashed lines are the same head on what takes thousands of bytes. Bars: least and
-largest of the seeds.</figcaption>
+largest of the seeds. On the right, what the grey frame on the left holds.</figcaption>
 </figure>
 {% endif %}
 {% for hidden, rows in new_task_tables %}
@@ -160,7 +160,8 @@ largest of the seeds.</figcaption>
 {% if images %}
 <h2>Bits by dimension</h2>
 <figure class="small"><img alt="Bits of each dimension, sorted" src="{{ images.bits_by_dimension }}">
-<figcaption>Of the networks in the tables above, under the tables that the range coder uses.</figcaption></figure>
+<figcaption>Of all networks with the &lambda; that most methods have, under the tables that the range coder
+uses.</figcaption></figure>
 {% endif %}
 <h2>What the methods are</h2>
 <ul>
