@@ -45,6 +45,7 @@ def parser(kind: Kind) -> launch.Parser:
         examples=[
             "vidpress evaluate --input 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' \\",
             "    --hidden 2000 --lmbda 0.001 0.002 --steps 3000 --output evaluation",
+            "vidpress evaluate --experiment cifar10-resnetv2-20 --input cifar10 --epochs 24 --output evaluation",
         ],
         conflict_handler="resolve",
     )

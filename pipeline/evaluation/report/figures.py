@@ -98,13 +98,12 @@ def _panels(results: Results, draws: Sequence[_Draw]) -> Figure:
             x, y = windows[1]
             frame = Rectangle((x[0], y[0]), x[1] - x[0], y[1] - y[0], fill=False, edgecolor="#999999", linewidth=0.8)
             whole.add_patch(frame)
-            _name_curves(whole, close, windows[0])
+            _name_curves(whole, close, windows[0], results.about["methods"])
     return figure
 
 
-def _name_curves(whole: Axes, close: Axes, window: _Window) -> None:
+def _name_curves(whole: Axes, close: Axes, window: _Window, own: Sequence[str]) -> None:
     """List the names of the curves that are seen, beside the panels."""
-    own = {curve.label for curve in whole.curves if curve.own}  # type: ignore[attr-defined]
     seen = [
         line
         for line in whole.get_lines()
@@ -113,7 +112,7 @@ def _name_curves(whole: Axes, close: Axes, window: _Window) -> None:
     ]
     legend = close.legend(handles=seen, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, handlelength=2.6)
     for text in legend.get_texts():
-        text.set_weight("bold" if text.get_text() in own else "normal")
+        text.set_fontweight("bold" if text.get_text() in own else "normal")
         text.set_fontsize(10 if text.get_text() in own else 8.5)
 
 
@@ -195,7 +194,6 @@ def _draw_curves(
     values_of: Callable[[Summary], Sequence[float]],
 ) -> None:
     """Draw the means of each point's seeds, and bars from the least to the largest of them; the first curves on top."""
-    axis.curves = curves  # type: ignore[attr-defined]
     for rank, curve in enumerate(curves):
         zorder = (4 if curve.own else 2) - rank / 100
         sizes = [size_of(point) for point in curve.points]
