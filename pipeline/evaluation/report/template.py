@@ -81,7 +81,8 @@ baseline's error are left out; all are in the table below.</figcaption>
 {% endfor %}
 </tbody>
 <caption>Of each method, the smallest setting whose {{ task.metric_name }} is no worse than the baseline's; where none
-is, the one with the best {{ task.metric_name }}. Bytes at the baseline's {{ task.metric_name }} lie between the
+is, the one with the best {{ task.metric_name }}. What stores a seed's activations is compared with the baseline of
+that seed. Bytes at the baseline's {{ task.metric_name }} lie between the
 settings, where the curve crosses the baseline's.</caption>
 </table>
 </div>
