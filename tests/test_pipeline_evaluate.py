@@ -114,7 +114,7 @@ def test_a_models_record_is_what_its_codes_give(evaluated, data):
     assert record["stored_bytes_per_video"] > record["bytes_per_video"]
     all_in = record["all_in_bytes_per_video"]
     assert list(all_in) == ["5000", "50000", "500000"]
-    assert min(all_in.values()) > record["stored_bytes_per_video"]
+    assert min(all_in.values()) > record["bytes_per_video"] - 2 / 8
     # Tables that a shard carries take at most a hundredth of its codes, and the rest is that of row groups of 4096.
     assert max(all_in.values()) < 1.01 * record["bytes_per_video"] + 5
     assert f"{all_in['50000']:,.1f}" in (evaluated / "index.html").read_text()
