@@ -233,8 +233,8 @@ def _run_tasks(kind: Kind, tasks: Sequence[tuple[Point, ...]], context: Context,
         initargs=(max(1, num_cpus() // num_jobs),),
         max_tasks_per_child=1,
     ) as pool:
-        futures = [pool.submit(run_task, kind, task, context, progress) for task in tasks]
         try:
+            futures = [pool.submit(run_task, kind, task, context, progress) for task in tasks]
             for future in concurrent.futures.as_completed(futures):
                 future.result()
                 yield

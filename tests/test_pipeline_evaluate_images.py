@@ -74,7 +74,8 @@ def test_every_method_is_measured(evaluated):
     assert float(row["bytes_per_image"]) == pytest.approx(record["bytes_per_image"], rel=1e-5)
     assert float(row["validation_error"]) == pytest.approx(1 - record["validation"]["accuracy"], abs=1e-5)
     page = (evaluated / "index.html").read_text()
-    assert "Fashion-MNIST: 300 training images" in page
+    assert "<h1>Fashion-MNIST: how small, how accurate</h1>" in page
+    assert "300 training images" in page
     assert "Error, 1 - accuracy, %" in page
     assert "bytes an image" in page
     assert "<h2>ResNetV2-20, 16 activations</h2>" in page

@@ -58,8 +58,7 @@ def open_shard(
         raise FileNotFoundError(f"{uri} is missing: fetch or encode it again.") from error
     except PathError as error:
         raise ShardError(str(error)) from error
-    shard = Shard(file, uri, os.fspath(data_set))
-    shard.check_model(model_id)
+    shard = Shard(file, uri, os.fspath(data_set), model_id)
     shard.check_columns(columns)
     if shard.num_bytes != entry.bytes:
         raise _another(uri, f"it has {shard.num_bytes:,} bytes, not {entry.bytes:,}")

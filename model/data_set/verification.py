@@ -257,8 +257,7 @@ def _check_shard(
 ) -> None:
     uri = join(data_set, entry.name)
     try:
-        shard = Shard(pa.BufferReader(data), uri, os.fspath(data_set))
-        shard.check_model(manifest.model_id)
+        shard = Shard(pa.BufferReader(data), uri, os.fspath(data_set), manifest.model_id)
         shard.check_columns(manifest.columns)
     except (FileNotFoundError, ShardError) as error:
         result.findings.append(str(error))

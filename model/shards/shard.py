@@ -65,17 +65,20 @@ class Shard:
       footer_crc32: The CRC-32 (as in zlib) of Parquet's footer, without its length: a data set's manifest has it.
     """
 
-    def __init__(self, file: BinaryIO | pa.NativeFile, name: str, folder: str | None = None):
+    def __init__(
+        self, file: BinaryIO | pa.NativeFile, name: str, folder: str | None = None, model_id: str | None = None
+    ):
         """Read a shard's metadata: with one read of the file, or two if they are large.
 
         Args:
           file: The shard, seekable.
           name: Its path or URI, for messages.
           folder: The folder of its data set, which has the tables that small shards share.
+          model_id: The model of its data set, if that is known.
 
         Raises:
           FileNotFoundError: If the file of these tables is missing; the message names it.
-          ShardError: If it is no shard, or damaged.
+          ShardError: If it is no shard, or damaged, or if another model encoded it.
         """
         self.name = name
         file.seek(0, os.SEEK_END)
@@ -88,7 +91,9 @@ class Shard:
             raise self._no_shard(error) from error
         self.footer_crc32 = zlib.crc32(footer)
         load_tables = None if folder is None else functools.partial(shared_tables.load_tables, folder)
-        self.header = ShardHeader.from_metadata(parsed.metadata, name=name, load_tables=load_tables)
+        self.header = ShardHeader.from_metadata(
+            parsed.metadata, name=name, load_tables=load_tables, wanted_model_id=model_id
+        )
         metadata = text(parsed.metadata)
         self._checksums = metadata.pop(CHECKSUMS_KEY, "")
         # As it was written: `header.metadata` is what this version writes, and takes long to make of many banks.
@@ -135,18 +140,6 @@ class Shard:
         except (OSError, LayoutError) as error:
             raise self._no_shard(error) from error
         return tail[len(tail) - shard_layout.TAIL_SIZE - footer_size : -shard_layout.TAIL_SIZE]
-
-    def check_model(self, model_id: str) -> None:
-        """See that the shard belongs to a data set of a given model.
-
-        Raises:
-          ShardError: If another model encoded it.
-        """
-        if self.header.model_id != model_id:
-            raise ShardError(
-                f"{self.name} was encoded by model {self.header.model_id}, the data set by {model_id}: the shard does "
-                "not belong to it."
-            )
 
     def check_columns(self, columns: Sequence[KeptColumn]) -> None:
         """See that the shard keeps what its data set does.

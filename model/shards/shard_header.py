@@ -124,6 +124,7 @@ class ShardHeader:
         *,
         name: str,
         load_tables: Callable[[TablesFile], SharedTables] | None = None,
+        wanted_model_id: str | None = None,
     ) -> ShardHeader:
         """Read back what `metadata` gives.
 
@@ -131,10 +132,11 @@ class ShardHeader:
           metadata: The key-value metadata.
           name: What has it, for messages.
           load_tables: Loads the tables of a shard that does not carry them.
+          wanted_model_id: The model of the shard's data set, if that is known.
 
         Raises:
           ShardError: If the metadata is not a shard's, is damaged, or is of another format version, or if tables are
-            needed and `load_tables` is not given.
+            needed and `load_tables` is not given, or if another model than the wanted one encoded it.
         """
         values = text(metadata)
         version = values.get(f"{METADATA_PREFIX}format_version")
@@ -154,22 +156,35 @@ class ShardHeader:
             columns: tuple[KeptColumn, ...] = ()
             if version == str(_WITH_COLUMNS) or (version == str(FORMAT_VERSION) and encoded is not None):
                 columns = _parse_columns(values[f"{METADATA_PREFIX}columns"])
-            if version != str(FORMAT_VERSION):
-                tables = _parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"])
-                return cls(model_id, spec, tables, columns)
-            tables_file = strict_json.decode(values[f"{METADATA_PREFIX}tables_file"], TablesFile)
-            tables_file.check()
+            found: RangeCodingTables | TablesFile
+            if version == str(FORMAT_VERSION):
+                found = strict_json.decode(values[f"{METADATA_PREFIX}tables_file"], TablesFile)
+                found.check()
+            else:
+                found = _parse_tables(values[f"{METADATA_PREFIX}range_coding_tables"])
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{name} has damaged metadata ({one_line(error)}): fetch or encode it again.") from error
-        if load_tables is None:
+        if wanted_model_id not in (None, model_id):
             raise ShardError(
-                f"{name} does not carry its tables: read it in the folder of its data set, which has "
-                f"{tables_file.name}."
+                f"{name} was encoded by model {model_id}, the data set by {wanted_model_id}: the shard does not belong "
+                "to it."
             )
-        try:
-            return cls(model_id, spec, load_tables(tables_file).tables, columns, tables_file)
-        except ValueError as error:
-            raise ShardError(str(error)) from error
+        if isinstance(found, RangeCodingTables):
+            return cls(model_id, spec, found, columns)
+        return cls(model_id, spec, _load_tables(found, name, load_tables), columns, found)
+
+
+def _load_tables(
+    file: TablesFile, name: str, load_tables: Callable[[TablesFile], SharedTables] | None
+) -> RangeCodingTables:
+    if load_tables is None:
+        raise ShardError(
+            f"{name} does not carry its tables: read it in the folder of its data set, which has {file.name}."
+        )
+    try:
+        return load_tables(file).tables
+    except ValueError as error:
+        raise ShardError(str(error)) from error
 
 
 def _parse_columns(encoded: str) -> tuple[KeptColumn, ...]:
