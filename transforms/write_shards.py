@@ -311,13 +311,16 @@ def _write_manifest(
         inputs=write_part(output, "inputs", generation, None, len(files), lines),
         counts=totals,
     )
+    tables_entry = None if before is None else before.tables
+    if tables_entry is None and tables is not None:
+        tables_entry = _write_common(output, "tables", tables)
     manifest = Manifest(
         model_id=header.model_id,
         num_dims=header.tables.num_dims,
         generations=(*(before.generations if before is not None else ()), added),
         decoder=_write_decoder(output, header, model) if before is None else before.decoder,
         columns=header.columns,
-        tables=_write_tables(output, tables) if before is None or before.tables is None else before.tables,
+        tables=tables_entry,
     )
     create_manifest(output, manifest)
     return manifest
@@ -327,21 +330,16 @@ def _write_decoder(output: str, header: ShardHeader, model: str | None) -> FileE
     decoder = None if model is None else FrozenModel.load(model, model_id=header.model_id).decoder
     if decoder is None:
         return None
-    data = DecoderFile(header.model_id, header.spec, decoder).to_bytes()
+    return _write_common(output, "decoder", DecoderFile(header.model_id, header.spec, decoder).to_bytes())
+
+
+def _write_common(output: str, kind: str, data: bytes) -> FileEntry:
+    """Write a file that all generations have in common."""
     sha256 = hashlib.sha256(data).hexdigest()
-    name = file_name("decoder", 1, None, sha256)
+    name = file_name(kind, 1, None, sha256)
     with contextlib.suppress(FileExistsError):  # another run's, which may be in a manifest already: the same content
         storage.write_new(join(output, name), data)
     return FileEntry(name, 0, len(data), sha256)
-
-
-def _write_tables(output: str, data: bytes | None) -> FileEntry | None:
-    if data is None:
-        return None
-    file = TablesFile.of(data)
-    with contextlib.suppress(FileExistsError):  # as a decoder
-        storage.write_new(join(output, file.name), data)
-    return FileEntry(file.name, 0, len(data), file.sha256)
 
 
 def _check_bad_fraction(totals: Counts, file_bytes: int, max_bad_fraction: float, output: str, generation: int) -> None:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -35,11 +35,10 @@ from vidpress.model.errors import fix_of
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import is_part_name, is_temporary_name, join, shard_index
 from vidpress.model.files.uris import PathError
-from vidpress.model.frozen.input_decoder import DecoderError
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardError
 from vidpress.model.shards.shard_rows import decode_codes
-from vidpress.model.shards.shared_tables import load_tables
+from vidpress.model.shards.shared_tables import parse_tables
 from vidpress.model.strict_json import JsonError, decode
 
 _IDS_IN_MESSAGE = 3
@@ -118,8 +117,8 @@ def verify(data_set: str | os.PathLike[str], *, sample: int = 1024) -> Report:
             num_sampled += sum(result.num_sampled for result in checked)
             uris = [join(data_set, entry.name) for entry in generation.files]
             hashes |= {uri: result.hashes for uri, result in zip(uris, checked, strict=True) if len(result.hashes)}
-    findings += _check_decoder(data_set, manifest)
-    findings += _check_tables(data_set, manifest)
+    for entry, parse in ((manifest.decoder, parse_decoder), (manifest.tables, _parse_tables)):
+        findings += _check_common(data_set, entry, functools.partial(parse, manifest=manifest))
     findings += _repeated_ids(hashes)
     unlisted = [name for name in there - listed if is_part_name(name) or is_temporary_name(name)]
     return Report(findings, manifest, num_sampled, sorted(unlisted))
@@ -198,35 +197,27 @@ def _read_file(result: _Checked, uri: str, entry: FileEntry) -> bytes | None:
     return data
 
 
-def _check_decoder(data_set: str | os.PathLike[str], manifest: Manifest) -> list[str]:
-    if manifest.decoder is None:
+def _check_common(
+    data_set: str | os.PathLike[str], entry: FileEntry | None, parse: Callable[[bytes, str], object]
+) -> list[str]:
+    """Check a file that all generations have in common: against its entry, then by parsing its content."""
+    if entry is None:
         return []
-    uri = join(data_set, manifest.decoder.name)
+    uri = join(data_set, entry.name)
     result = _Checked()
-    data = _read_file(result, uri, manifest.decoder)
+    data = _read_file(result, uri, entry)
     if data is not None and not result.findings:
         try:
-            parse_decoder(data, uri, manifest)
-        except DecoderError as error:
+            parse(data, uri)
+        except ValueError as error:
             result.findings.append(str(error))
     return result.findings
 
 
-def _check_tables(data_set: str | os.PathLike[str], manifest: Manifest) -> list[str]:
-    file = listed_tables(manifest)
-    if manifest.tables is None or file is None:
-        return []
-    uri = join(data_set, manifest.tables.name)
-    result = _Checked()
-    data = _read_file(result, uri, manifest.tables)
-    if data is not None and not result.findings:
-        try:
-            num_dims = load_tables(data_set, file).tables.num_dims
-        except ValueError as error:
-            return [str(error)]
-        if num_dims != manifest.num_dims:
-            return [f"{uri} has {num_dims} dimensions, its manifest says {manifest.num_dims}."]
-    return result.findings
+def _parse_tables(data: bytes, uri: str, manifest: Manifest) -> None:
+    num_dims = parse_tables(data, uri).num_dims
+    if num_dims != manifest.num_dims:
+        raise ValueError(f"{uri} has {num_dims} dimensions, its manifest says {manifest.num_dims}.")
 
 
 def _check_lines(result: _Checked, data: bytes, uri: str, generation: Generation, entry: FileEntry) -> None:

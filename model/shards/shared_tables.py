@@ -76,7 +76,16 @@ def _load(uri: str, sha256: str) -> SharedTables:
         raise ValueError(str(error)) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{uri} is not the file that its shards name: its SHA-256 differs. Fetch it again.")
+    return SharedTables(parse_tables(data, uri), data)
+
+
+def parse_tables(data: bytes, uri: str) -> RangeCodingTables:
+    """Return the tables in the bytes of such a file.
+
+    Raises:
+      ValueError: If there are none; the message names the file.
+    """
     try:
-        return SharedTables(RangeCodingTables.from_bytes(data), data)
+        return RangeCodingTables.from_bytes(data)
     except ValueError as error:
         raise ValueError(f"{uri} cannot be used: {error}") from error
