@@ -209,7 +209,7 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
 
     write_results()
     try:
-        for tasks in ([(point,) for point in plan.baselines], list(plan.tasks())):
+        for tasks in (list(plan.baseline_tasks()), list(plan.tasks())):
             for _ in _run_tasks(kind, tasks, context, progress):
                 write_results()
     finally:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       JobError: If an option does not fit the training run, or the rate is not possible.
     """
-    from vidpress.model.networks import classifiers
+    from vidpress.model.networks import many_rates
     from vidpress.model.training import loop
 
     jobs.check_output(args.output)
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> str:
             f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on training videos that no table was fitted to."
         )
     if options.lmbda_range is not None:
-        classifiers.select_lmbda(trained.network, options.lmbda)
+        many_rates.select_lmbda(trained.network, options.lmbda)
     model = jobs.freeze_network(
         trained.network, options, freezing, trained.spec, videos, teachers=trained.teachers, validation=validation
     )
@@ -141,7 +141,7 @@ def _find_lmbda(
     Raises:
       JobError: If there is no such lmbda.
     """
-    from vidpress.model.networks import classifiers
+    from vidpress.model.networks import many_rates
     from vidpress.model.training import freezing
 
     sample = videos.sample(_SEARCH_SAMPLE)
@@ -151,7 +151,7 @@ def _find_lmbda(
     found = {}
 
     def bytes_at(lmbda: float) -> float:
-        classifiers.select_lmbda(trained.network, lmbda)
+        many_rates.select_lmbda(trained.network, lmbda)
         model = freezing.freeze(trained.network, trained.spec, fitted, options)
         found[lmbda] = freezing.measure(model, others)["bytes_per_video"]
         print(f"lmbda {lmbda:.4g}: {found[lmbda]:.1f} bytes a video", file=sys.stderr)

@@ -13,6 +13,7 @@ from conftest import SPEC  # noqa: E402
 from vidpress.model.frozen.frozen_model import FrozenModel  # noqa: E402
 from vidpress.model.networks import classifiers  # noqa: E402
 from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
+from vidpress.model.networks.many_rates import select_lmbda  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
 from vidpress.model.tables.bits import bits_by_row  # noqa: E402
 from vidpress.model.tables.range_coding_tables import RangeCodingTables  # noqa: E402
@@ -176,7 +177,7 @@ def many_rates(videos, tmp_path_factory):
 def test_a_network_for_many_rates_is_frozen_at_the_selected_one(many_rates, videos):
     x, num_bytes, models = videos[1].x, [], {}
     for lmbda in (0.003, 0.004, 0.01, 0.03):
-        classifiers.select_lmbda(many_rates, lmbda)
+        select_lmbda(many_rates, lmbda)
         model = models[lmbda] = freezing.freeze(many_rates, SPEC, videos[0], PLAIN)
         z = classifiers.activations_model(many_rates)(x).numpy()
         unrounded = dataclasses.replace(model, rounds_every_layer=False)

@@ -13,7 +13,9 @@ import keras
 
 from vidpress.model.images.experiments import EXPERIMENTS
 from vidpress.model.images.networks import build_image_network
-from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.networks import plug_in
+from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
+from vidpress.model.networks.many_rates import select_lmbda
 
 FASHION, CIFAR, CIFAR_100, IMAGENET = (
     EXPERIMENTS[name]
@@ -71,6 +73,31 @@ def test_the_bottleneck_rounds_the_penultimate_activations(experiment, spatial):
     assert keras.mixed_precision.dtype_policy().name == "float32"
 
 
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_network_for_many_rates_is_another_at_each(spatial):
+    model = build_image_network(FASHION, lmbda=0.002, lmbda_range=(0.001, 0.008), spatial=spatial)
+    bottleneck = bottleneck_of(model)
+    assert bottleneck.output.shape == (None, *FASHION.feature_shape(spatial))
+    rng = np.random.default_rng(0)
+    for layer in (layer for layer in model.layers if layer.name.startswith("rate_affine")):
+        layer.set_weights([weight + rng.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
+    x = rng.uniform(-1, 1, (3, *FASHION.image_shape)).astype(np.float32)
+    at = {}
+    for lmbda in (0.002, 0.001, 0.008):
+        select_lmbda(model, lmbda)
+        z_hat, logits = plug_in.quantize(model, x), model(x).numpy()
+        # The head reads what is stored as the network at the selected lmbda does.
+        np.testing.assert_allclose(plug_in.head_of(model)(z_hat.astype(np.float32)), logits, atol=1e-5)
+        at[lmbda] = z_hat.tobytes(), logits.tobytes()
+    assert len({z_hat for z_hat, _ in at.values()}) == len({logits for _, logits in at.values()}) == 3
+    with pytest.raises(ValueError, match="must lie in the range"):
+        select_lmbda(model, 0.01)
+    with pytest.raises(ValueError, match="has no tables for its prior"):
+        plug_in.freeze(model, x, tables="prior")
+    with pytest.raises(ValueError, match="is for one rate"):
+        select_lmbda(build_image_network(FASHION, lmbda=0.002), 0.002)
+
+
 def test_the_same_seed_gives_the_same_network():
     first, second, other = (
         np.concatenate([w.ravel() for w in build_image_network(FASHION, lmbda=0.1, seed=seed).get_weights()])
@@ -106,6 +133,8 @@ def test_a_negative_lmbda_is_refused():
         ({"steps": 5}, "steps=5, epochs=4: give exactly one"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"lmbda": -1.0}, "lmbda=-1.0"),
+        ({"lmbda": 0.1, "lmbda_range": (0.2, 0.3)}, "lmbda=0.1 must lie in lmbda_range=0.2 0.3"),
+        ({"lmbda": 0.2, "lmbda_range": (0.3, 0.2)}, "the lower one first"),
         ({"optimizer": "lion"}, "optimizer='lion' must be one of sgd, adam"),
         ({"decays": (0.5, 1.0)}, "decays="),
     ],

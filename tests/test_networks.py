@@ -11,7 +11,7 @@ import keras  # noqa: E402
 
 from vidpress.model.networks import classifiers, prior_banks  # noqa: E402
 from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
-from vidpress.model.networks.many_rates import ManyRatesBottleneck  # noqa: E402
+from vidpress.model.networks.many_rates import ManyRatesBottleneck, select_lmbda  # noqa: E402
 
 
 @pytest.mark.parametrize(("hidden", "lmbda"), [((5,), 0.01), ((9, 5), 0.01), ((9, 5), 0.0)])
@@ -99,7 +99,7 @@ def test_mixed_precision_rounds_the_products_alone():
     np.testing.assert_allclose(mixed, exact, atol=2**-6)
 
 
-def many_rates(**kwargs):
+def network_for_many_rates(**kwargs):
     """A network for many rates in which everything depends on lmbda, and its input."""
     network = classifiers.build_network(7, (9, 5), 4, lmbda=0.002, lmbda_range=(0.001, 0.006), **kwargs)
     rng = np.random.default_rng(0)
@@ -109,21 +109,21 @@ def many_rates(**kwargs):
 
 
 def test_a_network_for_many_rates_is_another_at_each():
-    network, x = many_rates()
+    network, x = network_for_many_rates()
     at = {}
     for lmbda in (0.001, 0.002, 0.0035, 0.006):
-        classifiers.select_lmbda(network, lmbda)
+        select_lmbda(network, lmbda)
         at[lmbda] = classifiers.activations_model(network)(x).numpy().tobytes(), network(x).numpy().tobytes()
     assert len({z for z, _ in at.values()}) == len({logits for _, logits in at.values()}) == 4
-    again, _ = many_rates()
+    again, _ = network_for_many_rates()
     assert again(x).numpy().tobytes() == at[0.002][1]
     for lmbda in (0.0009, 0.007):
         with pytest.raises(ValueError, match=r"must lie in the range from 0\.001 to 0\.006"):
-            classifiers.select_lmbda(network, lmbda)
+            select_lmbda(network, lmbda)
 
 
 def test_each_video_of_a_batch_is_charged_an_lmbda_of_its_own():
-    network, x = many_rates(weight_decay=0.0)
+    network, x = network_for_many_rates(weight_decay=0.0)
     rates, bottleneck = network.get_layer("rates"), bottleneck_of(network)
     positions = [rates(x, training=True).numpy()[:, 0] for _ in range(2)]
     for drawn in positions:
@@ -148,11 +148,29 @@ def test_each_video_of_a_batch_is_charged_an_lmbda_of_its_own():
 
 def test_the_prior_of_many_rates_begins_as_that_of_one():
     z = np.random.default_rng(1).exponential(2, (20, 5)).astype(np.float32)
-    network, _ = many_rates()
+    network, _ = network_for_many_rates()
     bottleneck = bottleneck_of(network)
     bottleneck.bits.reset_state()
     bottleneck([z, tf.fill((20, 1), 0.3)])
     assert float(bottleneck.bits.result()) == pytest.approx(np.mean(bottleneck.information(tf.round(z))), rel=1e-5)
+
+
+def test_all_positions_of_a_channel_depend_on_lmbda_alike():
+    z = np.random.default_rng(1).exponential(2, (20, 2, 3, 5)).astype(np.float32)
+    network, _ = network_for_many_rates()
+    affine = network.get_layer("rate_affine_1")
+    position = tf.linspace(0.0, 1.0, 20)[:, None]
+    of_positions = tf.repeat(position, 6, axis=0)
+    flat = affine([z.reshape(-1, 5), of_positions])
+    np.testing.assert_allclose(affine([z, position]), tf.reshape(flat, z.shape), rtol=1e-6)
+    losses = []
+    for inputs in ([z, position], [z.reshape(-1, 5), of_positions]):
+        layer = ManyRatesBottleneck(0.001, 0.006)
+        layer.build([each.shape for each in inputs])
+        layer._affine.set_weights([weight + np.arange(5) / 5 for weight in layer._affine.get_weights()])
+        np.testing.assert_array_equal(layer(inputs), np.rint(inputs[0]))
+        losses.append(float(layer.losses[0]))
+    assert losses[0] == pytest.approx(6 * losses[1], rel=1e-5)
 
 
 def test_an_lmbda_outside_of_its_range_is_refused():

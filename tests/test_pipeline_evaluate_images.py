@@ -153,9 +153,37 @@ def test_held_out_images_are_not_trained_on(folder):
     context = Context((str(folder),), (), "", 10, "", "", held_out=60)
     training, held_out = images.ImageKind(experiments.EXPERIMENTS[NAME]).load_data(context)
     whole, _ = load_mnist(folder)
-    np.testing.assert_array_equal(np.concatenate([training.labels, held_out.labels]), whole.labels)
-    assert len(held_out) == 60
+    assert (len(training), len(held_out)) == (240, 60)
+    parts = [image.tobytes() for part in (training, held_out) for image in part.images]
+    assert sorted(parts) == sorted(image.tobytes() for image in whole.images)
     assert len({part.fingerprint["sha256"] for part in (training, held_out, whole)}) == 3
+
+
+def test_images_are_held_out_of_every_class_of_sorted_files(folder):
+    whole, test = load_mnist(folder)
+    in_order = whole.subset(np.argsort(whole.labels, kind="stable"))
+    experiment = dataclasses.replace(experiments.EXPERIMENTS[NAME], load=lambda folder: (in_order, test))
+    context = Context((f"{folder}/sorted",), (), "", 10, "", "", held_out=30)
+    _, held_out = images.ImageKind(experiment).load_data(context)
+    assert set(held_out.labels) == set(whole.labels)
+
+
+def test_one_network_is_trained_for_a_range_and_one_baseline_for_map_and_vector(folder, tmp_path):
+    method = "one: --lmbda_range 0.001 0.004 --lmbda 0.001 0.004"
+    options = ["--experiment", NAME, "--epochs", "2", "--batch_size", "50", "--banks", "4", "--rivals", "none"]
+    options += ["--bottleneck", "map", "vector", "--method", method]
+    evaluate.main([*options, "--input", str(folder), "--output", str(tmp_path / "out")])
+    # One baseline, and one network each for map and vector.
+    assert len(list((tmp_path / "out.work" / "trainings").iterdir())) == 3
+    for hidden in ([4, 4, 16], [16]):
+        one = records_of(tmp_path / "out", method="one", hidden=hidden)
+        assert [record["lmbda"] for record in one] == [0.001, 0.004]
+        assert len({record["bytes_per_image"] for record in one}) == 2
+        (baseline,) = records_of(tmp_path / "out", method="baseline", hidden=hidden)
+        assert baseline["options"]["lmbda_range"] is None
+    on_map, on_vector = records_of(tmp_path / "out", method="baseline")
+    assert on_map["validation"] == on_vector["validation"]
+    assert on_map["bytes_per_image"] > on_vector["bytes_per_image"]
 
 
 @pytest.mark.parametrize(

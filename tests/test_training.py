@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vidpress.model.files import storage  # noqa: E402
 from vidpress.model.networks import classifiers  # noqa: E402
 from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
+from vidpress.model.networks.many_rates import select_lmbda  # noqa: E402
 from vidpress.model.networks.teacher import Teacher  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
 from vidpress.model.training import loop, progress  # noqa: E402
@@ -137,7 +138,7 @@ def test_a_training_for_many_rates_can_be_had_at_each(videos, tmp_path):
     x = np.asarray(videos[1].x)
     z, other_z = (classifiers.activations_model(each)(x).numpy() for each in (network, other))
     assert (z != other_z).any()
-    classifiers.select_lmbda(other, options.lmbda)
+    select_lmbda(other, options.lmbda)
     assert weights(other) == weights(network)
     changed = dataclasses.replace(options, lmbda_range=(0.002, 0.02))
     with pytest.raises(loop.TrainingError, match=r"with lmbda_range 0.001 0.02, not 0.002 0.02"):

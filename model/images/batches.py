@@ -66,13 +66,17 @@ def training_batches(
 
 
 def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int = 256) -> Iterable[Batch]:
-    """Return all images in their order, not augmented, as `training_batches` does; the last batch may be smaller."""
+    """Return all images in their order, neither augmented nor with labels; the last batch may be smaller.
+
+    Returns:
+      `(pixels float32[batch_size, height, width, channels],)` of each batch (`prefetching.batches`).
+    """
 
     def read(start: int) -> Batch:
-        found, labels = data.read(np.arange(start, min(start + batch_size, len(data))))
+        found, _ = data.read(np.arange(start, min(start + batch_size, len(data))))
         if isinstance(data, ImageNetRecords):
             found = np.stack([_middle_crop(jpeg, experiment.image_shape[0]) for jpeg in found])
-        return _scaled(found), labels
+        return (_scaled(found),)
 
     return prefetching.batches(read, range(0, len(data), batch_size))
 

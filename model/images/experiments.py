@@ -13,7 +13,7 @@ from typing import Any
 from vidpress.model.images import files as image_files
 from vidpress.model.images import tables
 from vidpress.model.images.files import ImageNetRecords, LabelledImages
-from vidpress.model.training.options import check_not_negative, check_positive
+from vidpress.model.training.options import check_not_negative, check_positive, checked_range
 
 Images = LabelledImages | ImageNetRecords
 
@@ -34,6 +34,8 @@ class ImageTrainingOptions:
       steps: How many steps there are, or None if `epochs` says it.
       epochs: Passes over the training images, or None if `steps` says how long the training is.
       lmbda: Cost of a bit, in nats of the task's loss; 0 trains the baseline without rate and rounding.
+      lmbda_range: The lowest and the highest lmbda of a network for many rates. Then what is trained does not depend on
+        `lmbda`, which is only that of the network at the end.
       prior_learning_rate: Adam's learning rate for the prior, at the start.
       prior_banks: Banks of the prior in training (`Bottleneck`); the paper has 1.
       spatial: Put the bottleneck on the feature map before global pooling, not on the vector after it.
@@ -49,6 +51,7 @@ class ImageTrainingOptions:
     steps: int | None = None
     epochs: int | None = None
     lmbda: float = 0.0
+    lmbda_range: tuple[float, float] | None = None
     prior_learning_rate: float = 0.01
     prior_banks: int = 16
     spatial: bool = False
@@ -62,6 +65,7 @@ class ImageTrainingOptions:
         check_positive(self, (length, "batch_size", "learning_rate", "prior_learning_rate", "prior_banks"))
         check_not_negative(self, ("lmbda", "weight_decay", "seed"))
         object.__setattr__(self, "decays", tuple(self.decays))  # which an option gives as a list
+        object.__setattr__(self, "lmbda_range", checked_range(self.lmbda, self.lmbda_range))
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}.")
         if not all(0 < share < 1 for share in self.decays):
@@ -70,7 +74,7 @@ class ImageTrainingOptions:
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values, without the one of `steps` and `epochs` that is not given."""
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return given | {"decays": list(self.decays)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 @dataclasses.dataclass(frozen=True)

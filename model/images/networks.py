@@ -12,8 +12,10 @@ import numpy as np
 
 from vidpress.model.images.experiments import Experiment
 from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
 
 FEATURES = "features"
+POOL = "pool"
 LOGITS = "logits"
 _LAST_BATCH_NORM = "post_bn"  # its name in keras.applications
 
@@ -29,6 +31,7 @@ def build_image_network(
     experiment: Experiment,
     *,
     lmbda: float,
+    lmbda_range: tuple[float, float] | None = None,
     prior_banks: int = 1,
     spatial: bool = False,
     mixed_precision: bool = False,
@@ -42,6 +45,8 @@ def build_image_network(
     Args:
       experiment: Which network, for which images.
       lmbda: Cost of a bit (`Bottleneck`). With 0 there is no bottleneck layer: this is the baseline.
+      lmbda_range: The lowest and the highest lmbda of a network for many rates. In training every image has its own;
+        otherwise all have `lmbda`, until `many_rates.select_lmbda` is called.
       prior_banks: Banks of the bottleneck's prior.
       spatial: Put the bottleneck before the pooling.
       mixed_precision: Multiply in bfloat16. Weights, batch normalisation, pooling, bottleneck and logits stay float32.
@@ -52,7 +57,7 @@ def build_image_network(
       num_classes]. The output of its layer `features` is what a bottleneck rounds.
 
     Raises:
-      ValueError: If lmbda is negative.
+      ValueError: If lmbda is negative or not in its range, or if that is not a range.
     """
     if lmbda < 0:
         raise ValueError(f"lmbda={lmbda} must not be negative.")
@@ -65,18 +70,35 @@ def build_image_network(
             backbone = resnet_v2_20(
                 experiment.image_shape, width=experiment.width, stem_strides=experiment.stem_strides
             )
-    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")
+    normalized = backbone.get_layer(_LAST_BATCH_NORM)
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name=POOL)
     features = keras.layers.Activation("linear", dtype="float32", name=FEATURES)
-    bottleneck = Bottleneck(lmbda, num_banks=prior_banks, seed=seed) if lmbda else (lambda z: z)
-    z = features(backbone.output if spatial else pool(backbone.output))
-    z_hat = bottleneck(z)
-    vector = pool(z_hat) if spatial else z_hat
+    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name="rates")
+    position = None if rates is None else rates(backbone.input)
+
+    def affine(inputs: Any, name: str, exponent: float = 0.0) -> Any:
+        if rates is None:
+            return inputs
+        layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"rate_affine_{name}")
+        return layer([inputs, position])
+
+    def bottleneck(z: Any) -> Any:
+        if rates is not None:
+            return ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed)([z, position])
+        return Bottleneck(lmbda, num_banks=prior_banks, seed=seed)(z) if lmbda else z
+
+    last_map = keras.layers.ReLU(dtype="float32")(affine(normalized.output, FEATURES, FIRST_EXPONENT))
+    z_hat = bottleneck(features(last_map if spatial else pool(last_map)))
+    vector = affine(pool(z_hat) if spatial else z_hat, "vector", -FIRST_EXPONENT)
     first = keras.initializers.GlorotUniform(seed)
     logits = keras.layers.Dense(experiment.num_classes, kernel_initializer=first, dtype="float32", name=LOGITS)(vector)
+    network = keras.Model(backbone.input, affine(logits, LOGITS), name=experiment.network.lower())
     if lmbda:
-        gamma = backbone.get_layer(_LAST_BATCH_NORM).gamma
-        gamma.assign(np.full(gamma.shape, _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED))
-    return keras.Model(backbone.input, logits, name=experiment.network.lower())
+        scale = _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED
+        normalized.gamma.assign(np.full(normalized.gamma.shape, scale))
+    if rates is not None:
+        rates.select(lmbda)
+    return network
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from vidpress.model.images.batches import training_batches
 from vidpress.model.images.experiments import Experiment, Images, ImageTrainingOptions
 from vidpress.model.images.networks import build_image_network
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
+from vidpress.model.networks.many_rates import select_lmbda
 from vidpress.model.training import checkpoints
 from vidpress.model.training.loop import enough_memory, optimizer_groups
 from vidpress.model.training.progress import mean_loss
@@ -45,11 +46,14 @@ def train_on_images(
       TrainingError: If `work_dir` contains a training run with other options or data, or if the loss is not finite.
     """
     folder = os.fspath(work_dir)
-    fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"]}
-    checkpoints.check_work_dir(folder, {**fixed, **options.to_json()})
+    fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"], **options.to_json()}
+    if options.lmbda_range is not None:
+        del fixed["lmbda"]
+    checkpoints.check_work_dir(folder, fixed)
     network = build_image_network(
         experiment,
         lmbda=options.lmbda,
+        lmbda_range=options.lmbda_range,
         prior_banks=options.prior_banks,
         spatial=options.spatial,
         mixed_precision=options.mixed_precision,
@@ -58,6 +62,8 @@ def train_on_images(
     last_step = num_steps(options, data)
     training_step = _training_step(network, options, last_step)
     first_step = checkpoints.restore_newest(folder, training_step.state) or 0
+    if options.lmbda_range is not None:
+        select_lmbda(network, options.lmbda)
     if first_step == last_step:
         return network
     batches = training_batches(
@@ -122,7 +128,9 @@ def _training_step(network: keras.Model, options: ImageTrainingOptions, last_ste
         return task, task + options.weight_decay / 2 * squares + sum(network.losses)
 
     prior_optimizer = keras.optimizers.Adam(schedule(options.prior_learning_rate), name="prior_optimizer")
-    return TrainingStep(network, losses, optimizer_groups(network, optimizer, prior_optimizer))
+    # On a processor, TensorFlow's own convolutions (oneDNN) are faster than XLA's.
+    groups = optimizer_groups(network, optimizer, prior_optimizer)
+    return TrainingStep(network, losses, groups, jit_compile=False)
 
 
 def _report(

@@ -108,7 +108,7 @@ class Bottleneck(keras.layers.Layer):
         Returns:
           float32[batch].
         """
-        return _bits(self.prior.log_prob(y))
+        return to_bits(self.prior.log_prob(y))
 
     def tables(self) -> RangeCodingTables:
         """Return the range coding tables of the prior (`DeepFactorized.tables`).
@@ -167,7 +167,7 @@ def _has_state(metric: keras.metrics.Metric) -> bool:
         return False
 
 
-def _bits(log_probs: Any) -> Any:
+def to_bits(log_probs: Any) -> Any:
     """Sum log-probabilities in nats over all axes but the first: bits, float32[batch]."""
     return ops.sum(log_probs, axis=tuple(range(1, len(log_probs.shape)))) / -math.log(2)
 

@@ -10,15 +10,14 @@ import numpy as np
 from keras import ops
 
 from vidpress.model.networks.bottleneck import Bottleneck
-from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates, rates_of
 from vidpress.model.networks.reconstruction import InputDropout
 
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
 
-# In a network for many rates: the layer that says which rate each video has, and those that depend on it (before each
-# ReLU, after the bottleneck, and after the logits).
-RATES = "rates"
+# In a network for many rates: the layers that depend on a video's rate (before each ReLU, after the bottleneck, and
+# after the logits).
 RATE_AFFINE = "rate_affine"
 
 # After training, averages of the batches' moments replace them. They forget within some hundred steps.
@@ -59,7 +58,7 @@ def build_network(
       lmbda: Cost of a bit (`Bottleneck`). With 0 the network has no bottleneck layer: it is the baseline, which neither
         rounds nor pays for bits.
       lmbda_range: The lowest and the highest lmbda of a network for many rates. In training every video has its own;
-        otherwise all have `lmbda`, until `select_lmbda` is called.
+        otherwise all have `lmbda`, until `many_rates.select_lmbda` is called.
       weight_decay: L2 penalty on the dense kernels.
       class_frequencies: float64[num_classes], the share of videos that have each class, within (0, 1). The biases of
         the logits start at their log-odds. From 0, a bias needs thousands of steps down to the -7 of a typical class of
@@ -91,7 +90,7 @@ def build_network(
     x = activations = keras.Input((input_size,), name="x")
     if input_dropout:
         activations = InputDropout(input_dropout, seed=seed, name="input_dropout")(x)
-    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name=RATES)
+    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name="rates")
     position = None if rates is None else rates(x)
 
     def affine(inputs: Any, name: int | str, exponent: float = 0.0) -> Any:
@@ -163,15 +162,6 @@ def has_last_relu(network: keras.Model) -> bool:
     return any(layer.name == f"relu_{last}" for layer in network.layers)
 
 
-def select_lmbda(network: keras.Model, lmbda: float) -> None:
-    """Let a network for many rates be the network at `lmbda`, outside of training.
-
-    Raises:
-      ValueError: If lmbda is not in the network's range.
-    """
-    network.get_layer(RATES).select(lmbda)
-
-
 def rate_affine(network: keras.Model, name: int | str) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Return scale and shift float64[channels] of a `RateAffine` at the selected lmbda.
 
@@ -182,9 +172,10 @@ def rate_affine(network: keras.Model, name: int | str) -> tuple[np.ndarray | flo
     Returns:
       `(1, 0)` if the network is not for many rates.
     """
-    if not any(layer.name == RATES for layer in network.layers):
+    rates = rates_of(network)
+    if rates is None:
         return 1.0, 0.0
-    position = np.array([[network.get_layer(RATES).selected]], np.float32)
+    position = np.array([[rates.selected]], np.float32)
     scale, shift = network.get_layer(f"{RATE_AFFINE}_{name}").at(position)
     return tuple(ops.convert_to_numpy(each)[0].astype(np.float64) for each in (scale, shift))
 

@@ -1,8 +1,8 @@
-"""One network for many rates: layers that depend on lmbda, and fold into the dense layers around them.
+"""One network for many rates: layers that depend on lmbda, and fold into the layers around them.
 
 If bits are expensive, other activations are best than if they are cheap: smaller ones, fewer of them, and a classifier
 that works with them. So here every channel's scale and shift, before and after the bottleneck, are functions of lmbda,
-as are those of the prior; and in training each video has its own lmbda. At any one lmbda all of that is constant, so
+as are those of the prior; and in training each example has its own lmbda. At any one lmbda all of that is constant, so
 that what is frozen there is an ordinary network.
 
 Everywhere in this module `position` is where log(lmbda) lies in its range: 0 at the low end, 1 at the high one.
@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from vidpress.model.networks import noise
-from vidpress.model.networks.bottleneck import Bottleneck
+from vidpress.model.networks.bottleneck import Bottleneck, to_bits
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 # Functions of lmbda are interpolated between anchors. Neighbouring anchors differ by at most this factor.
@@ -33,11 +33,11 @@ FIRST_EXPONENT = -0.25
 
 @keras.saving.register_keras_serializable(package="vidpress")
 class Rates(keras.layers.Layer):
-    """Says for each video of a batch where in a range its lmbda lies.
+    """Says for each example of a batch where in a range its lmbda lies.
 
-    In training, lmbda is log-uniform in the range: the range is cut into as many equal parts as the batch has videos,
-    and each video gets one part. What is drawn follows from `seed` and a count of the training calls, which is among
-    the weights. Otherwise lmbda is that of `select`.
+    In training, lmbda is log-uniform in the range: the range is cut into as many equal parts as the batch has
+    examples, and each of them gets one part. What is drawn follows from `seed` and a count of the training calls, which
+    is among the weights. Otherwise lmbda is that of `select`.
 
     Args:
       low: The lowest lmbda, above 0.
@@ -66,16 +66,16 @@ class Rates(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Return the positions, float32[batch, 1]."""
-        num_videos = ops.shape(inputs)[0]
+        num_examples = ops.shape(inputs)[0]
         if not training:
-            return ops.zeros((num_videos, 1)) + self._selected
-        places = ops.cumsum(ops.ones((num_videos, 1)), axis=0) - 1
+            return ops.zeros((num_examples, 1)) + self._selected
+        places = ops.cumsum(ops.ones((num_examples, 1)), axis=0) - 1
         self._calls.assign(self._calls + 1)
-        drawn = noise.uniform((num_videos, 1), self.seed ^ _STREAM, ops.convert_to_tensor(self._calls))
-        return (places + drawn) / ops.cast(num_videos, "float32")
+        drawn = noise.uniform((num_examples, 1), self.seed ^ _STREAM, ops.convert_to_tensor(self._calls))
+        return (places + drawn) / ops.cast(num_examples, "float32")
 
     def select(self, lmbda: float) -> None:
-        """Use this lmbda for every video, outside of training.
+        """Use this lmbda for every example, outside of training.
 
         Raises:
           ValueError: If it is not in the range.
@@ -122,9 +122,15 @@ class RateAffine(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: list[Any]) -> Any:
-        """Return float32[batch, channels] of `[inputs, position]`, of shapes [batch, channels] and [batch, 1]."""
-        scale, shift = self.at(inputs[1])
+        """Return float32[batch, ..., channels] of `[inputs, position]`; positions are float32[batch, 1]."""
+        scale, shift = self.for_inputs(*inputs)
         return ops.cast(inputs[0], "float32") * scale + shift
+
+    def for_inputs(self, inputs: Any, position: Any) -> tuple[Any, Any]:
+        """Return scale and shift at positions, in a shape that multiplies inputs: float32[batch, 1, ..., channels]."""
+        shape = (-1, *(1 for _ in inputs.shape[1:-1]), inputs.shape[-1])
+        scale, shift = (ops.reshape(each, shape) for each in self.at(position))
+        return scale, shift
 
     def at(self, position: Any) -> tuple[Any, Any]:
         """Return scale and shift at positions: float32[n, channels] of float32[n, 1]."""
@@ -152,7 +158,7 @@ class RateAffine(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="vidpress")
 class ManyRatesBottleneck(Bottleneck):
-    """A `Bottleneck` that charges each video its own lmbda, under a prior that depends on it.
+    """A `Bottleneck` that charges each example its own lmbda, under a prior that depends on it.
 
     The prior's cumulative is `sigmoid(scale * logits + shift)`, with the logits of a `DeepFactorized` and with scale
     and shift by channel and lmbda (`RateAffine`): the shift says how likely a channel is to be 0, the scale how fast
@@ -177,11 +183,10 @@ class ManyRatesBottleneck(Bottleneck):
         super().build(input_shape[0])
 
     def call(self, inputs: list[Any], training: bool = False) -> Any:
-        """Return `z_hat` float32[batch, channels] of `[z, position]`, and add the loss: the mean of `lmbda * bits`."""
+        """Return `z_hat`, of the shape of `z`, of `[z, position]`, and add the loss: the mean of `lmbda * bits`."""
         position = inputs[1]
         z, z_hat, y = self._rounded(inputs[0], training)
-        log_probs = self.prior.log_prob(y, *self._affine.at(position))
-        bits = ops.sum(log_probs, axis=1) / -math.log(2)
+        bits = to_bits(self.prior.log_prob(y, *self._affine.for_inputs(y, position)))
         bits += self._bits_of_banks(z, z_hat, training, self._affine.anchor_weights(position))
         self._charge(ops.mean(_lmbda_at(self.low, self.high, position[:, 0]) * bits), bits)
         return z_hat
@@ -204,3 +209,20 @@ class ManyRatesBottleneck(Bottleneck):
 def _lmbda_at(low: float, high: float, position: Any) -> Any:
     """Return lmbda at positions."""
     return low * ops.exp(math.log(high / low) * position)
+
+
+def rates_of(model: keras.Model) -> Rates | None:
+    """Return the layer that says which rate a model is for, or None if it is for one alone."""
+    return next((layer for layer in model.layers if isinstance(layer, Rates)), None)
+
+
+def select_lmbda(model: keras.Model, lmbda: float) -> None:
+    """Let a model for many rates be the model at `lmbda`, outside of training.
+
+    Raises:
+      ValueError: If lmbda is not in the model's range, or if the model is not for many rates.
+    """
+    rates = rates_of(model)
+    if rates is None:
+        raise ValueError(f"Model {model.name!r} is for one rate: there is no other to select.")
+    rates.select(lmbda)

@@ -9,6 +9,7 @@ import numpy as np
 
 from vidpress.model.coding.feature_codec import FeatureCodec
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
+from vidpress.model.networks.many_rates import rates_of
 
 
 def encoder_of(model: keras.Model) -> keras.Model:
@@ -18,7 +19,13 @@ def encoder_of(model: keras.Model) -> keras.Model:
 
 def head_of(model: keras.Model) -> keras.Model:
     """Return the model from features `z_hat`, as decoded, to a model's outputs; it shares its weights."""
-    return keras.Model(_bottleneck(model).output, model.outputs)
+    bottleneck, rates = _bottleneck(model), rates_of(model)
+    if rates is None:
+        return keras.Model(bottleneck.output, model.outputs)
+    _, position = bottleneck.input
+    head = keras.Model([bottleneck.output, position], model.outputs)
+    z_hat = keras.Input(bottleneck.output.shape[1:])
+    return keras.Model(z_hat, head([z_hat, rates(z_hat)]))
 
 
 def quantize(model: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarray:

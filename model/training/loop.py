@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vidpress.model import strict_json
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
-from vidpress.model.networks import classifiers
+from vidpress.model.networks import classifiers, many_rates
 from vidpress.model.networks.bottleneck import bottleneck_of
 from vidpress.model.networks.reconstruction import Decoder
 from vidpress.model.networks.teacher import Teacher
@@ -111,7 +111,7 @@ def train(
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
     if first_step:
         if options.lmbda_range is not None:
-            classifiers.select_lmbda(network, options.lmbda)
+            many_rates.select_lmbda(network, options.lmbda)
         print(f"Resuming from step {first_step:,} in {work_dir}.", file=sys.stderr)
     if first_step > options.steps:
         raise TrainingError(
@@ -208,7 +208,7 @@ def load_trained(work_dir: str) -> Trained:
     step = checkpoints.restore_newest(work_dir, {"network": network.variables})
     options = dataclasses.replace(options, steps=step or 0)
     if options.lmbda_range is not None:
-        classifiers.select_lmbda(network, options.lmbda)
+        many_rates.select_lmbda(network, options.lmbda)
     return Trained(network, options, spec, begun.training_data, begun.teachers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -40,6 +40,22 @@ def check_not_negative(options: Any, names: Iterable[str]) -> None:
         value = getattr(options, name)
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value} must not be negative.")
+
+
+def checked_range(lmbda: float, lmbda_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return a range of lmbda, which an option gives as a list, as a tuple; or None if there is none.
+
+    Raises:
+      ValueError: If it is not a range that lmbda lies in.
+    """
+    if lmbda_range is None:
+        return None
+    low, high = lmbda_range
+    if not (0 < low < high and math.isfinite(high)):
+        raise ValueError(f"lmbda_range={low} {high} must be two values above 0, the lower one first.")
+    if not low <= lmbda <= high:
+        raise ValueError(f"lmbda={lmbda} must lie in lmbda_range={low} {high}.")
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +133,7 @@ class TrainingOptions:
         check_not_negative(self, ("lmbda", "weight_decay", "reconstruction", "linear_bottleneck", "seed"))
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
-        if self.lmbda_range is not None:
-            low, high = self.lmbda_range
-            object.__setattr__(self, "lmbda_range", (low, high))  # which an option gives as a list
-            if not (0 < low < high and math.isfinite(high)):
-                raise ValueError(f"lmbda_range={low} {high} must be two values above 0, the lower one first.")
-            if not low <= self.lmbda <= high:
-                raise ValueError(f"lmbda={self.lmbda} must lie in lmbda_range={low} {high}.")
+        object.__setattr__(self, "lmbda_range", checked_range(self.lmbda, self.lmbda_range))
         if not 0 <= self.input_dropout < 1:
             raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
         if not self.hidden or min(self.hidden) < 1:

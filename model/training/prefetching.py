@@ -48,7 +48,11 @@ def _dataset(make: Callable[[int], Batch], steps: range) -> Iterable[Batch]:
         )
         return tuple(tf.ensure_shape(tensor, shape) for tensor, shape in zip(tensors, shapes, strict=True))
 
-    dataset = tf.data.Dataset.range(steps.start, steps.stop, steps.step)
+    # Without this, a thread looks for settings that are given here; and an iterator that ends waits until it wakes up,
+    # which can take a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.range(steps.start, steps.stop, steps.step).with_options(options)
     return dataset.map(batch, num_parallel_calls=_THREADS, deterministic=True).prefetch(_AHEAD)
 
 

@@ -69,6 +69,13 @@ class ImageKind(Kind):
         )
         training = parser.add_argument_group("training")
         training.add_argument(
+            "--lmbda_range",
+            type=float,
+            nargs=2,
+            metavar=("LOW", "HIGH"),
+            help="train one network for all rates from LOW to HIGH, and freeze it at every --lmbda",
+        )
+        training.add_argument(
             "--prior_banks",
             type=int,
             default=options.prior_banks,
@@ -108,7 +115,7 @@ class ImageKind(Kind):
         training.add_argument(
             "--mixed_precision",
             action="store_true",
-            help="multiply in bfloat16, which GPUs and Intel AMX do faster, and other processors slower",
+            help="multiply in bfloat16: faster on GPUs and processors with AVX-512 BF16 or AMX, slower on others",
         )
         training.add_argument(
             "--seed", type=int, default=0, help="seed of the weights, the noise, the order and the augmentation"
@@ -154,9 +161,10 @@ class ImageKind(Kind):
 
     @property
     def baseline_options(self) -> dict[str, Any]:
-        """One bank, and the experiment's values of the options that have no effect without a rate."""
+        """No range, one bank, and the experiment's values of the options that have no effect without a rate."""
         prior_learning_rate = self.experiment.options.prior_learning_rate
-        return {"tables": "empirical", "banks": 1, "prior_banks": 1, "prior_learning_rate": prior_learning_rate}
+        one = {"tables": "empirical", "banks": 1, "prior_banks": 1}
+        return {"lmbda_range": None, **one, "prior_learning_rate": prior_learning_rate}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return the experiment."""
@@ -169,6 +177,13 @@ class ImageKind(Kind):
     def given_baselines(self, args: argparse.Namespace) -> dict[tuple[int, ...], str]:
         """Return none: networks for images are not frozen to files."""
         return {}
+
+    def trained_as(self, baseline: ModelPoint) -> ModelPoint | None:
+        """Return the baseline of the feature map: without a rate, what would be coded makes no difference."""
+        if dict(baseline.options)["spatial"]:
+            return None
+        options = {**dict(baseline.options), "hidden": self.experiment.map_shape, "spatial": True}
+        return dataclasses.replace(baseline, options=tuple(sorted(options.items())))
 
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
         """Yield the rivals of each baseline; the baseline's own head reads all of them."""
@@ -227,7 +242,7 @@ class ImageKind(Kind):
                 "bits_by_rank": by_rank(np.sort(bits)[::-1]),
             }
         else:
-            encoder, head = _parts(network)
+            encoder, head = _parts(network, point)
             z = encoder.predict(_pixels(test, self.experiment), verbose=0)
             z_sample = encoder.predict(_pixels(sample, self.experiment), verbose=0)
             record |= {
@@ -246,7 +261,7 @@ class ImageKind(Kind):
         num_bytes = 4 * int(np.prod(dict(source.options)["hidden"]))
         data = data.subset(files.even_rows(len(data), min(_FITTING_SAMPLE, _FITTING_BYTES // num_bytes)))
         sample = files.even_rows(len(data), _TRAINING_SAMPLE)
-        encoder, head = _parts(_train(source, self.experiment, context)[0])
+        encoder, head = _parts(_train(source, self.experiment, context)[0], source)
         z, z_test = (encoder.predict(_pixels(part, self.experiment), verbose=0) for part in (data, test))
         shape = z.shape[1:]
 
@@ -274,7 +289,7 @@ class ImageModelOptions:
           ValueError: If one is out of range, or two do not go together; the message names them.
         """
         training, freezing = fields_of(ImageTrainingOptions, values), fields_of(FreezingOptions, values)
-        freezing.check_rate(training.lmbda)
+        freezing.check_rate(training.lmbda, training.lmbda_range)
         return cls(training, freezing)
 
 
@@ -289,9 +304,13 @@ def _load_once(experiment: Experiment, folder: str, held_out: int) -> tuple[Imag
         return training, test
     if not 0 < held_out < len(training):
         raise files.ImageDataError(f"--hold_out {held_out} must leave some of the {len(training)} training images.")
-    rows = np.arange(len(training))
+    # Files may have one class after another.
+    held_out_rows = files.even_rows(len(training), held_out)
     parts = []
-    for part, chosen in (("trained on", rows[:-held_out]), ("held out", rows[-held_out:])):
+    for part, chosen in (
+        ("trained on", np.setdiff1d(np.arange(len(training)), held_out_rows)),
+        ("held out", held_out_rows),
+    ):
         subset = training.subset(chosen)
         mark = {"labelled_images": len(chosen), "sha256": f"{part}, {held_out}: {training.fingerprint['sha256']}"}
         parts.append(dataclasses.replace(subset, fingerprint={**training.fingerprint, **mark}))
@@ -304,29 +323,31 @@ def _train(point: ModelPoint, experiment: Experiment, context: Context) -> tuple
 
     data, _ = _load_data(experiment, context)
     folder = os.path.join(context.work_dir, "trainings", point.network_name(context))
-    options = ImageModelOptions.of(dict(point.options)).training
+    options = ImageModelOptions.of(dict((point.trained_as or point).options)).training
     start = time.monotonic()
     network = image_training.train_on_images(experiment, options, data, folder)
     seconds = training_seconds(folder, time.monotonic() - start)
     return network, seconds, image_training.num_steps(options, data)
 
 
-def _parts(network: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Return the part of a network up to its features, and the rest of it."""
+def _parts(network: keras.Model, baseline: ModelPoint) -> tuple[keras.Model, keras.Model]:
+    """Return the part of a baseline's network up to its features, and the rest of it."""
     import keras
 
-    from vidpress.model.images.networks import FEATURES
+    from vidpress.model.images.networks import FEATURES, POOL
 
-    features = network.get_layer(FEATURES).output
+    features = network.get_layer(FEATURES if dict(baseline.options)["spatial"] else POOL).output
     return keras.Model(network.input, features), keras.Model(features, network.output)
 
 
-def _pixels(data: Images, experiment: Experiment) -> Iterator[tuple[np.ndarray]]:
-    """Yield a network's input, batch by batch."""
+def _pixels(data: Images, experiment: Experiment) -> Any:
+    """Return a network's input as `keras.Model.predict` takes it: a dataset or, except on TensorFlow, a generator."""
+    import keras
+
     from vidpress.model.images.batches import measuring_batches
 
-    for pixels, _ in measuring_batches(data, experiment):
-        yield (np.asarray(pixels),)
+    batches = measuring_batches(data, experiment)
+    return batches if keras.backend.backend() == "tensorflow" else iter(batches)
 
 
 def task_metrics(head: keras.Model, features: np.ndarray, data: Images) -> dict[str, float]:

@@ -103,6 +103,10 @@ class Kind(abc.ABC):
           ValueError: If one cannot be a baseline.
         """
 
+    def trained_as(self, baseline: ModelPoint) -> ModelPoint | None:
+        """Return the point whose training run a baseline uses, too, if it needs none of its own."""
+        return None
+
     @abc.abstractmethod
     def rivals(self, args: argparse.Namespace, baselines: Sequence[ModelPoint]) -> Iterator[tuple[CodecPoint, ...]]:
         """Yield the rivals of each of these baselines; a tuple has one source, and is one task."""

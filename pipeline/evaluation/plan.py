@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidpress.pipeline.evaluation.kinds import Kind
@@ -40,19 +40,25 @@ class Plan:
 
     def all_tasks(self) -> Iterator[tuple[Point, ...]]:
         """Yield everything, the baselines first."""
-        yield from ((point,) for point in self.baselines)
+        yield from self.baseline_tasks()
         yield from self.tasks()
 
-    def tasks(self) -> Iterator[tuple[Point, ...]]:
-        """Yield the tasks that come after the baselines, in the order in which they begin.
+    def baseline_tasks(self) -> Iterator[tuple[Point, ...]]:
+        """Yield the tasks that come first."""
+        return _by_training(self.baselines)
 
-        Points that share a training run are one task: it must not run twice at the same time.
-        """
-        by_training: dict[str, list[Point]] = {}
-        for point in self.models:
-            by_training.setdefault(repr((point.network_options(), point.teachers)), []).append(point)
-        yield from map(tuple, by_training.values())
+    def tasks(self) -> Iterator[tuple[Point, ...]]:
+        """Yield the tasks that come after the baselines, in the order in which they begin."""
+        yield from _by_training(self.models)
         yield from self.rivals
+
+
+def _by_training(points: Sequence[ModelPoint]) -> Iterator[tuple[Point, ...]]:
+    """Yield points that share a training run as one task: it must not run twice at the same time."""
+    by_training: dict[str, list[Point]] = {}
+    for point in points:
+        by_training.setdefault(repr((point.network_options(), point.baseline, point.teachers)), []).append(point)
+    yield from map(tuple, by_training.values())
 
 
 def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
@@ -101,7 +107,9 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
                 raise ValueError(
                     f"{_placeholder(baseline)} cannot be in the options that baselines are trained with: see --method."
                 )
-            baselines[hidden, seed] = dataclasses.replace(baseline, baseline=given.get(hidden))
+            baselines[hidden, seed] = dataclasses.replace(
+                baseline, baseline=given.get(hidden), trained_as=kind.trained_as(baseline)
+            )
     unused = sorted(path for hidden, path in given.items() if (hidden, args.seed) not in baselines)
     if unused:
         raise ValueError(f"--baseline {unused[0]} has an architecture that --hidden does not name: add it there.")

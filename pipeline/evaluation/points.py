@@ -143,12 +143,14 @@ class ModelPoint:
       options: Names and values of the options of its kind's networks, sorted by name.
       baseline: The file of a frozen baseline to use instead of training one, if given.
       teachers: The baselines that placeholders in the options stand for: the one with the same seed first.
+      trained_as: The point whose training run this one uses, too, if it has none of its own.
     """
 
     method: str
     options: tuple[tuple[str, Any], ...]
     baseline: str | None = None
     teachers: tuple[ModelPoint, ...] = ()
+    trained_as: ModelPoint | None = None
 
     def name(self, context: Context) -> str:
         """Return the name of the record."""
@@ -160,11 +162,15 @@ class ModelPoint:
 
     def network_name(self, context: Context) -> str:
         """Return the name of the training run. Points that differ only in how they are frozen share it."""
+        if self.trained_as is not None:
+            return self.trained_as.network_name(context)
         values = {"kind": "network", "options": self.network_options(), "teachers": self._teacher_names(context)}
         return f"{self._label(dict(self.options).get('lmbda_range'))}-{context.key(values)}"
 
     def network_options(self) -> dict[str, Any]:
         """Return the options that say what is trained; with a range of lmbda, they do not depend on lmbda."""
+        if self.trained_as is not None:
+            return self.trained_as.network_options()
         swept = ("lmbda",) if dict(self.options).get("lmbda_range") else ()
         return self._options_but((*_WATCHING, *_FREEZING, *swept))
 
