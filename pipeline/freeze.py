@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PROG = "vidpress freeze"
 
-# The search for a rate uses at most this many training videos. It counts the bytes of one in four, and fits the tables
+# The search for a rate uses at most this many videos. It counts the bytes of one in four, and fits the tables
 # to the others: the codes of the very videos that tables were fitted to are shorter than those of new videos.
 _SEARCH_SAMPLE = 64_000
 _MEASURED_EVERY = 4
@@ -37,6 +37,7 @@ def parser() -> launch.Parser:
         examples=[
             "vidpress freeze --training many.training --input 'yt8m/train*.tfrecord' --bytes 60 --banks 256 \\",
             "    --output sixty.safetensors",
+            "vidpress freeze --training yt8m.training --tables_from 'ours/2026-1*.tfrecord' --output ours.safetensors",
         ],
     )
     files = parser.add_argument_group("files")
@@ -46,6 +47,16 @@ def parser() -> launch.Parser:
         metavar="FOLDER",
         type=launch.absolute,
         help="folder of the training run: the --work_dir of `vidpress train`, by default MODEL.training",
+    )
+    data = files.add_mutually_exclusive_group(required=True)
+    train.add_input_option(data, required=False)
+    data.add_argument(
+        "--tables_from",
+        nargs="+",
+        metavar="GLOB",
+        type=launch.absolute,
+        help="fit tables and the decoder of the input to these videos instead, such as those that will be encoded; "
+        "they need no labels",
     )
     train.add_file_options(files)
     rate = parser.add_argument_group("rate (of a network that was trained with --lmbda_range)")
@@ -99,24 +110,35 @@ def run(args: argparse.Namespace) -> str:
         freezing.check_rate(options.lmbda, options.lmbda_range)
     except ValueError as error:
         raise launch.JobError(str(error)) from error
-    videos = jobs.load_videos(args.input, trained.spec, options.num_classes)
-    if videos.fingerprint["sha256"] != trained.training_data:
-        raise launch.JobError(
-            f"--input {' '.join(args.input)} is not the data that {args.training} was trained on: give that data."
-        )
+    if args.tables_from is None:
+        videos = jobs.load_videos(args.input, trained.spec, options.num_classes)
+        if videos.fingerprint["sha256"] != trained.training_data:
+            raise launch.JobError(
+                f"--input {' '.join(args.input)} is not the data that {args.training} was trained on: give that data, "
+                "or fit tables to other videos with --tables_from."
+            )
+    else:
+        if freezing.tables != "empirical":
+            raise launch.JobError(f"--tables {freezing.tables} are not fitted to videos: leave out --tables_from.")
+        videos = jobs.load_videos(args.tables_from, trained.spec, None)
     jobs.check_num_videos(len(videos), freezing)
     validation = jobs.load_videos(args.validation, trained.spec, options.num_classes) if args.validation else None
     lines = []
     if args.bytes is not None and options.lmbda_range is not None:
         lmbda, num_bytes = _find_lmbda(trained, options.lmbda_range, args.bytes, freezing, videos)
         options = dataclasses.replace(options, lmbda=lmbda)
-        lines.append(
-            f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on training videos that no table was fitted to."
-        )
+        lines.append(f"{num_bytes:.1f} bytes a video at lmbda {lmbda:.4g}, on videos that no table was fitted to.")
     if options.lmbda_range is not None:
         many_rates.select_lmbda(trained.network, options.lmbda)
     model = jobs.freeze_network(
-        trained.network, options, freezing, trained.spec, videos, teachers=trained.teachers, validation=validation
+        trained.network,
+        options,
+        freezing,
+        trained.spec,
+        videos,
+        trained_on=trained.training_data if args.tables_from else None,
+        teachers=trained.teachers,
+        validation=validation,
     )
     if args.no_head:
         model = dataclasses.replace(model, head=None)
@@ -153,7 +175,7 @@ def _find_lmbda(
     def bytes_at(lmbda: float) -> float:
         many_rates.select_lmbda(trained.network, lmbda)
         model = freezing.freeze(trained.network, trained.spec, fitted, options)
-        found[lmbda] = freezing.measure(model, others)["bytes_per_video"]
+        found[lmbda] = freezing.measure_size(model, others)["bytes_per_video"]
         print(f"lmbda {lmbda:.4g}: {found[lmbda]:.1f} bytes a video", file=sys.stderr)
         return found[lmbda]
 

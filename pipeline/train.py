@@ -37,6 +37,7 @@ def parser() -> launch.Parser:
         ],
     )
     files = parser.add_argument_group("files")
+    add_input_option(files, required=True)
     add_file_options(files)
     files.add_argument(
         "--work_dir",
@@ -52,16 +53,20 @@ def parser() -> launch.Parser:
     return parser
 
 
-def add_file_options(files: argparse._ArgumentGroup) -> None:
-    """Add the options that say what a model is made from, and where it is written."""
+def add_input_option(files: argparse._ActionsContainer, *, required: bool) -> None:
+    """Add the option that says what a model is trained on."""
     files.add_argument(
         "--input",
-        required=True,
+        required=required,
         nargs="+",
         metavar="GLOB",
         type=launch.absolute,
         help="training data; .gz is unpacked",
     )
+
+
+def add_file_options(files: argparse._ArgumentGroup) -> None:
+    """Add the options that say what a model is measured on, and where it is written."""
     files.add_argument(
         "--validation",
         nargs="+",

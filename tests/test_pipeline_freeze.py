@@ -1,5 +1,7 @@
 """The freezing job: another rate, a number of bytes, or other tables of one training."""
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
@@ -98,6 +100,30 @@ def test_other_tables_of_a_training_at_one_rate(one_rate, data, tmp_path):
     expected, found = FrozenModel.load(one_rate), FrozenModel.load(output)
     assert found.hidden[0][0].tobytes() == expected.hidden[0][0].tobytes()
     assert (found.tables.num_banks, found.metadata["tables"], found.rounding_lmbda) == (1, "prior", 0)
+
+
+def test_tables_fit_the_videos_that_they_are_from(one_rate, many_rates, data, tmp_path, capsys):
+    unlabelled = dataclasses.replace(SPEC, labels_key="tags")
+    (corpus,) = write_shards(tmp_path / "corpus", 1, 400, spec=unlabelled, num_classes=6, frames=(2, 4), seed=9)
+    videos = training_data.load_videos([str(corpus)], SPEC, None)
+    assert (len(videos), len(videos.labels), videos.label_start.max()) == (400, 0, 0)
+    before = FrozenModel.load(one_rate)
+    argv = ["--training", str(one_rate.with_suffix(".training")), "--tables_from", str(corpus)]
+    freeze.main([*argv, "--output", str(tmp_path / "m.safetensors"), *TABLES])
+    assert "with tables of 400 videos." in capsys.readouterr().out
+    found = FrozenModel.load(tmp_path / "m.safetensors")
+    size = freezing.measure_size(found, videos)["bytes_per_video"]
+    assert size < freezing.measure_size(before, videos)["bytes_per_video"]
+    assert found.metadata["training_data"] == {"sha256": before.metadata["training_data"]["sha256"]}
+    assert found.metadata["tables_data"] == videos.fingerprint
+    assert "tables_data" not in before.metadata
+    argv += ["--output", str(tmp_path / "n.safetensors")]
+    assert "are not fitted to videos" in refusal([*argv, "--tables", "prior"], capsys)
+    argv[1] = str(many_rates.with_suffix(".training"))
+    assert "not allowed with argument" in refusal([*argv, "--input", data[0]], capsys)
+    freeze.main([*argv, "--bytes", f"{size:.2f}", *TABLES])
+    again = FrozenModel.load(tmp_path / "n.safetensors")
+    assert freezing.measure_size(again, videos)["bytes_per_video"] == pytest.approx(size, rel=0.1)
 
 
 def refusal(argv, capsys):

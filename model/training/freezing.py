@@ -234,16 +234,38 @@ def measure(model: FrozenModel, videos: LabelledVideos) -> dict[str, float | int
     """
     num_classes = _num_classes(model)
     accumulator = MetricsAccumulator(num_classes)
+
+    def update(rows: np.ndarray, z_hat: np.ndarray) -> None:
+        accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
+
+    size = measure_size(model, videos, update)
+    return {**dataclasses.asdict(accumulator.result()), **size}
+
+
+def measure_size(
+    model: FrozenModel,
+    videos: LabelledVideos,
+    visit: Callable[[np.ndarray, np.ndarray], None] = lambda rows, z_hat: None,
+) -> dict[str, float]:
+    """Measure the size of a frozen model's codes.
+
+    Args:
+      model: A model, with or without its task head.
+      videos: Videos that it was not trained on. They need no labels.
+      visit: Called with the numbers and the `z_hat` of some videos, until all have come.
+
+    Returns:
+      bits_per_video and bytes_per_video (`measure`).
+    """
     bits, num_bytes = 0.0, 0
     bank_bits = np.log2(model.tables.num_banks)
     for rows in _chunks(videos):
         z_hat = model.quantize(videos.x[rows])
-        accumulator.update(model.logits(z_hat), videos.multi_hot(rows, num_classes))
+        visit(rows, z_hat)
         encoded = range_coder.encode_cheapest(model.tables, z_hat)
         bits += float(bits_by_row(model.tables, z_hat, encoded.bank).sum())
         num_bytes += len(encoded.data)
     return {
-        **dataclasses.asdict(accumulator.result()),
         "bits_per_video": bits / len(videos) + bank_bits,
         "bytes_per_video": num_bytes / len(videos) + bank_bits / 8,
     }

@@ -129,7 +129,7 @@ def match_files(patterns: Sequence[str]) -> list[str]:
 def load_videos(
     files: Sequence[str],
     spec: FeatureSpec,
-    num_classes: int,
+    num_classes: int | None,
     *,
     progress: Callable[[int], object] = lambda num_videos: None,
 ) -> LabelledVideos:
@@ -140,15 +140,15 @@ def load_videos(
     Args:
       files: The files, not patterns.
       spec: Names and sizes of the features.
-      num_classes: How many classes there are.
+      num_classes: How many classes there are; or None to read all videos, and no labels.
       progress: Called with the number of records of every chunk read.
 
     Returns:
-      The videos that have labels.
+      The videos that have labels, or all.
 
     Raises:
       TrainingDataError: If a file cannot be read, a record is damaged or not a video of this spec, a label is not a
-        class, or no video has labels. Training stops at bad data, where encoding sets them aside: what a model was
+        class, or no video is left. Training stops at bad data, where encoding sets them aside: what a model was
         trained on should be known.
     """
     sizes = [_size(file) for file in files]
@@ -160,10 +160,11 @@ def load_videos(
     store = tempfile.TemporaryFile(prefix="vidpress-")  # noqa: SIM115 - lives as long as the map of it
     for chunk in _chunks(files, spec, num_classes):
         num_records += len(chunk)
-        labelled = [video for video in chunk if len(video.labels)]
-        x = np.stack([video.x for video in labelled]) if labelled else np.empty((0, spec.input_size), np.float32)
-        labels = np.concatenate([labels_parts[0], *(video.labels for video in labelled)])
-        counts = np.array([len(video.labels) for video in labelled], np.int64)
+        taken = [video for video in chunk if num_classes is None or len(video.labels)]
+        x = np.stack([video.x for video in taken]) if taken else np.empty((0, spec.input_size), np.float32)
+        found = [] if num_classes is None else [video.labels for video in taken]
+        labels = np.concatenate([labels_parts[0], *found])
+        counts = np.zeros(len(taken), np.int64) if num_classes is None else np.array(list(map(len, found)), np.int64)
         for part in (x, labels, counts):
             digest.update(part.data)
         _append(store, x)
@@ -190,7 +191,7 @@ def load_videos(
             "first_file": files[0].rsplit("/", 1)[-1],
             "last_file": files[-1].rsplit("/", 1)[-1],
             "records": num_records,
-            "labelled_videos": num_videos,
+            **({} if num_classes is None else {"labelled_videos": num_videos}),
             "sha256": digest.hexdigest(),
         },
     )
@@ -283,7 +284,7 @@ def _records(file: str) -> Iterator[tuple[int, bytes]]:
         raise TrainingDataError(str(input_files.unreadable(file, error))) from error
 
 
-def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int) -> Iterator[list[PooledVideo]]:
+def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int | None) -> Iterator[list[PooledVideo]]:
     """Yield the videos of each file in lists of the sizes by which fingerprints are computed."""
     frame_level = None
     for file in files:
@@ -300,7 +301,7 @@ def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int) -> Iterat
                 raise TrainingDataError(
                     f"{file}, byte {offset}: not {level} level, as the first record is; train on one kind."
                 )
-            if len(video.labels) and video.labels.max() >= num_classes:
+            if num_classes is not None and len(video.labels) and video.labels.max() >= num_classes:
                 raise TrainingDataError(
                     f"{file}, byte {offset}: label {video.labels.max()} is not among the {num_classes} classes (0 to "
                     f"{num_classes - 1}): give the number of classes of this data set with --classes."

@@ -38,8 +38,8 @@ def check_output(output: str) -> None:
     launch.check_writable(output, os.path.dirname(output) or ".")
 
 
-def load_videos(patterns: Sequence[str], features: FeatureSpec, num_classes: int) -> LabelledVideos:
-    """Read the labelled videos of some patterns, with a progress bar."""
+def load_videos(patterns: Sequence[str], features: FeatureSpec, num_classes: int | None) -> LabelledVideos:
+    """Read the labelled videos of some patterns, or all without their labels, with a progress bar."""
     from vidpress.model.training import training_data
 
     files = training_data.match_files(patterns)
@@ -117,6 +117,7 @@ def freeze_network(
     features: FeatureSpec,
     videos: LabelledVideos,
     *,
+    trained_on: str | None = None,
     teachers: Sequence[str] = (),
     validation: LabelledVideos | None = None,
 ) -> FrozenModel:
@@ -127,7 +128,8 @@ def freeze_network(
       training: How it was trained; it is frozen at `training.lmbda`.
       options: How to freeze it. A baseline's activations, trained without a rate, are rounded to the nearest integers.
       features: What `x` is made of.
-      videos: The training data.
+      videos: What tables and decoder are fitted to: the training data or, with `trained_on`, other videos.
+      trained_on: The SHA-256 of the training data's fingerprint, if these are other videos.
       teachers: The model ids of its teachers.
       validation: Videos for the metrics in the model's metadata, if given.
 
@@ -146,7 +148,8 @@ def freeze_network(
         "seed": training.seed,
         **dataclasses.asdict(options),
         "teachers": list(teachers),
-        "training_data": videos.fingerprint,
+        "training_data": videos.fingerprint if trained_on is None else {"sha256": trained_on},
+        **({} if trained_on is None else {"tables_data": videos.fingerprint}),
     }
     model = freezing.with_decoder(freezing.freeze(network, features, videos, options), videos)
     if validation is not None:
