@@ -302,6 +302,12 @@ def test_the_close_up_shows_the_methods_near_the_baseline_and_what_is_better_the
     better = codec("pq", 64, 64, 0.79)
     _, close = figures.rate_accuracy(Results(found.about, [*found.records, better])).axes[:2]
     assert close.get_ylim()[0] < 0.21
+    # If no method is as good as the baseline, their best is in the middle.
+    worse = [
+        {**r, "validation": {**r["validation"], "gap": 0.9}} if r["method"] == "baseline" else r for r in found.records
+    ]
+    _, close = figures.rate_accuracy(Results(found.about, worse)).axes[:2]
+    assert close.get_xlim()[0] < 42 / 1020 < 100 / 1020 < close.get_xlim()[1]
 
 
 def test_bits_by_dimension_are_those_of_one_lmbda():

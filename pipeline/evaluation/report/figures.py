@@ -30,7 +30,7 @@ _METHOD_MARKERS = "oDvPp"
 _PAPER_COLOUR, _PAPER_MARKER = "#000000", "*"
 
 # Points this far above the baseline's error are left out: nobody would use them. The close-up shows errors up to a
-# tenth of that above the baseline's, or up to the methods' best if that is higher.
+# tenth of that above the baseline's, or above the methods' best if that is higher.
 _HIGHEST_ABOVE_BASELINE = 0.1
 _CLOSE_ABOVE_BASELINE = 0.01
 
@@ -86,8 +86,7 @@ def _panels(results: Results, draws: Sequence[_Draw]) -> Figure:
             for axis, window in zip(pair, windows, strict=True):
                 axis.set_xlim(window.x)
                 axis.set_ylim(window.y)
-                fine = window.x[1] < 15 * window.x[0]
-                axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if fine else (1, 2, 5)))
+                axis.xaxis.set_major_locator(LogLocator(subs=_labelled(window.x[1] / window.x[0])))
                 axis.xaxis.set_minor_formatter(NullFormatter())
                 axis.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
                 axis.set_axisbelow(True)
@@ -100,6 +99,13 @@ def _panels(results: Results, draws: Sequence[_Draw]) -> Figure:
             whole.add_patch(frame)
             _name_curves(whole, close, windows[0], results.about["methods"])
     return figure
+
+
+def _labelled(ratio: float) -> tuple[float, ...]:
+    """Return which multiples of powers of ten have a label on an axis whose ends have this ratio."""
+    if ratio < 15:
+        return 1, 1.5, 2, 3, 5, 7
+    return (1, 2, 5) if ratio < 5000 else (1, 3)
 
 
 def _name_curves(whole: Axes, close: Axes, window: _Window, own: Sequence[str]) -> None:
@@ -168,7 +174,7 @@ def _draw_errors(axis: Axes, results: Results, hidden: tuple[int, ...], shown_er
     if not methods:
         return whole, whole
     best = min(1 - point.validation[metric] for curve in methods for point in curve.points)
-    above = max(_CLOSE_ABOVE_BASELINE, best - error)
+    above = _CLOSE_ABOVE_BASELINE + max(0.0, best - error)
     sizes = [point.relative_size for point in points_of(methods, above)]
     # Rivals of the same sizes belong to the picture, above all where they are better.
     near = [point for point in points_of(curves, above) if min(sizes) <= point.relative_size <= max(sizes)]
