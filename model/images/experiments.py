@@ -13,7 +13,7 @@ from typing import Any
 from vidpress.model.images import files as image_files
 from vidpress.model.images import tables
 from vidpress.model.images.files import ImageNetRecords, LabelledImages
-from vidpress.model.training.options import check_not_negative, check_positive, checked_range
+from vidpress.model.training.options import check_not_negative, check_positive, checked_range, json_values
 
 Images = LabelledImages | ImageNetRecords
 
@@ -73,8 +73,7 @@ class ImageTrainingOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values, without the one of `steps` and `epochs` that is not given."""
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        return {name: value for name, value in json_values(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

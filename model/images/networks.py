@@ -11,8 +11,7 @@ import keras
 import numpy as np
 
 from vidpress.model.images.experiments import Experiment
-from vidpress.model.networks.bottleneck import Bottleneck
-from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, RateLayers
 
 FEATURES = "features"
 POOL = "pool"
@@ -73,31 +72,16 @@ def build_image_network(
     normalized = backbone.get_layer(_LAST_BATCH_NORM)
     pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name=POOL)
     features = keras.layers.Activation("linear", dtype="float32", name=FEATURES)
-    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name="rates")
-    position = None if rates is None else rates(backbone.input)
-
-    def affine(inputs: Any, name: str, exponent: float = 0.0) -> Any:
-        if rates is None:
-            return inputs
-        layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"rate_affine_{name}")
-        return layer([inputs, position])
-
-    def bottleneck(z: Any) -> Any:
-        if rates is not None:
-            return ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed)([z, position])
-        return Bottleneck(lmbda, num_banks=prior_banks, seed=seed)(z) if lmbda else z
-
-    last_map = keras.layers.ReLU(dtype="float32")(affine(normalized.output, FEATURES, FIRST_EXPONENT))
-    z_hat = bottleneck(features(last_map if spatial else pool(last_map)))
-    vector = affine(pool(z_hat) if spatial else z_hat, "vector", -FIRST_EXPONENT)
+    layers = RateLayers(backbone.input, lmbda, lmbda_range, num_banks=prior_banks, seed=seed)
+    last_map = keras.layers.ReLU(dtype="float32")(layers.affine(normalized.output, FEATURES, FIRST_EXPONENT))
+    z_hat = layers.bottleneck(features(last_map if spatial else pool(last_map)))
+    vector = layers.affine(pool(z_hat) if spatial else z_hat, "vector", -FIRST_EXPONENT)
     first = keras.initializers.GlorotUniform(seed)
     logits = keras.layers.Dense(experiment.num_classes, kernel_initializer=first, dtype="float32", name=LOGITS)(vector)
-    network = keras.Model(backbone.input, affine(logits, LOGITS), name=experiment.network.lower())
+    network = keras.Model(backbone.input, layers.affine(logits, LOGITS), name=experiment.network.lower())
     if lmbda:
         scale = _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED
         normalized.gamma.assign(np.full(normalized.gamma.shape, scale))
-    if rates is not None:
-        rates.select(lmbda)
     return network
 
 

@@ -9,16 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from vidpress.model.networks.bottleneck import Bottleneck
-from vidpress.model.networks.many_rates import FIRST_EXPONENT, ManyRatesBottleneck, RateAffine, Rates, rates_of
+from vidpress.model.networks.many_rates import FIRST_EXPONENT, RATE_AFFINE, RateLayers, rates_of
 from vidpress.model.networks.reconstruction import InputDropout
 
 BOTTLENECK = "bottleneck"
 LOGITS = "logits"
-
-# In a network for many rates: the layers that depend on a video's rate (before each ReLU, after the bottleneck, and
-# after the logits).
-RATE_AFFINE = "rate_affine"
 
 # After training, averages of the batches' moments replace them. They forget within some hundred steps.
 BATCH_NORM_MOMENTUM = 0.99
@@ -90,15 +85,7 @@ def build_network(
     x = activations = keras.Input((input_size,), name="x")
     if input_dropout:
         activations = InputDropout(input_dropout, seed=seed, name="input_dropout")(x)
-    rates = None if lmbda_range is None else Rates(*lmbda_range, seed=seed, name="rates")
-    position = None if rates is None else rates(x)
-
-    def affine(inputs: Any, name: int | str, exponent: float = 0.0) -> Any:
-        if rates is None:
-            return inputs
-        layer = RateAffine(rates.low, rates.high, exponent=exponent, name=f"{RATE_AFFINE}_{name}")
-        return layer([inputs, position])
-
+    layers = RateLayers(x, lmbda, lmbda_range, num_banks=prior_banks, seed=seed)
     widths = (*hidden, linear_bottleneck) if linear_bottleneck else tuple(hidden)
     for index, units in enumerate(widths):
         activations = keras.layers.Dense(
@@ -117,14 +104,10 @@ def build_network(
             gamma_initializer=keras.initializers.Constant(scale),
             name=f"batch_norm_{index}",
         )(activations)
-        activations = affine(activations, index, FIRST_EXPONENT if last else 0.0)
+        activations = layers.affine(activations, index, FIRST_EXPONENT if last else 0.0)
         if not (last and linear_bottleneck):
             activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
-    if rates is not None:
-        bottleneck = ManyRatesBottleneck(rates.low, rates.high, num_banks=prior_banks, seed=seed, name=BOTTLENECK)
-        activations = affine(bottleneck([activations, position]), BOTTLENECK, -FIRST_EXPONENT)
-    elif lmbda:
-        activations = Bottleneck(lmbda, num_banks=prior_banks, seed=seed, name=BOTTLENECK)(activations)
+    activations = layers.affine(layers.bottleneck(activations, BOTTLENECK), BOTTLENECK, -FIRST_EXPONENT)
     logits = keras.layers.Dense(
         num_classes,
         kernel_initializer=keras.initializers.GlorotUniform(seed + len(widths)),
@@ -133,10 +116,7 @@ def build_network(
         dtype=precision,
         name=LOGITS,
     )(activations)
-    network = keras.Model(x, affine(logits, LOGITS))
-    if rates is not None:
-        rates.select(lmbda)
-    return network
+    return keras.Model(x, layers.affine(logits, LOGITS))
 
 
 def _log_odds(p: np.ndarray) -> keras.initializers.Initializer:

@@ -27,6 +27,9 @@ _ANCHOR_RATIO = 2.0
 # Keeps the random numbers of lmbda apart from the bottleneck's noise of the same seed.
 _STREAM = 1 << 31
 
+# Names of the layers of a network that depend on lmbda begin with this.
+RATE_AFFINE = "rate_affine"
+
 # At first, activations before rounding are in proportion to lmbda to this power.
 FIRST_EXPONENT = -0.25
 
@@ -209,6 +212,47 @@ class ManyRatesBottleneck(Bottleneck):
 def _lmbda_at(low: float, high: float, position: Any) -> Any:
     """Return lmbda at positions."""
     return low * ops.exp(math.log(high / low) * position)
+
+
+class RateLayers:
+    """Adds to a network what depends on lmbda: its bottleneck and, if it is for many rates, scales and shifts.
+
+    Args:
+      inputs: The network's input.
+      lmbda: Cost of a bit (`Bottleneck`); with 0 there is no bottleneck. A network for many rates is set to it.
+      lmbda_range: The lowest and the highest lmbda of a network for many rates.
+      num_banks: Banks of the bottleneck's prior.
+      seed: Seed of the bottleneck's noise, and of what is drawn.
+
+    Raises:
+      ValueError: If that is not a range, or if lmbda is not in it.
+    """
+
+    def __init__(
+        self, inputs: Any, lmbda: float, lmbda_range: tuple[float, float] | None, *, num_banks: int, seed: int
+    ):
+        self._lmbda = lmbda
+        self._of_prior: dict[str, Any] = {"num_banks": num_banks, "seed": seed}
+        self._rates = None
+        if lmbda_range is not None:
+            self._rates = Rates(*lmbda_range, seed=seed, name="rates")
+            self._position = self._rates(inputs)
+            self._rates.select(lmbda)
+
+    def affine(self, inputs: Any, name: int | str, exponent: float = 0.0) -> Any:
+        """Return inputs scaled and shifted (`RateAffine`); at one rate, as they are."""
+        if self._rates is None:
+            return inputs
+        name = f"{RATE_AFFINE}_{name}"
+        layer = RateAffine(self._rates.low, self._rates.high, exponent=exponent, name=name)
+        return layer([inputs, self._position])
+
+    def bottleneck(self, z: Any, name: str | None = None) -> Any:
+        """Return activations rounded, and charged for; without a rate, as they are."""
+        if self._rates is not None:
+            layer = ManyRatesBottleneck(self._rates.low, self._rates.high, name=name, **self._of_prior)
+            return layer([z, self._position])
+        return Bottleneck(self._lmbda, name=name, **self._of_prior)(z) if self._lmbda else z
 
 
 def rates_of(model: keras.Model) -> Rates | None:

@@ -42,6 +42,12 @@ def check_not_negative(options: Any, names: Iterable[str]) -> None:
             raise ValueError(f"{name}={value} must not be negative.")
 
 
+def json_values(options: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass of options as JSON values."""
+    values = dataclasses.asdict(options)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def checked_range(lmbda: float, lmbda_range: Sequence[float] | None) -> tuple[float, float] | None:
     """Return a range of lmbda, which an option gives as a list, as a tuple; or None if there is none.
 
@@ -149,8 +155,7 @@ class TrainingOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return json_values(self)
 
 
 @dataclasses.dataclass(frozen=True)
