@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 import keras
 
 from vidpress.model.images.experiments import EXPERIMENTS
-from vidpress.model.images.networks import build_image_network
+from vidpress.model.images.networks import build_image_network, start_as
 from vidpress.model.networks import plug_in
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.networks.many_rates import select_lmbda
@@ -96,6 +96,24 @@ def test_a_network_for_many_rates_is_another_at_each(spatial):
         plug_in.freeze(model, x, tables="prior")
     with pytest.raises(ValueError, match="is for one rate"):
         select_lmbda(build_image_network(FASHION, lmbda=0.002), 0.002)
+
+
+@pytest.mark.parametrize("experiment", [FASHION, CIFAR])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_network_starts_as_one_without_a_rate(experiment, spatial):
+    trained = build_image_network(experiment, lmbda=0, spatial=not spatial, seed=1)
+    rng = np.random.default_rng(0)
+    for layer in (layer for layer in trained.layers if isinstance(layer, keras.layers.BatchNormalization)):
+        layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    model = build_image_network(experiment, lmbda=0.002, lmbda_range=(0.001, 0.004), spatial=spatial)
+    steps = np.abs(model.get_layer("post_bn").gamma).mean()
+    start_as(model, trained)
+    assert np.abs(model.get_layer("post_bn").gamma).mean() == pytest.approx(steps)
+    x = rng.uniform(-1, 1, (2, *experiment.image_shape)).astype(np.float32)
+    unrounded = keras.Model(model.input, model.get_layer("features").output)(x)
+    expected = trained(x).numpy()
+    np.testing.assert_allclose(plug_in.head_of(model)(unrounded), expected, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(model(x) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 def test_the_same_seed_gives_the_same_network():

@@ -150,6 +150,33 @@ def test_a_network_for_many_rates_is_trained_once(data, tmp_path):
         train_on_images(FASHION, dataclasses.replace(options, lmbda_range=(0.005, 0.03)), training, tmp_path)
 
 
+def test_a_network_starts_as_its_first_teacher_and_learns_from_all(data, tmp_path):
+    training, _ = data
+    without_rate = dataclasses.replace(OPTIONS, lmbda=0)
+    teachers = {
+        str(seed): train_on_images(
+            FASHION, dataclasses.replace(without_rate, seed=seed), training, tmp_path / str(seed)
+        )
+        for seed in (0, 1)
+    }
+    kernel = next(variable for variable in teachers["0"].trainable_variables if "kernel" in variable.name).numpy()
+
+    def taught(folder, learning_rate=1e-6, **named):
+        options = dataclasses.replace(OPTIONS, steps=1, epochs=None, learning_rate=learning_rate)
+        network = train_on_images(FASHION, options, training, tmp_path / folder, **named)
+        return next(variable for variable in network.trainable_variables if "kernel" in variable.name).numpy()
+
+    np.testing.assert_allclose(taught("one", teachers={"0": teachers["0"]}), kernel, atol=1e-5)
+    assert np.abs(taught("none") - kernel).max() > 0.001
+    one, two = (
+        taught(folder, 0.01, teachers={name: teachers[name] for name in names})
+        for folder, names in (("first", "0"), ("both", "01"))
+    )
+    assert (one != two).any()
+    with pytest.raises(TrainingError, match="contains a training run with teachers"):
+        taught("one", teachers=teachers)
+
+
 def test_a_training_that_diverges_says_so():
     bottleneck, tasks = Bottleneck(0.01), [keras.ops.convert_to_tensor(task) for task in (1.0, 3.0)]
     bottleneck.bits.update_state(30.0)

@@ -169,7 +169,7 @@ def test_images_are_held_out_of_every_class_of_sorted_files(folder):
 
 
 def test_one_network_is_trained_for_a_range_and_one_baseline_for_map_and_vector(folder, tmp_path):
-    method = "one: --lmbda_range 0.001 0.004 --lmbda 0.001 0.004"
+    method = "one: --lmbda_range 0.001 0.004 --lmbda 0.001 0.004 --teacher {baseline} --epochs 1 --learning_rate 0.001"
     options = ["--experiment", NAME, "--epochs", "2", "--batch_size", "50", "--banks", "4", "--rivals", "none"]
     options += ["--bottleneck", "map", "vector", "--method", method]
     evaluate.main([*options, "--input", str(folder), "--output", str(tmp_path / "out")])
@@ -180,7 +180,8 @@ def test_one_network_is_trained_for_a_range_and_one_baseline_for_map_and_vector(
         assert [record["lmbda"] for record in one] == [0.001, 0.004]
         assert len({record["bytes_per_image"] for record in one}) == 2
         (baseline,) = records_of(tmp_path / "out", method="baseline", hidden=hidden)
-        assert baseline["options"]["lmbda_range"] is None
+        assert baseline["options"]["lmbda_range"] is baseline["options"]["teacher"] is None
+        assert [record["steps"] for record in (baseline, *one)] == [12, 6, 6]
     on_map, on_vector = records_of(tmp_path / "out", method="baseline")
     assert on_map["validation"] == on_vector["validation"]
     assert on_map["bytes_per_image"] > on_vector["bytes_per_image"]
@@ -198,6 +199,20 @@ def test_one_network_is_trained_for_a_range_and_one_baseline_for_map_and_vector(
         (["--experiment", NAME, "--input", "x", "--steps", "9", "--method", "a: --epochs 1"], "exactly one of the two"),
         (["--experiment", NAME, "--input", "x", "--method", "a: --bottleneck map"], "cannot have --bottleneck map"),
         (["--experiment", NAME, "--input", "x", "--banks", "3"], "3 banks"),
+        (["--experiment", NAME, "--input", "x", "--method", "a: --teacher b"], "invalid choice: 'b'"),
+        (
+            [
+                "--experiment",
+                NAME,
+                "--input",
+                "x",
+                "--teacher",
+                "{baseline}",
+                "--baseline_options",
+                "--teacher {baseline}",
+            ],
+            "{baseline} cannot be in the options that baselines are trained with",
+        ),
         (["--experiment", NAME, "--input", "x"], "x has no file train-images-idx3-ubyte"),
     ],
 )

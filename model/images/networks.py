@@ -18,6 +18,9 @@ POOL = "pool"
 LOGITS = "logits"
 _LAST_BATCH_NORM = "post_bn"  # its name in keras.applications
 
+# The layers that a network with a rate and one without have in common.
+_WEIGHTED = (keras.layers.Conv2D, keras.layers.BatchNormalization, keras.layers.Dense)
+
 _BLOCKS_A_STAGE = 3  # of two convolutions; with the first one and the logits, 20 layers
 
 # If activations are rounded: what the last batch normalisation multiplies by at first, in rounding steps. A mean over
@@ -83,6 +86,27 @@ def build_image_network(
         scale = _SCALE_OF_MAP if spatial else _SCALE_OF_POOLED
         normalized.gamma.assign(np.full(normalized.gamma.shape, scale))
     return network
+
+
+def start_as(network: keras.Model, trained: keras.Model) -> None:
+    """Give a network with a bottleneck the weights of the same network without a rate.
+
+    Its features are then those of the other, in rounding steps: its last batch normalisation multiplies by as much, in
+    the mean of the channels, as it would without this. The logits stay the same, but for the rounding.
+
+    Args:
+      network: A network of `build_image_network`.
+      trained: The network of the same experiment with `lmbda=0`, whether its features are spatial or not.
+    """
+    own, others = ([layer for layer in model.layers if isinstance(layer, _WEIGHTED)] for model in (network, trained))
+    steps = np.abs(network.get_layer(_LAST_BATCH_NORM).gamma).mean()
+    for layer, other in zip(own, others, strict=True):
+        layer.set_weights(other.get_weights())
+    gamma, beta, *moments = network.get_layer(_LAST_BATCH_NORM).get_weights()
+    scale = steps / np.abs(gamma).mean()
+    network.get_layer(_LAST_BATCH_NORM).set_weights([gamma * scale, beta * scale, *moments])
+    kernel, bias = network.get_layer(LOGITS).get_weights()
+    network.get_layer(LOGITS).set_weights([kernel / scale, bias])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import keras
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from vidpress.model.images.batches import training_batches
 from vidpress.model.images.experiments import Experiment, Images, ImageTrainingOptions
-from vidpress.model.images.networks import build_image_network
+from vidpress.model.images.networks import build_image_network, start_as
 from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.networks.many_rates import select_lmbda
 from vidpress.model.training import checkpoints
@@ -23,12 +24,22 @@ from vidpress.model.training.steps import TrainingStep
 
 _REPORT_EVERY = 50
 _MOMENTUM = 0.9  # He et al.
+# With teachers, the share of the task's loss that is about their probabilities; the rest is about the labels.
+_TEACHERS_SHARE = 0.5
 
 
 def train_on_images(
-    experiment: Experiment, options: ImageTrainingOptions, data: Images, work_dir: str | os.PathLike[str]
+    experiment: Experiment,
+    options: ImageTrainingOptions,
+    data: Images,
+    work_dir: str | os.PathLike[str],
+    *,
+    teachers: Mapping[str, keras.Model] = MappingProxyType({}),
 ) -> keras.Model:
     """Train an experiment's network, or resume the training run in `work_dir`; write a checkpoint after every epoch.
+
+    With teachers, the network starts as the first of them (`networks.start_as`), and learns the mean of their class
+    probabilities besides the labels.
 
     A training run that is stopped and resumed ends with the same weights as one that is never stopped, on the same
     machine.
@@ -38,6 +49,7 @@ def train_on_images(
       options: How to train.
       data: The training images.
       work_dir: A folder for `checkpoints/`.
+      teachers: Networks of the same experiment, trained with `lmbda=0`, by names that tell them apart.
 
     Returns:
       The trained network (`build_image_network`).
@@ -49,6 +61,8 @@ def train_on_images(
     fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"], **options.to_json()}
     if options.lmbda_range is not None:
         del fixed["lmbda"]
+    if teachers:
+        fixed["teachers"] = list(teachers)
     checkpoints.check_work_dir(folder, fixed)
     network = build_image_network(
         experiment,
@@ -59,8 +73,10 @@ def train_on_images(
         mixed_precision=options.mixed_precision,
         seed=options.seed,
     )
+    if teachers:
+        start_as(network, next(iter(teachers.values())))
     last_step = num_steps(options, data)
-    training_step = _training_step(network, options, last_step)
+    training_step = _training_step(network, options, last_step, list(teachers.values()))
     first_step = checkpoints.restore_newest(folder, training_step.state) or 0
     if options.lmbda_range is not None:
         select_lmbda(network, options.lmbda)
@@ -111,7 +127,9 @@ def learning_rates(
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
-def _training_step(network: keras.Model, options: ImageTrainingOptions, last_step: int) -> TrainingStep:
+def _training_step(
+    network: keras.Model, options: ImageTrainingOptions, last_step: int, teachers: Sequence[keras.Model]
+) -> TrainingStep:
     def schedule(learning_rate: float) -> keras.optimizers.schedules.LearningRateSchedule:
         return learning_rates(learning_rate, options.decays, last_step)
 
@@ -124,13 +142,18 @@ def _training_step(network: keras.Model, options: ImageTrainingOptions, last_ste
     def losses(pixels: Any, labels: Any) -> tuple[Any, Any]:
         logits = network(pixels, training=True)
         task = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        if teachers:
+            taught = sum(ops.softmax(teacher(pixels, training=False)) for teacher in teachers) / len(teachers)
+            learned = keras.losses.categorical_crossentropy(ops.stop_gradient(taught), logits, from_logits=True)
+            task = _TEACHERS_SHARE * ops.mean(learned) + (1 - _TEACHERS_SHARE) * task
         squares = sum(ops.sum(ops.square(kernel)) for kernel in kernels)
         return task, task + options.weight_decay / 2 * squares + sum(network.losses)
 
     prior_optimizer = keras.optimizers.Adam(schedule(options.prior_learning_rate), name="prior_optimizer")
     # On a processor, TensorFlow's own convolutions (oneDNN) are faster than XLA's.
     groups = optimizer_groups(network, optimizer, prior_optimizer)
-    return TrainingStep(network, losses, groups, jit_compile=False)
+    frozen = [variable for teacher in teachers for variable in teacher.variables]
+    return TrainingStep(network, losses, groups, frozen=frozen, jit_compile=False)
 
 
 def _report(

@@ -20,7 +20,16 @@ from vidpress.model.metrics import deflated_bytes
 from vidpress.model.tables.bits import bits_by_dim
 from vidpress.model.training.options import TABLES, FreezingOptions
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
-from vidpress.pipeline.evaluation.points import PAPER, CodecPoint, Context, ModelPoint, by_rank, training_seconds
+from vidpress.pipeline.evaluation.points import (
+    BASELINE_PLACEHOLDER,
+    BASELINES_PLACEHOLDER,
+    PAPER,
+    CodecPoint,
+    Context,
+    ModelPoint,
+    by_rank,
+    training_seconds,
+)
 from vidpress.pipeline.evaluation.rivals.registry import ACTIVATIONS, fitted_to
 from vidpress.pipeline.launching import launch
 from vidpress.pipeline.training.options import fields_of
@@ -80,6 +89,12 @@ class ImageKind(Kind):
             type=int,
             default=options.prior_banks,
             help="banks of the prior in training, ideally as many as --banks; the paper has 1",
+        )
+        training.add_argument(
+            "--teacher",
+            choices=(BASELINE_PLACEHOLDER, BASELINES_PLACEHOLDER),
+            help="start as the baseline of the same seed, and learn its class probabilities besides the labels, or "
+            "the mean of those of all seeds' baselines",
         )
         length = training.add_mutually_exclusive_group()
         default = f"{options.epochs} epochs" if options.steps is None else f"{options.steps} steps"
@@ -164,7 +179,7 @@ class ImageKind(Kind):
         """No range, one bank, and the experiment's values of the options that have no effect without a rate."""
         prior_learning_rate = self.experiment.options.prior_learning_rate
         one = {"tables": "empirical", "banks": 1, "prior_banks": 1}
-        return {"lmbda_range": None, **one, "prior_learning_rate": prior_learning_rate}
+        return {"teacher": None, "lmbda_range": None, **one, "prior_learning_rate": prior_learning_rate}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return the experiment."""
@@ -324,8 +339,9 @@ def _train(point: ModelPoint, experiment: Experiment, context: Context) -> tuple
     data, _ = _load_data(experiment, context)
     folder = os.path.join(context.work_dir, "trainings", point.network_name(context))
     options = ImageModelOptions.of(dict((point.trained_as or point).options)).training
+    teachers = {teacher.name(context): _train(teacher, experiment, context)[0] for teacher in point.teachers}
     start = time.monotonic()
-    network = image_training.train_on_images(experiment, options, data, folder)
+    network = image_training.train_on_images(experiment, options, data, folder, teachers=teachers)
     seconds = training_seconds(folder, time.monotonic() - start)
     return network, seconds, image_training.num_steps(options, data)
 
