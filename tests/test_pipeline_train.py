@@ -220,6 +220,8 @@ def test_another_training_in_the_work_folder_is_refused(trained, data, capsys):
         (["--seed", "99999999999999999999"], "seed=99999999999999999999 must be below"),
         (["--lmbda", "-1"], "lmbda=-1"),
         (["--lmbda", "0", "--tables", "prior"], "tables=prior needs lmbda above 0"),
+        (["--score_bottleneck", "--linear_bottleneck", "8"], "score_bottleneck=True: give one of the two"),
+        (["--score_bottleneck", "--classes", "9000"], "num_classes=9000 is too wide to code"),
         (["--hidden", "12,8193"], "hidden=8193 is too wide to code: the last layer may have 8,192 units"),
         (["--lmbda_range", "0.003", "0.006"], "lmbda=0.002 must lie in lmbda_range=0.003 0.006"),
         (["--lmbda_range", "0.001", "0.006", "--tables", "prior"], "tables=prior cannot be used with lmbda_range"),

@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 from conftest import SPEC, random_model
 from keras import ops
 
-from vidpress.model.networks import classifiers
+from vidpress.model.networks import classifiers, many_rates
 from vidpress.model.networks.teacher import Teacher
 from vidpress.model.training import loop, warm_start
 from vidpress.model.training.options import TrainingOptions
@@ -41,7 +41,7 @@ X = np.random.default_rng(0).normal(size=(3000, SPEC.input_size)).astype(np.floa
 
 def started(options, *models):
     network = loop.build_network(options, SPEC, None)
-    teacher = Teacher(models, SPEC, NUM_CLASSES, activations=True)
+    teacher = Teacher(models, SPEC, NUM_CLASSES, activations=bool(options.reconstruction))
     decoder = loop.build_decoder(network, options, teacher)
     warm_start.start_as(network, decoder, options, models, X)
     return network, decoder, teacher
@@ -96,6 +96,62 @@ def test_steps_follow_from_what_a_bit_costs(teacher):
     assert found[0].mean() == pytest.approx(0, abs=0.1)
 
 
+# Teachers whose classes are on in some videos, and off in others.
+SCORES = dataclasses.replace(
+    OPTIONS, lmbda=0.01, linear_bottleneck=0, reconstruction=0.0, score_bottleneck=True, width_multiplier=2
+)
+
+
+@pytest.fixture(scope="module")
+def rare(two_teachers):
+    return [
+        dataclasses.replace(model, head=(model.head[0], np.full(NUM_CLASSES, -5, np.float32))) for model in two_teachers
+    ]
+
+
+@pytest.mark.parametrize("lmbda_range", [None, (0.002, 0.05)])
+def test_scores_above_what_a_bit_costs_are_coded_in_nats(rare, lmbda_range):
+    network, decoder, _ = started(dataclasses.replace(SCORES, lmbda_range=lmbda_range), *rare)
+    assert decoder is None
+    scores = mean_logits(rare, X)
+    logits = {}
+    for lmbda in (0.01,) if lmbda_range is None else (0.002, 0.01, 0.05):
+        if lmbda_range:
+            many_rates.select_lmbda(network, lmbda)
+        threshold = np.log(lmbda / (1 - lmbda))
+        z = ops.convert_to_numpy(classifiers.activations_model(network)(X))
+        # Between two of a range's anchors, thresholds are interpolated.
+        np.testing.assert_allclose(z, np.maximum(scores - threshold, 0), atol=0.02)
+        logits[lmbda] = ops.convert_to_numpy(network(X))
+        off = np.rint(z) == 0
+        assert 0.1 < off.mean() < 0.99
+        probability = 1 / (1 + np.exp(-scores))
+        for number in range(NUM_CLASSES):
+            (when_off,) = np.unique(logits[lmbda][off[:, number], number])
+            assert 1 / (1 + np.exp(-when_off)) == pytest.approx(probability[off[:, number], number].mean(), rel=0.1)
+        on = ~off & (probability > 0.1)
+        assert np.abs(logits[lmbda] - scores)[on].mean() < 1
+    if lmbda_range:
+        errors = [np.abs(logits[lmbda] - scores).mean() for lmbda in (0.002, 0.01, 0.05)]
+        assert errors == sorted(errors)
+
+
+def test_a_network_that_starts_with_scores_keeps_its_teachers_kernels(rare, tmp_path):
+    labels = np.arange(len(X), dtype=np.int32) % NUM_CLASSES
+    videos = LabelledVideos(X, labels, np.arange(len(X) + 1), 0, {"sha256": "0"})
+    options = dataclasses.replace(SCORES, steps=20, batch_size=100, learning_rate=0.01)
+    network = loop.train(options, SPEC, videos, str(tmp_path / "scores"), teachers=rare)
+    kernel = np.concatenate([model.hidden[0][0] for model in rare], axis=1)
+    np.testing.assert_array_equal(ops.convert_to_numpy(network.get_layer("hidden_0").kernel), kernel)
+    logits = network.get_layer("logits")
+    assert (ops.convert_to_numpy(logits.kernel) == np.diag(np.diag(logits.kernel))).all()
+    one = started(options, *rare)[0]
+    assert np.abs(ops.convert_to_numpy(logits.bias) - ops.convert_to_numpy(one.get_layer("logits").bias)).max() > 1e-3
+    # Without teachers that fit, all is trained.
+    network = loop.train(options, SPEC, videos, str(tmp_path / "none"), teachers=rare[:1])
+    assert (ops.convert_to_numpy(network.get_layer("logits").kernel) != 0).all()
+
+
 def test_only_the_same_layers_before_a_linear_bottleneck_can_start_so(teacher, two_teachers):
     assert warm_start.can_start_as(OPTIONS, [teacher])
     for change in (
@@ -108,6 +164,9 @@ def test_only_the_same_layers_before_a_linear_bottleneck_can_start_so(teacher, t
         assert not warm_start.can_start_as(dataclasses.replace(OPTIONS, **change), [teacher])
     assert not warm_start.can_start_as(OPTIONS, [])
     assert warm_start.can_start_as(WIDE, two_teachers)
+    assert warm_start.can_start_as(SCORES, two_teachers)
+    for change in ({"score_bottleneck": False}, {"lmbda": 0.0}, {"width_multiplier": 1}):
+        assert not warm_start.can_start_as(dataclasses.replace(SCORES, **change), two_teachers)
     assert not warm_start.can_start_as(WIDE, [teacher])
     assert not warm_start.can_start_as(OPTIONS, two_teachers)
     shallow = random_model(SPEC, hidden=(40,), num_classes=NUM_CLASSES)

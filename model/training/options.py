@@ -93,6 +93,8 @@ class TrainingOptions:
         its teachers together starts as these side by side (`warm_start`).
       linear_bottleneck: Units of one more layer, without a ReLU, after the hidden ones: its activations are stored, and
         may be negative. With 0 there is none, and those of the last hidden layer are stored (paper).
+      score_bottleneck: Add a hidden layer with a unit for each class, and store its activations. A network that is as
+        wide as its teachers together starts with their classes' scores there (`warm_start`).
       prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. The
         paper has 1.
       mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. The frozen model multiplies in float32.
@@ -116,6 +118,7 @@ class TrainingOptions:
     reconstruction: float = 0.0
     width_multiplier: int = 1
     linear_bottleneck: int = 0
+    score_bottleneck: bool = False
     prior_banks: int = 16
     mixed_precision: bool = False
     seed: int = 0
@@ -144,14 +147,21 @@ class TrainingOptions:
             raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
-        name = "linear_bottleneck" if self.linear_bottleneck else "hidden"
-        if (num_dims := self.linear_bottleneck or self.widths[-1]) > MAX_DIMS:
+        if self.linear_bottleneck and self.score_bottleneck:
+            raise ValueError(f"linear_bottleneck={self.linear_bottleneck}, score_bottleneck=True: give one of the two.")
+        name = "linear_bottleneck" if self.linear_bottleneck else "num_classes" if self.score_bottleneck else "hidden"
+        if (num_dims := self.num_dims) > MAX_DIMS:
             raise ValueError(f"{name}={num_dims} is too wide to code: the last layer may have {MAX_DIMS:,} units.")
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The units of the network's hidden layers."""
         return tuple(units * self.width_multiplier for units in self.hidden)
+
+    @property
+    def num_dims(self) -> int:
+        """Numbers that are coded."""
+        return self.linear_bottleneck or (self.num_classes if self.score_bottleneck else self.widths[-1])
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values."""

@@ -1,26 +1,38 @@
-"""A network that starts as its teachers side by side, followed by the principal components of their activations."""
+"""A network that starts as its teachers side by side.
+
+What is coded are then the principal components of their activations, or their classes' scores.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.networks import classifiers
+from vidpress.model.networks.many_rates import RATE_AFFINE
 from vidpress.model.networks.reconstruction import Decoder
 from vidpress.model.networks.teacher import error_root, head_of
 from vidpress.model.training.options import TrainingOptions
 
-# Videos that the principal components are those of.
+# Videos that the principal components are those of, and videos that show what a unit says of its class.
 _SAMPLE = 50_000
+_SCORE_SAMPLE = 10_000
+
+# A class that is never on in the sample has a unit that says what those of others do: on average, that many mean a
+# score as far above the threshold.
+_TYPICAL_UNITS = 4
 
 
 def can_start_as(options: TrainingOptions, teachers: Sequence[FrozenModel]) -> bool:
     """Return whether a network can start as its teachers: if they have its hidden layers, and enough components."""
-    if not (options.linear_bottleneck and options.reconstruction and options.lmbda and teachers):
+    if not (teachers and options.lmbda and (options.score_bottleneck or options.linear_bottleneck)):
+        return False
+    if options.linear_bottleneck and not options.reconstruction:
         return False
     if len({len(teacher.hidden) for teacher in teachers}) > 1:
         return False
@@ -30,53 +42,136 @@ def can_start_as(options: TrainingOptions, teachers: Sequence[FrozenModel]) -> b
 
 
 def start_as(
-    network: keras.Model, decoder: Decoder, options: TrainingOptions, teachers: Sequence[FrozenModel], x: np.ndarray
+    network: keras.Model,
+    decoder: Decoder | None,
+    options: TrainingOptions,
+    teachers: Sequence[FrozenModel],
+    x: np.ndarray,
 ) -> None:
-    """Give a network the weights of its teachers, and its linear bottleneck those of a transform code.
+    """Give a network the weights of its teachers, and its bottleneck those of a code of their activations or scores.
 
-    Its hidden layers are those of the teachers side by side, and its logits the mean of theirs. The bottleneck's
-    activations are the principal components of the teachers' activations, in the basis where all
-    errors matter alike (`Teacher.activations`), in units of a step. Rounding them, and charging for bits, is then
-    already close to the best linear code; training starts from there. In theory the best step is the one at which
-    another bit costs what it saves: if rounding a step to integers leaves an error of `step^2 / 12`, which a bit lowers
-    by a factor of 4, then `lmbda = weight / variance * step^2 * ln(2) / 6`.
+    Its hidden layers are those of the teachers side by side, and its logits the mean of theirs.
 
     Args:
-      network: A network of `classifiers.build_network` with a linear bottleneck.
-      decoder: The decoder of the teacher's activations.
+      network: A network of `classifiers.build_network` with a linear bottleneck or one of scores.
+      decoder: The decoder of the teacher's activations, for a linear bottleneck.
       options: How it is trained; `can_start_as` says whether this is possible.
       teachers: Models with a task head.
       x: float32[num_videos, input_size], of the training data.
     """
     heads = [head_of(teacher) for teacher in teachers]
+    head = np.concatenate([kernel for kernel, _ in heads]) / len(heads), np.mean([bias for _, bias in heads], axis=0)
     activations = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), _SAMPLE)).astype(np.int64))]
-    *lower, (dense, batch_norm) = classifiers.hidden_layers(network)
-    for index, (lower_dense, lower_norm) in enumerate(lower):
+    for index, (dense, batch_norm) in enumerate(classifiers.hidden_layers(network)[:-1]):
         kernels = [teacher.hidden[index][0] for teacher in teachers]
         kernel = np.concatenate(kernels, axis=1) if index == 0 else _block_diagonal(kernels)
         bias = np.concatenate([teacher.hidden[index][1] for teacher in teachers])
-        activations = np.maximum(_start_layer(lower_dense, lower_norm, activations, kernel, bias), 0)
+        activations = np.maximum(_start_layer(dense, batch_norm, activations, kernel, bias), 0)
+    if options.score_bottleneck:
+        _start_scores(network, options, head, activations)
+    elif decoder is not None:
+        _start_components(network, decoder, options, teachers, head, activations)
+
+
+def _start_components(
+    network: keras.Model,
+    decoder: Decoder,
+    options: TrainingOptions,
+    teachers: Sequence[FrozenModel],
+    head: tuple[np.ndarray, np.ndarray],
+    activations: np.ndarray,
+) -> None:
+    """Give a linear bottleneck the weights of a transform code.
+
+    The bottleneck's activations are the principal components of the teachers' activations, in the basis where all
+    errors matter alike (`Teacher.activations`), in units of a step. Rounding them, and charging for bits, is then
+    already close to the best linear code; training starts from there. In theory the best step is the one at which
+    another bit costs what it saves: if rounding a step to integers leaves an error of `step^2 / 12`, which a bit lowers
+    by a factor of 4, then `lmbda = weight / variance * step^2 * ln(2) / 6`.
+    """
     mean = activations.mean(axis=0, dtype=np.float64)
     root = _block_diagonal([error_root(teacher).astype(np.float64) for teacher in teachers])
     turned = (activations - mean) @ root
     variances, components = np.linalg.eigh(turned.T @ turned / len(turned))
     components = components[:, ::-1][:, : options.linear_bottleneck]
-    low, high = options.lmbda_range or (options.lmbda, options.lmbda)
-    lmbda = math.sqrt(low * high)
-    step = math.sqrt(6 * lmbda * variances.sum() / (options.reconstruction * math.log(2)))
+    step = math.sqrt(6 * _middle(options) * variances.sum() / (options.reconstruction * math.log(2)))
     kernel = root @ components / step
+    dense, batch_norm = classifiers.hidden_layers(network)[-1]
     _start_layer(dense, batch_norm, activations, kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
     restoring = step * components.T
     decoder.set_weights([restoring.astype(np.float32), (mean @ root).astype(np.float32)])
-    head_kernel = np.concatenate([kernel for kernel, _ in heads]) / len(heads)
-    head_bias = np.mean([bias for _, bias in heads], axis=0)
-    logits = network.get_layer(classifiers.LOGITS)
-    logits.set_weights(
+    head_kernel, head_bias = head
+    network.get_layer(classifiers.LOGITS).set_weights(
         [
             (restoring @ np.linalg.solve(root, head_kernel.astype(np.float64))).astype(np.float32),
             (mean @ head_kernel + head_bias).astype(np.float32),
         ]
     )
+
+
+def _start_scores(
+    network: keras.Model,
+    options: TrainingOptions,
+    head: tuple[np.ndarray, np.ndarray],
+    activations: np.ndarray,
+) -> None:
+    """Give a bottleneck of scores the weights of its teachers' head, above a threshold, in units of 1 nat.
+
+    A class whose probability is below lmbda is off, that is, 0: bits that say more of it would cost more than they are
+    worth to the task's loss. What a class has when it is off, and what each unit adds when it is on, is fitted to the
+    sample. In a network for many rates, all of that is so at each anchor of the range.
+    """
+    kernel, bias = head
+    middle = _log_odds(_middle(options))
+    dense, batch_norm = classifiers.hidden_layers(network)[-1]
+    scores = (
+        middle
+        + _start_layer(dense, batch_norm, activations, kernel, bias - middle)[:: -(-len(activations) // _SCORE_SAMPLE)]
+    )
+    off, gain = _of_units(scores, middle)
+    logits = network.get_layer(classifiers.LOGITS)
+    if options.lmbda_range is None:
+        logits.set_weights([np.diag(gain), off])
+        return
+    logits.set_weights([np.eye(len(off), dtype=np.float32), off])
+    last = len(options.hidden)
+    before, after, at_end = (
+        network.get_layer(f"{RATE_AFFINE}_{name}") for name in (last, classifiers.BOTTLENECK, classifiers.LOGITS)
+    )
+    thresholds = _log_odds(np.geomspace(*options.lmbda_range, before.num_anchors))
+    offs, gains = zip(*(_of_units(scores, threshold) for threshold in thresholds), strict=True)
+    none = np.zeros((len(thresholds), len(off)), np.float32)
+    before.set_weights([none, none + (middle - thresholds)[:, None]])
+    after.set_weights([np.log(gains), none])
+    at_end.set_weights([none, np.asarray(offs) - off])
+
+
+def _of_units(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logit of each class when it is off, and what a unit adds: float32[num_classes] each.
+
+    Args:
+      scores: float32[num_videos, num_classes].
+      threshold: The score at which a class's units begin.
+    """
+    units = np.rint(np.maximum(scores - threshold, 0))
+    weights = 1 / (1 + np.exp(-scores))
+    is_off = units == 0
+    off = _log_odds((np.sum(weights * is_off, axis=0) + 1e-4) / (np.sum(is_off, axis=0) + 1))
+    weights *= units
+    # A least-squares fit to the videos in which it is on, by their probabilities, and to one typical video.
+    typical = (threshold + _TYPICAL_UNITS - off) * _TYPICAL_UNITS
+    gain = (np.sum(weights * (scores - off), axis=0) + typical) / (np.sum(weights * units, axis=0) + _TYPICAL_UNITS**2)
+    return off.astype(np.float32), gain.astype(np.float32)
+
+
+def _log_odds(p: Any) -> Any:
+    return np.log(p) - np.log1p(-p)
+
+
+def _middle(options: TrainingOptions) -> float:
+    """Return the geometric mean of the range of lmbda."""
+    low, high = options.lmbda_range or (options.lmbda, options.lmbda)
+    return math.sqrt(low * high)
 
 
 def _block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -88,6 +88,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="UNITS",
         help="one more layer after --hidden, without a ReLU, which is coded instead (default: none)",
     )
+    network.add_argument(
+        "--score_bottleneck",
+        action="store_true",
+        help="one more layer after --hidden, with a unit for each class, which is coded instead: with --teacher, if it "
+        "is as wide as the teachers together, the network starts with their scores there",
+    )
     training = parser.add_argument_group("training (the defaults are the paper's)")
     training.add_argument(
         "--teacher",

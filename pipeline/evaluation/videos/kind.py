@@ -107,7 +107,8 @@ class VideoKind(Kind):
     def baseline_options(self) -> dict[str, Any]:
         """No teacher, no range, nothing else to learn, and the defaults of the options that need a rate."""
         names = ("prior_banks", "prior_learning_rate", "rounding_lmbda", "reconstruction")
-        nothing = {name: default_values()[name] for name in (*names, "linear_bottleneck", "width_multiplier")}
+        layers = ("linear_bottleneck", "score_bottleneck", "width_multiplier")
+        nothing = {name: default_values()[name] for name in (*names, *layers)}
         return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
