@@ -81,7 +81,7 @@ def test_the_defaults_are_those_of_the_typed_options():
     assert ModelOptions.of(vars(args)) == ModelOptions(TrainingOptions(), FreezingOptions())
 
 
-def test_a_network_without_rate_teaches(trained, data, tmp_path):
+def test_a_network_without_rate_teaches(trained, data, tmp_path, capsys):
     baseline, taught = tmp_path / "baseline.safetensors", tmp_path / "taught.safetensors"
     argv = ["--input", data[0], *SMALL]
     train.main([*argv, "--output", str(baseline), "--lmbda", "0"])
@@ -90,6 +90,10 @@ def test_a_network_without_rate_teaches(trained, data, tmp_path):
     assert taught.metadata["teachers"] == [FrozenModel.load(baseline).model_id]
     assert untaught.metadata["teachers"] == []
     assert taught.hidden[0][0].tobytes() != untaught.hidden[0][0].tobytes()
+    scores = tmp_path / "scores.safetensors"
+    train.main([*argv, "--output", str(scores), "--teacher", str(baseline), "--score_bottleneck"])
+    assert "Starting as the scores of" in capsys.readouterr().err
+    assert FrozenModel.load(scores).num_dims == 6
 
 
 def test_the_summary_says_what_came_of_it(data, tmp_path, capsys, monkeypatch):

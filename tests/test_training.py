@@ -74,6 +74,7 @@ def teacher_model(seed=0):
         ({"reconstruction": 2.0}, []),
         ({"lmbda": 0.0, "reconstruction": 2.0}, []),
         ({"reconstruction": 2.0}, [teacher_model()]),
+        ({"hidden": (40,), "score_bottleneck": True}, [teacher_model()]),
     ],
 )
 def test_a_resumed_training_ends_with_the_same_bits(videos, tmp_path, monkeypatch, changes, teachers):

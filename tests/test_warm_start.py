@@ -110,46 +110,47 @@ def rare(two_teachers):
 
 
 @pytest.mark.parametrize("lmbda_range", [None, (0.002, 0.05)])
-def test_scores_above_what_a_bit_costs_are_coded_in_nats(rare, lmbda_range):
+def test_scores_above_what_a_bit_costs_are_coded(rare, lmbda_range):
     network, decoder, _ = started(dataclasses.replace(SCORES, lmbda_range=lmbda_range), *rare)
     assert decoder is None
     scores = mean_logits(rare, X)
-    logits = {}
+    shares = []
     for lmbda in (0.01,) if lmbda_range is None else (0.002, 0.01, 0.05):
         if lmbda_range:
             many_rates.select_lmbda(network, lmbda)
         threshold = np.log(lmbda / (1 - lmbda))
         z = ops.convert_to_numpy(classifiers.activations_model(network)(X))
         # Between two of a range's anchors, thresholds are interpolated.
-        np.testing.assert_allclose(z, np.maximum(scores - threshold, 0), atol=0.02)
-        logits[lmbda] = ops.convert_to_numpy(network(X))
-        off = np.rint(z) == 0
-        assert 0.1 < off.mean() < 0.99
-        probability = 1 / (1 + np.exp(-scores))
-        for number in range(NUM_CLASSES):
-            (when_off,) = np.unique(logits[lmbda][off[:, number], number])
-            assert 1 / (1 + np.exp(-when_off)) == pytest.approx(probability[off[:, number], number].mean(), rel=0.1)
-        on = ~off & (probability > 0.1)
-        assert np.abs(logits[lmbda] - scores)[on].mean() < 1
-    if lmbda_range:
-        errors = [np.abs(logits[lmbda] - scores).mean() for lmbda in (0.002, 0.01, 0.05)]
-        assert errors == sorted(errors)
+        np.testing.assert_allclose(z / 2, np.maximum(scores - threshold, 0), atol=0.02)
+        on = np.rint(z) > 0
+        logits = ops.convert_to_numpy(network(X))
+        assert np.abs(logits - scores)[on].max() < 0.25 + 0.15
+        assert (logits[~on] < threshold).all()
+        assert (logits[~on] > threshold - 0.15).all()
+        # Of two that are off, the more frequent class comes first.
+        probability = [np.mean(1 / (1 + np.exp(-scores[~on[:, number], number]))) for number in range(NUM_CLASSES)]
+        off = [logits[~on[:, number], number] for number in range(NUM_CLASSES)]
+        assert [np.ptp(each) for each in off] == [0] * NUM_CLASSES
+        np.testing.assert_array_equal(np.argsort([each[0] for each in off]), np.argsort(probability))
+        shares.append(on.mean())
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < shares[-1] <= shares[0] < 0.9
+    assert len(set(shares)) == len(shares)
 
 
-def test_a_network_that_starts_with_scores_keeps_its_teachers_kernels(rare, tmp_path):
+def test_a_network_that_starts_as_its_teachers_needs_no_training(rare, tmp_path):
     labels = np.arange(len(X), dtype=np.int32) % NUM_CLASSES
     videos = LabelledVideos(X, labels, np.arange(len(X) + 1), 0, {"sha256": "0"})
-    options = dataclasses.replace(SCORES, steps=20, batch_size=100, learning_rate=0.01)
+    options = dataclasses.replace(SCORES, steps=0)
     network = loop.train(options, SPEC, videos, str(tmp_path / "scores"), teachers=rare)
-    kernel = np.concatenate([model.hidden[0][0] for model in rare], axis=1)
-    np.testing.assert_array_equal(ops.convert_to_numpy(network.get_layer("hidden_0").kernel), kernel)
-    logits = network.get_layer("logits")
-    assert (ops.convert_to_numpy(logits.kernel) == np.diag(np.diag(logits.kernel))).all()
-    one = started(options, *rare)[0]
-    assert np.abs(ops.convert_to_numpy(logits.bias) - ops.convert_to_numpy(one.get_layer("logits").bias)).max() > 1e-3
-    # Without teachers that fit, all is trained.
-    network = loop.train(options, SPEC, videos, str(tmp_path / "none"), teachers=rare[:1])
-    assert (ops.convert_to_numpy(network.get_layer("logits").kernel) != 0).all()
+    started_as = started(options, *rare)[0]
+    loaded = loop.load_trained(str(tmp_path / "scores")).network
+    for variables in zip(network.variables, started_as.variables, loaded.variables, strict=True):
+        own, others, read = (ops.convert_to_numpy(variable) for variable in variables)
+        np.testing.assert_array_equal(own, others)
+        np.testing.assert_array_equal(own, read)
+    with pytest.raises(loop.TrainingError, match="steps=0 leaves the weights random"):
+        loop.train(options, SPEC, videos, str(tmp_path / "none"), teachers=rare[:1])
 
 
 def test_only_the_same_layers_before_a_linear_bottleneck_can_start_so(teacher, two_teachers):

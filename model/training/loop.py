@@ -63,9 +63,8 @@ def train(
     """Train a network, or resume the training run in `work_dir`.
 
     With teachers, the network does not learn the labels. It learns the teachers' class probabilities for mixtures of
-    two videos (`training_batches`), which never occur twice. A network that starts with its teachers' scores
-    (`score_bottleneck`) keeps their kernels, and learns only how to code these: the scales and shifts of its layers, on
-    the videos themselves, whose scores are not those of mixtures.
+    two videos (`training_batches`), which never occur twice. A network that starts as its teachers (`warm_start`)
+    is one that can be frozen already: `steps` may be 0.
 
     A training run that is stopped and resumed ends with exactly the same weights as one that is never stopped: batches
     are a function of seed and step, noise is one of seed and call, and everything else is in the checkpoint. (This
@@ -101,14 +100,16 @@ def train(
     _check_training(options, spec, videos, teachers, work_dir)
     network = build_network(options, spec, videos.class_frequencies(options.num_classes))
     decoder = build_decoder(network, options, teacher)
-    starts_as_teachers = warm_start.can_start_as(options, teachers)
-    fixed_kernels = starts_as_teachers and options.score_bottleneck
-    step_forward = build_step(network, options, teacher, decoder, fixed_kernels=fixed_kernels)
-    if starts_as_teachers and not checkpoints.checkpoint_paths(work_dir):
-        warm_start.start_as(network, decoder, options, teachers, videos.x)
-        names = ", ".join(model.model_id for model in teachers)
-        what = "scores" if options.score_bottleneck else "principal components of the activations"
-        print(f"Starting as the {what} of {names}.", file=sys.stderr)
+    step_forward = build_step(network, options, teacher, decoder)
+    if warm_start.can_start_as(options, teachers):
+        if not checkpoints.checkpoint_paths(work_dir):
+            warm_start.start_as(network, decoder, options, teachers, videos.x)
+            what = "scores" if options.score_bottleneck else "principal components of the activations"
+            print(f"Starting as the {what} of {', '.join(model.model_id for model in teachers)}.", file=sys.stderr)
+            if not options.steps:
+                checkpoints.save(work_dir, 0, step_forward.state, max_to_keep=_KEEP_CHECKPOINTS)
+    elif not options.steps:
+        raise TrainingError("steps=0 leaves the weights random: only a network that starts as its teachers needs none.")
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
     if first_step:
         if options.lmbda_range is not None:
@@ -126,7 +127,7 @@ def train(
         num_classes=options.num_classes,
         batch_size=options.batch_size,
         seed=options.seed,
-        mix=teacher is not None and not fixed_kernels,
+        mix=teacher is not None,
         first_step=first_step,
         num_steps=options.steps - first_step,
     )
@@ -260,12 +261,8 @@ def build_step(
     options: TrainingOptions,
     teacher: Teacher | None = None,
     decoder: Decoder | None = None,
-    *,
-    fixed_kernels: bool = False,
 ) -> TrainingStep:
     """Return the step of a training run: Adam, on the task's loss and all of the network's penalties.
-
-    With `fixed_kernels`, the dense layers' kernels stay as they are.
 
     The loss of a decoder is added, if there is one. It gives back the whole input, of which the network may have seen a
     part, or the teachers' activations.
@@ -291,11 +288,6 @@ def build_step(
 
     optimizer = adam(options.learning_rate, "optimizer")
     groups = optimizer_groups(network, optimizer, adam(options.prior_learning_rate, "prior_optimizer"))
-    if fixed_kernels:
-        groups = {
-            name: (own, [variable for variable in variables if variable.name != "kernel"])
-            for name, (own, variables) in groups.items()
-        }
     decoder_variables = [] if decoder is None else decoder.trainable_variables
     groups["optimizer"] = (optimizer, [*groups["optimizer"][1], *decoder_variables])
     return TrainingStep(

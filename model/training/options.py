@@ -73,7 +73,7 @@ class TrainingOptions:
       lmbda: Cost of a bit, in nats of the task's loss; 0 trains the baseline without rate and rounding.
       lmbda_range: The lowest and the highest lmbda of a network for many rates (`classifiers.build_network`). Then what
         is trained does not depend on `lmbda`, which is only that of validation and of the network at the end.
-      steps: Training steps (paper).
+      steps: Training steps (paper). With 0, a network that starts as its teachers stays as it starts.
       num_classes: Classes of the task; 3862 are those of YouTube-8M's version of May 2018.
       batch_size: Videos in a step (paper).
       learning_rate: Adam's learning rate at the start. The paper sweeps 0.04, 0.02, 0.002, 0.001 and 0.0005.
@@ -94,7 +94,8 @@ class TrainingOptions:
       linear_bottleneck: Units of one more layer, without a ReLU, after the hidden ones: its activations are stored, and
         may be negative. With 0 there is none, and those of the last hidden layer are stored (paper).
       score_bottleneck: Add a hidden layer with a unit for each class, and store its activations. A network that is as
-        wide as its teachers together starts with their classes' scores there (`warm_start`).
+        wide as its teachers together starts with their classes' scores there (`warm_start`). No training has improved
+        these so far, so give it 0 steps.
       prior_banks: Banks of the bottleneck's prior: the network learns for a coder that has as many banks of tables. The
         paper has 1.
       mixed_precision: Multiply in bfloat16, which AMX, GPUs and TPUs do faster. The frozen model multiplies in float32.
@@ -129,7 +130,6 @@ class TrainingOptions:
         if self.decay_steps == 0:
             object.__setattr__(self, "decay_steps", max(1, min(1000, self.steps // 50)))
         counts = (
-            "steps",
             "num_classes",
             "batch_size",
             "width_multiplier",
@@ -139,7 +139,7 @@ class TrainingOptions:
             "validate_every",
         )
         check_positive(self, (*counts, "learning_rate", "prior_learning_rate", "decay_rate"))
-        check_not_negative(self, ("lmbda", "weight_decay", "reconstruction", "linear_bottleneck", "seed"))
+        check_not_negative(self, ("steps", "lmbda", "weight_decay", "reconstruction", "linear_bottleneck", "seed"))
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
         object.__setattr__(self, "lmbda_range", checked_range(self.lmbda, self.lmbda_range))

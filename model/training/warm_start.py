@@ -19,13 +19,15 @@ from vidpress.model.networks.reconstruction import Decoder
 from vidpress.model.networks.teacher import error_root, head_of
 from vidpress.model.training.options import TrainingOptions
 
-# Videos that the principal components are those of, and videos that show what a unit says of its class.
+# Videos that the principal components are those of, and videos that say how probable a class is that is off.
 _SAMPLE = 50_000
 _SCORE_SAMPLE = 10_000
 
-# A class that is never on in the sample has a unit that says what those of others do: on average, that many mean a
-# score as far above the threshold.
-_TYPICAL_UNITS = 4
+# Nats of a score in a unit.
+_SCORE_STEP = 0.5
+# How much a class's frequency says where all are off, of what it says by itself. That little orders them, and moves
+# none of those that are on.
+_OFF_WEIGHT = 0.02
 
 
 def can_start_as(options: TrainingOptions, teachers: Sequence[FrozenModel]) -> bool:
@@ -115,53 +117,43 @@ def _start_scores(
     head: tuple[np.ndarray, np.ndarray],
     activations: np.ndarray,
 ) -> None:
-    """Give a bottleneck of scores the weights of its teachers' head, above a threshold, in units of 1 nat.
+    """Give a bottleneck of scores the weights of its teachers' head, above a threshold, in units of half a nat.
 
     A class whose probability is below lmbda is off, that is, 0: bits that say more of it would cost more than they are
-    worth to the task's loss. What a class has when it is off, and what each unit adds when it is on, is fitted to the
-    sample. In a network for many rates, all of that is so at each anchor of the range.
+    worth to the task's loss. The logit of a class that is on is its score, and that of one that is off is just below
+    the threshold. So logits rank videos and classes as the scores do; they say too much of what is off.
     """
     kernel, bias = head
     middle = _log_odds(_middle(options))
     dense, batch_norm = classifiers.hidden_layers(network)[-1]
-    scores = (
-        middle
-        + _start_layer(dense, batch_norm, activations, kernel, bias - middle)[:: -(-len(activations) // _SCORE_SAMPLE)]
-    )
-    off, gain = _of_units(scores, middle)
+    units = _start_layer(dense, batch_norm, activations, kernel / _SCORE_STEP, (bias - middle) / _SCORE_STEP)
+    scores = middle + _SCORE_STEP * units[:: -(-len(units) // _SCORE_SAMPLE)]
     logits = network.get_layer(classifiers.LOGITS)
+    off = _logits_of_off(scores, middle)
+    logits.set_weights([_SCORE_STEP * np.eye(len(off), dtype=np.float32), off])
     if options.lmbda_range is None:
-        logits.set_weights([np.diag(gain), off])
         return
-    logits.set_weights([np.eye(len(off), dtype=np.float32), off])
-    last = len(options.hidden)
     before, after, at_end = (
-        network.get_layer(f"{RATE_AFFINE}_{name}") for name in (last, classifiers.BOTTLENECK, classifiers.LOGITS)
+        network.get_layer(f"{RATE_AFFINE}_{name}")
+        for name in (len(options.hidden), classifiers.BOTTLENECK, classifiers.LOGITS)
     )
     thresholds = _log_odds(np.geomspace(*options.lmbda_range, before.num_anchors))
-    offs, gains = zip(*(_of_units(scores, threshold) for threshold in thresholds), strict=True)
     none = np.zeros((len(thresholds), len(off)), np.float32)
-    before.set_weights([none, none + (middle - thresholds)[:, None]])
-    after.set_weights([np.log(gains), none])
-    at_end.set_weights([none, np.asarray(offs) - off])
+    before.set_weights([none, none + (middle - thresholds)[:, None] / _SCORE_STEP])
+    after.set_weights([none, none])
+    at_end.set_weights([none, np.stack([_logits_of_off(scores, each) for each in thresholds]) - off])
 
 
-def _of_units(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logit of each class when it is off, and what a unit adds: float32[num_classes] each.
+def _logits_of_off(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the logit of each class where it is off, float32[num_classes].
 
     Args:
       scores: float32[num_videos, num_classes].
-      threshold: The score at which a class's units begin.
+      threshold: The score above which a class is on, if that rounds to a unit.
     """
-    units = np.rint(np.maximum(scores - threshold, 0))
-    weights = 1 / (1 + np.exp(-scores))
-    is_off = units == 0
-    off = _log_odds((np.sum(weights * is_off, axis=0) + 1e-4) / (np.sum(is_off, axis=0) + 1))
-    weights *= units
-    # A least-squares fit to the videos in which it is on, by their probabilities, and to one typical video.
-    typical = (threshold + _TYPICAL_UNITS - off) * _TYPICAL_UNITS
-    gain = (np.sum(weights * (scores - off), axis=0) + typical) / (np.sum(weights * units, axis=0) + _TYPICAL_UNITS**2)
-    return off.astype(np.float32), gain.astype(np.float32)
+    is_off = scores < threshold + _SCORE_STEP / 2
+    share = (np.sum(is_off / (1 + np.exp(-scores)), axis=0) + 1e-4) / (np.sum(is_off, axis=0) + 1)
+    return (threshold + _OFF_WEIGHT * (_log_odds(share) - threshold)).astype(np.float32)
 
 
 def _log_odds(p: Any) -> Any:

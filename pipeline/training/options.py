@@ -39,7 +39,10 @@ class ModelOptions:
         named = {_NAMES.get(name, name): value for name, value in values.items()}
         training, freezing = fields_of(TrainingOptions, named), fields_of(FreezingOptions, named)
         freezing.check_rate(training.lmbda, training.lmbda_range)
-        return cls(training, freezing, tuple(named.get("teacher", ())))
+        teacher = tuple(named.get("teacher", ()))
+        if not (training.steps or teacher):
+            raise ValueError("steps=0 leaves the weights random: give more, or a teacher to start as.")
+        return cls(training, freezing, teacher)
 
 
 def fields_of(options: type[Options], values: Mapping[str, Any]) -> Options:
@@ -92,7 +95,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--score_bottleneck",
         action="store_true",
         help="one more layer after --hidden, with a unit for each class, which is coded instead: with --teacher, if it "
-        "is as wide as the teachers together, the network starts with their scores there",
+        "is as wide as the teachers together, the network starts with their scores there, and --steps 0 is enough",
     )
     training = parser.add_argument_group("training (the defaults are the paper's)")
     training.add_argument(
