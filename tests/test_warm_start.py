@@ -149,6 +149,14 @@ def test_a_network_that_starts_as_its_teachers_needs_no_training(rare, tmp_path)
         own, others, read = (ops.convert_to_numpy(variable) for variable in variables)
         np.testing.assert_array_equal(own, others)
         np.testing.assert_array_equal(own, read)
+    at = {}
+    for lmbda in (0.002, 0.01):
+        many = dataclasses.replace(options, lmbda=lmbda, lmbda_range=(0.002, 0.05))
+        network = loop.train(many, SPEC, videos, str(tmp_path / "many"), teachers=rare)
+        at[lmbda] = ops.convert_to_numpy(classifiers.activations_model(network)(X))
+    np.testing.assert_allclose(
+        (at[0.002] - at[0.01])[at[0.01] > 0] / 2, np.log(0.01 / 0.99 / (0.002 / 0.998)), atol=0.05
+    )
     with pytest.raises(loop.TrainingError, match="steps=0 leaves the weights random"):
         loop.train(options, SPEC, videos, str(tmp_path / "none"), teachers=rare[:1])
 

@@ -111,9 +111,9 @@ def train(
     elif not options.steps:
         raise TrainingError("steps=0 leaves the weights random: only a network that starts as its teachers needs none.")
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
+    if options.lmbda_range is not None:
+        many_rates.select_lmbda(network, options.lmbda)
     if first_step:
-        if options.lmbda_range is not None:
-            many_rates.select_lmbda(network, options.lmbda)
         print(f"Resuming from step {first_step:,} in {work_dir}.", file=sys.stderr)
     if first_step > options.steps:
         raise TrainingError(
