@@ -434,7 +434,7 @@ def test_a_diverged_training_stops(videos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("steps", 0), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,))),
+        *(("steps", -1), ("batch_size", 0), ("learning_rate", np.nan), ("lmbda", -1), ("hidden", (0,))),
         *(("input_dropout", 1), ("lmbda_range", (0.02, 0.001)), ("lmbda_range", (0, 0.02)), ("lmbda_range", (0.1, 1))),
     ],
 )
