@@ -99,14 +99,15 @@ def start_as(network: keras.Model, trained: keras.Model) -> None:
       trained: The network of the same experiment with `lmbda=0`, whether its features are spatial or not.
     """
     own, others = ([layer for layer in model.layers if isinstance(layer, _WEIGHTED)] for model in (network, trained))
-    steps = np.abs(network.get_layer(_LAST_BATCH_NORM).gamma).mean()
+    normalized, logits = network.get_layer(_LAST_BATCH_NORM), network.get_layer(LOGITS)
+    steps = np.abs(normalized.gamma).mean()
     for layer, other in zip(own, others, strict=True):
         layer.set_weights(other.get_weights())
-    gamma, beta, *moments = network.get_layer(_LAST_BATCH_NORM).get_weights()
+    gamma, beta, *moments = normalized.get_weights()
     scale = steps / np.abs(gamma).mean()
-    network.get_layer(_LAST_BATCH_NORM).set_weights([gamma * scale, beta * scale, *moments])
-    kernel, bias = network.get_layer(LOGITS).get_weights()
-    network.get_layer(LOGITS).set_weights([kernel / scale, bias])
+    normalized.set_weights([gamma * scale, beta * scale, *moments])
+    kernel, bias = logits.get_weights()
+    logits.set_weights([kernel / scale, bias])
 
 
 @contextlib.contextmanager

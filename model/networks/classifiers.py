@@ -108,10 +108,11 @@ def build_network(
         if not (last and linear_bottleneck):
             activations = keras.layers.ReLU(name=f"relu_{index}")(activations)
     activations = layers.affine(layers.bottleneck(activations, BOTTLENECK), BOTTLENECK, -FIRST_EXPONENT)
+    bias = 0.0 if class_frequencies is None else log_odds(class_frequencies).astype(np.float32)
     logits = keras.layers.Dense(
         num_classes,
         kernel_initializer=keras.initializers.GlorotUniform(seed + len(widths)),
-        bias_initializer="zeros" if class_frequencies is None else _log_odds(class_frequencies),
+        bias_initializer=keras.initializers.Constant(bias),
         kernel_regularizer=penalty,
         dtype=precision,
         name=LOGITS,
@@ -119,8 +120,9 @@ def build_network(
     return keras.Model(x, layers.affine(logits, LOGITS))
 
 
-def _log_odds(p: np.ndarray) -> keras.initializers.Initializer:
-    return keras.initializers.Constant((np.log(p) - np.log1p(-p)).astype(np.float32))
+def log_odds(p: Any) -> Any:
+    """Return the logit of probabilities within (0, 1)."""
+    return np.log(p) - np.log1p(-p)
 
 
 def hidden_layers(

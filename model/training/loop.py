@@ -109,7 +109,10 @@ def train(
             if not options.steps:
                 checkpoints.save(work_dir, 0, step_forward.state, max_to_keep=_KEEP_CHECKPOINTS)
     elif not options.steps:
-        raise TrainingError("steps=0 leaves the weights random: only a network that starts as its teachers needs none.")
+        raise TrainingError(
+            "steps=0 leaves the weights random: the network cannot start as its teachers. Give it hidden layers as "
+            "wide as theirs together, and a score_bottleneck, or a linear_bottleneck and reconstruction, or more steps."
+        )
     first_step = checkpoints.restore_newest(work_dir, step_forward.state) or 0
     if options.lmbda_range is not None:
         many_rates.select_lmbda(network, options.lmbda)

@@ -82,7 +82,7 @@ def train_head(
     stopping, training = np.split(rng.permutation(len(features)), [max(1, int(len(features) * STOPPING_SHARE))])
     mean, deviations = _moments(features[training])
     frequencies = videos.class_frequencies(num_classes)
-    bias = (np.log(frequencies) - np.log1p(-frequencies)).astype(np.float32)
+    bias = classifiers.log_odds(frequencies).astype(np.float32)
     units = features.shape[1] if hidden is None else hidden
     first_layer: _Layers = ()
     if hidden is not None:

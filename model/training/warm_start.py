@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -124,7 +123,7 @@ def _start_scores(
     the threshold. So logits rank videos and classes as the scores do; they say too much of what is off.
     """
     kernel, bias = head
-    middle = _log_odds(_middle(options))
+    middle = classifiers.log_odds(_middle(options))
     dense, batch_norm = classifiers.hidden_layers(network)[-1]
     units = _start_layer(dense, batch_norm, activations, kernel / _SCORE_STEP, (bias - middle) / _SCORE_STEP)
     scores = middle + _SCORE_STEP * units[:: -(-len(units) // _SCORE_SAMPLE)]
@@ -137,7 +136,7 @@ def _start_scores(
         network.get_layer(f"{RATE_AFFINE}_{name}")
         for name in (len(options.hidden), classifiers.BOTTLENECK, classifiers.LOGITS)
     )
-    thresholds = _log_odds(np.geomspace(*options.lmbda_range, before.num_anchors))
+    thresholds = classifiers.log_odds(np.geomspace(*options.lmbda_range, before.num_anchors))
     none = np.zeros((len(thresholds), len(off)), np.float32)
     before.set_weights([none, none + (middle - thresholds)[:, None] / _SCORE_STEP])
     after.set_weights([none, none])
@@ -153,11 +152,7 @@ def _logits_of_off(scores: np.ndarray, threshold: float) -> np.ndarray:
     """
     is_off = scores < threshold + _SCORE_STEP / 2
     share = (np.sum(is_off / (1 + np.exp(-scores)), axis=0) + 1e-4) / (np.sum(is_off, axis=0) + 1)
-    return (threshold + _OFF_WEIGHT * (_log_odds(share) - threshold)).astype(np.float32)
-
-
-def _log_odds(p: Any) -> Any:
-    return np.log(p) - np.log1p(-p)
+    return (threshold + _OFF_WEIGHT * (classifiers.log_odds(share) - threshold)).astype(np.float32)
 
 
 def _middle(options: TrainingOptions) -> float:
