@@ -86,9 +86,9 @@ def parser(kind: Kind) -> launch.Parser:
         action="append",
         metavar="NAME: OPTIONS",
         help="a curve in the report: a name, a colon, and the options in which it differs from the common ones. They "
-        f"may include --lmbda, --headline_lmbda and, on videos, --hidden; in them, {BASELINE_PLACEHOLDER} stands for "
-        "the frozen baseline of the same architecture and seed. Can be given several times: the page describes the "
-        "first, and compares it with the one called 'paper' "
+        "may include --lmbda, --headline_lmbda and, on videos, --hidden or, on images, --bottleneck; in them, "
+        f"{BASELINE_PLACEHOLDER} stands for the frozen baseline of the same architecture and seed. Can be given "
+        "several times: the page describes the first, and compares it with the one called 'paper' "
         f"(default: {' and '.join(map(repr, kind.methods))})",
     )
     sweep.add_argument(

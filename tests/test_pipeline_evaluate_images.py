@@ -149,6 +149,14 @@ def test_options_are_the_experiments():
     assert {(dict(point.options)["steps"], dict(point.options)["epochs"]) for point in plan.models} == {(30, None)}
 
 
+def test_a_method_can_have_what_it_codes():
+    both, on_map = ("--method", "a:"), ("--method", "b: --bottleneck map --lmbda 0.2")
+    plan = parse("--bottleneck", "vector", "map", "--lmbda", "0.1", *both, *on_map)
+    found = [(model.method, dict(model.options)["hidden"], dict(model.options)["lmbda"]) for model in plan.models]
+    assert found == [("a", (16,), 0.1), ("a", (4, 4, 16), 0.1), ("b", (4, 4, 16), 0.2)]
+    assert len(plan.baselines) == 2
+
+
 def test_held_out_images_are_not_trained_on(folder):
     context = Context((str(folder),), (), "", 10, "", "", held_out=60)
     training, held_out = images.ImageKind(experiments.EXPERIMENTS[NAME]).load_data(context)
@@ -197,7 +205,8 @@ def test_one_network_is_trained_for_a_range_and_one_baseline_for_map_and_vector(
         (["--experiment", NAME, "--input", "x", "--method", "a: --hidden 3"], "cannot have --hidden 3"),
         (["--experiment", NAME, "--input", "x", "--steps", "9", "--epochs", "1"], "not allowed with argument"),
         (["--experiment", NAME, "--input", "x", "--steps", "9", "--method", "a: --epochs 1"], "exactly one of the two"),
-        (["--experiment", NAME, "--input", "x", "--method", "a: --bottleneck map"], "cannot have --bottleneck map"),
+        (["--experiment", NAME, "--input", "x", "--method", "a: --bottleneck cube"], "invalid choice: 'cube'"),
+        (["--experiment", NAME, "--input", "x", "--baseline_options", "--bottleneck map"], "cannot have bottleneck"),
         (["--experiment", NAME, "--input", "x", "--banks", "3"], "3 banks"),
         (["--experiment", NAME, "--input", "x", "--method", "a: --teacher b"], "invalid choice: 'b'"),
         (

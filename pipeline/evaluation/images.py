@@ -69,9 +69,18 @@ class ImageKind(Kind):
         }
 
     def add_network_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options that say how the network is trained; the defaults are the experiment's."""
+        """Add the options that say what is coded, and how the network is trained; the defaults are the experiment's."""
         options, freezing = self.experiment.options, FreezingOptions()
         network = parser.add_argument_group("network")
+        default = "map" if self.experiment.options.spatial else "vector"
+        network.add_argument(
+            "--bottleneck",
+            nargs="+",
+            choices=("map", "vector"),
+            default=[default],
+            help="what is coded: the last feature map, as in the paper, where all positions of a channel share their "
+            f"tables, or the vector after pooling it, or both, each with its baseline (default: {default})",
+        )
         network.add_argument("--tables", choices=TABLES, default=freezing.tables, help="range coding tables")
         network.add_argument(
             "--banks", type=int, default=freezing.banks, help="banks of tables, a power of two up to 256"
@@ -139,7 +148,7 @@ class ImageKind(Kind):
     def add_options(
         self, files: argparse._ArgumentGroup, sweep: argparse._ArgumentGroup, rivals: argparse._ArgumentGroup
     ) -> None:
-        """Add the options for the data, and for which features are coded."""
+        """Add the options for the data."""
         files.add_argument(
             "--input",
             metavar="PATH",
@@ -154,15 +163,6 @@ class ImageKind(Kind):
             metavar="IMAGES",
             help="measure on this many of the training images instead of the test images, and do not train on them: to "
             "choose options",
-        )
-        default = "map" if self.experiment.options.spatial else "vector"
-        sweep.add_argument(
-            "--bottleneck",
-            nargs="+",
-            choices=("map", "vector"),
-            default=[default],
-            help="what is coded: the last feature map, as in the paper, where all positions of a channel share their "
-            f"tables, or the vector after pooling it, or both, each with its baseline (default: {default})",
         )
 
     def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:

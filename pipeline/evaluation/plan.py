@@ -20,8 +20,9 @@ from vidpress.pipeline.evaluation.points import (
 
 LMBDAS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005)
 
-# Options of a network that the sweep sets.
-_SWEPT = ("hidden", "lmbda", "seed")
+# Options of a network that the sweep sets; the first two name architectures, on videos and on images.
+_ARCHITECTURES = ("hidden", "bottleneck")
+_SWEPT = (*_ARCHITECTURES, "lmbda", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,8 @@ def make_plan(kind: Kind, args: argparse.Namespace) -> Plan:
             raise ValueError(f"--method {text!r} must be a name other than {BASELINE!r}, a colon, and options.")
         method = _parse_own(f"--method {name}", options, kind)
         sweep = {key: method.pop(key, getattr(args, key)) for key in ("lmbda", "headline_lmbda")}
-        for hidden in method.pop("hidden", kind.architectures(args)):
+        own_architectures = {key: method.pop(key) for key in _ARCHITECTURES if key in method}
+        for hidden in kind.architectures(argparse.Namespace(**{**vars(args), **own_architectures})):
             for lmbda in sweep["lmbda"]:
                 if not lmbda > 0:
                     raise ValueError(
