@@ -173,8 +173,9 @@ def test_a_network_starts_as_its_first_teacher_and_learns_from_all(data, tmp_pat
         for folder, names in (("first", "0"), ("both", "01"))
     )
     assert (one != two).any()
-    with pytest.raises(TrainingError, match="contains a training run with teachers"):
-        taught("one", teachers=teachers)
+    for other in (teachers, {}):
+        with pytest.raises(TrainingError, match="contains a training run with teachers"):
+            taught("one", teachers=other)
 
 
 def test_a_training_that_diverges_says_so():

@@ -23,7 +23,7 @@ from vidpress.model.networks.bottleneck import bottleneck_of  # noqa: E402
 from vidpress.model.networks.many_rates import select_lmbda  # noqa: E402
 from vidpress.model.networks.teacher import Teacher  # noqa: E402
 from vidpress.model.records.synthetic import write_shards  # noqa: E402
-from vidpress.model.training import loop, progress  # noqa: E402
+from vidpress.model.training import checkpoints, loop, progress  # noqa: E402
 from vidpress.model.training.options import TrainingOptions  # noqa: E402
 from vidpress.model.training.training_data import load_videos  # noqa: E402
 
@@ -406,6 +406,18 @@ def test_evaluation_of_a_part_takes_it_evenly(videos):
     network = classifiers.build_network(SPEC.input_size, (5,), OPTIONS.num_classes, lmbda=0)
     assert progress.evaluate_network(network, videos[0]).num_videos == 150
     assert progress.evaluate_network(network, videos[0], max_videos=20).num_videos == 20
+
+
+def test_a_training_from_before_an_option_existed_is_resumed_with_its_default(trained, videos, tmp_path):
+    _, options, work_dir = trained
+    shutil.copytree(work_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / checkpoints.OPTIONS_FILE
+    values = json.loads(path.read_text())
+    del values["score_bottleneck"], values["teachers"]
+    path.write_text(json.dumps(values))
+    loop.train(options, SPEC, videos[0], str(tmp_path))
+    with pytest.raises(loop.TrainingError, match="contains a training run with width_multiplier 1, not 2"):
+        loop.train(dataclasses.replace(options, width_multiplier=2), SPEC, videos[0], str(tmp_path))
 
 
 @pytest.mark.parametrize("change", [{"lmbda": 0.02}, {"hidden": (20, 13)}, {"seed": 5}])

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from vidpress.model.images import files as image_files
 from vidpress.model.images import tables
 from vidpress.model.images.files import ImageNetRecords, LabelledImages
-from vidpress.model.training.options import check_not_negative, check_positive, checked_range, json_values
+from vidpress.model.training.options import check_not_negative, check_positive, checked_range
 
 Images = LabelledImages | ImageNetRecords
 
@@ -70,10 +69,6 @@ class ImageTrainingOptions:
             raise ValueError(f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}.")
         if not all(0 < share < 1 for share in self.decays):
             raise ValueError(f"decays={self.decays} must be shares of the training, each above 0 and below 1.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON values, without the one of `steps` and `epochs` that is not given."""
-        return {name: value for name, value in json_values(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

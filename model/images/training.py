@@ -19,6 +19,7 @@ from vidpress.model.networks.bottleneck import Bottleneck, bottleneck_of
 from vidpress.model.networks.many_rates import select_lmbda
 from vidpress.model.training import checkpoints
 from vidpress.model.training.loop import enough_memory, optimizer_groups
+from vidpress.model.training.options import json_defaults, json_values
 from vidpress.model.training.progress import mean_loss
 from vidpress.model.training.steps import TrainingStep
 
@@ -58,12 +59,11 @@ def train_on_images(
       TrainingError: If `work_dir` contains a training run with other options or data, or if the loss is not finite.
     """
     folder = os.fspath(work_dir)
-    fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"], **options.to_json()}
+    fixed = {"experiment": experiment.name, "training_data": data.fingerprint["sha256"], **json_values(options)}
     if options.lmbda_range is not None:
         del fixed["lmbda"]
-    if teachers:
-        fixed["teachers"] = list(teachers)
-    checkpoints.check_work_dir(folder, fixed)
+    fixed["teachers"] = list(teachers)
+    checkpoints.check_work_dir(folder, fixed, json_defaults(ImageTrainingOptions) | {"teachers": []})
     network = build_image_network(
         experiment,
         lmbda=options.lmbda,

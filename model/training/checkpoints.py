@@ -30,12 +30,13 @@ class TrainingError(VidpressError, RuntimeError):
     """A training run that cannot start, resume or finish: the message names the cause and the fix."""
 
 
-def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
+def check_work_dir(work_dir: str, wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Record in a folder what is trained there, or compare it with what is recorded.
 
     Args:
       work_dir: The folder, local or on `gs://`.
       wanted: JSON values of everything that must not change when a training run resumes.
+      defaults: What those have that are not recorded: an earlier version did not have them yet.
 
     Raises:
       TrainingError: If the folder contains another training run, or cannot be written.
@@ -47,10 +48,10 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any]) -> None:
             raise TrainingError(
                 f"{work_dir} contains checkpoints, but no {OPTIONS_FILE}: remove the folder, or name another one."
             )
-        _write(path, json.dumps(wanted, indent=1).encode())
+        _write(path, json.dumps(dict(wanted), indent=1).encode())
         _check_writable(work_dir)
         return
-    found = read_options(work_dir)
+    found = {**defaults, **read_options(work_dir)}
     for name, value in wanted.items():
         if found.get(name) == value:
             continue

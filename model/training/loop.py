@@ -23,7 +23,7 @@ from vidpress.model.networks.reconstruction import Decoder
 from vidpress.model.networks.teacher import Teacher
 from vidpress.model.training import checkpoints, progress, warm_start
 from vidpress.model.training.checkpoints import TrainingError
-from vidpress.model.training.options import TrainingOptions
+from vidpress.model.training.options import TrainingOptions, json_defaults
 from vidpress.model.training.steps import Group, TrainingStep
 from vidpress.model.training.training_data import LabelledVideos, training_batches
 
@@ -246,7 +246,7 @@ def _check_training(
     wanted = {name: value for name, value in options.to_json().items() if name not in free}
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
     wanted["teachers"] = [model.model_id for model in teachers]
-    checkpoints.check_work_dir(work_dir, wanted)
+    checkpoints.check_work_dir(work_dir, wanted, json_defaults(TrainingOptions) | {"teachers": []})
 
 
 def build_decoder(network: keras.Model, options: TrainingOptions, teacher: Teacher | None = None) -> Decoder | None:

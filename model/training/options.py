@@ -44,7 +44,16 @@ def check_not_negative(options: Any, names: Iterable[str]) -> None:
 
 def json_values(options: Any) -> dict[str, Any]:
     """Return the fields of a dataclass of options as JSON values."""
-    values = dataclasses.asdict(options)
+    return _as_json(dataclasses.asdict(options))
+
+
+def json_defaults(options_class: type) -> dict[str, Any]:
+    """Return the defaults of a dataclass of options, of those that have one, as JSON values."""
+    fields = dataclasses.fields(options_class)
+    return _as_json({field.name: field.default for field in fields if field.default is not dataclasses.MISSING})
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
