@@ -30,7 +30,7 @@ class TrainingError(VidpressError, RuntimeError):
     """A training run that cannot start, resume or finish: the message names the cause and the fix."""
 
 
-def check_work_dir(work_dir: str, wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check_work_dir(work_dir: str, wanted: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     """Record in a folder what is trained there, or compare it with what is recorded.
 
     Args:
@@ -48,7 +48,7 @@ def check_work_dir(work_dir: str, wanted: Mapping[str, Any], defaults: Mapping[s
             raise TrainingError(
                 f"{work_dir} contains checkpoints, but no {OPTIONS_FILE}: remove the folder, or name another one."
             )
-        _write(path, json.dumps(dict(wanted), indent=1).encode())
+        _write(path, json.dumps(wanted, indent=1).encode())
         _check_writable(work_dir)
         return
     found = {**defaults, **read_options(work_dir)}
