@@ -144,6 +144,10 @@ def test_a_training_for_many_rates_can_be_had_at_each(videos, tmp_path):
     changed = dataclasses.replace(options, lmbda_range=(0.002, 0.02))
     with pytest.raises(loop.TrainingError, match=r"with lmbda_range 0.001 0.02, not 0.002 0.02"):
         loop.train(changed, SPEC, videos[0], str(tmp_path))
+    for lmbda in (options.lmbda, 2 * options.lmbda):
+        for_one = dataclasses.replace(options, lmbda_range=None, lmbda=lmbda)
+        with pytest.raises(loop.TrainingError, match=r"with lmbda_range 0.001 0.02, not none"):
+            loop.train(for_one, SPEC, videos[0], str(tmp_path))
 
 
 def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path):

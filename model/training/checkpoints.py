@@ -51,8 +51,11 @@ def check_work_dir(work_dir: str, wanted: dict[str, Any], defaults: Mapping[str,
         _write(path, json.dumps(wanted, indent=1).encode())
         _check_writable(work_dir)
         return
-    found = {**defaults, **read_options(work_dir)}
-    for name, value in wanted.items():
+    recorded = read_options(work_dir)
+    found = {**defaults, **recorded}
+    # What is recorded is compared first: a training for a range of lmbda has recorded the range, and no lmbda.
+    for name in sorted(wanted, key=lambda name: name not in recorded):
+        value = wanted[name]
         if found.get(name) == value:
             continue
         if name == "training_data":
