@@ -53,7 +53,8 @@ def test_commands(folder):
     assert "compact was encoded from all 3 files of --input already." in printed
     assert (folder / "model.safetensors").exists()
     assert FrozenModel.load(folder / "sixty.safetensors").metadata["lmbda"] == 0.004
-    assert FrozenModel.load(folder / "tasks.safetensors").num_dims == 32
+    assert FrozenModel.load(folder / "scores.safetensors").num_dims == 3862
+    assert FrozenModel.load(folder / "components.safetensors").num_dims == 32
     assert list((folder / "features").glob("features-*.tfrecord"))
     assert list((folder / "videos").glob("videos-*.tfrecord"))
     assert (folder / "evaluation" / "index.html").exists()
