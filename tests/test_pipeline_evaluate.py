@@ -1,6 +1,7 @@
 """The command: `main(argv)` from TFRecords to results, what it does not do twice, and what it refuses in one line."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -294,6 +295,20 @@ def test_a_record_depends_on_what_is_trained_and_not_on_how_it_is_watched(data, 
     for other in (["--steps", "9"], ["--weight_decay", "0.1"], ["--seed", "3"], ["--banks", "2"]):
         assert not set(names(*other)) & set(names())
     assert not set(names(sha256="3")) & set(names())
+
+
+def test_an_option_that_a_later_version_adds_changes_no_name(tmp_path):
+    context = Context(("i",), ("v",), SPEC, 6, str(tmp_path), str(tmp_path), "1", "2")
+    plan = parse("--lmbda", "0.1", "--method", "a:", "--rivals", "pq")
+    reader = plan.rivals[-1][-1]
+    assert reader.head == "network"
+    for point in (plan.models[0], reader):
+        options = dict(point.options)
+        assert options.pop("score_bottleneck") is False
+        earlier = dataclasses.replace(point, options=tuple(options.items()))
+        assert earlier.name(context) == point.name(context)
+        other = dataclasses.replace(point, options=(*options.items(), ("score_bottleneck", True)))
+        assert other.name(context) != point.name(context)
 
 
 def test_teachers_are_the_baselines_of_the_architecture(tmp_path):

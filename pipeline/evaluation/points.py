@@ -157,7 +157,7 @@ class ModelPoint:
         if self.baseline is not None:
             values: dict[str, Any] = {"baseline": _model_id(self.baseline)}
         else:
-            values = {"options": self._options_but(_WATCHING), "teachers": self._teacher_names(context)}
+            values = {"options": _hashed(self.options, but=_WATCHING), "teachers": self._teacher_names(context)}
         return f"{slug(self.method)}-{self._label()}-{context.key({'kind': 'model', **values})}"
 
     def network_name(self, context: Context) -> str:
@@ -172,7 +172,7 @@ class ModelPoint:
         if self.trained_as is not None:
             return self.trained_as.network_options()
         swept = ("lmbda",) if dict(self.options).get("lmbda_range") else ()
-        return self._options_but((*_WATCHING, *_FREEZING, *swept))
+        return _hashed(self.options, but=(*_WATCHING, *_FREEZING, *swept))
 
     def resolved_options(self, context: Context) -> dict[str, Any]:
         """Return the options with files in place of the placeholders."""
@@ -187,16 +187,6 @@ class ModelPoint:
             return value.replace(BASELINE_PLACEHOLDER, paths[0]) if isinstance(value, str) else value
 
         return {name: resolved(value) for name, value in self.options}
-
-    def _options_but(self, names: tuple[str, ...]) -> dict[str, Any]:
-        # Neither defaults nor options without a value are hashed, so that an option that a later version adds does not
-        # change the names of old records.
-        defaults = default_values()
-        return {
-            name: value
-            for name, value in self.options
-            if name not in names and value is not None and (name not in defaults or value != defaults[name])
-        }
 
     def _teacher_names(self, context: Context) -> list[str]:
         return [teacher.name(context) for teacher in self.teachers]
@@ -261,7 +251,7 @@ class CodecPoint:
             "head": self.head,
         }
         if self.options:
-            values["options"] = {k: v for k, v in self.options if k not in _WATCHING and v is not None}
+            values["options"] = _hashed(self.options, but=_WATCHING)
         of = "features" if self.source is None else "-".join(map(str, dict(self.source.options)["hidden"]))
         size = "" if self.size is None else f"-{self.size}"
         return f"{slug(self.method)}{size}-of-{of}-{self.head}-{context.key(values)}"
@@ -277,6 +267,19 @@ class CodecPoint:
 
 
 Point = ModelPoint | CodecPoint
+
+
+def _hashed(options: Sequence[tuple[str, Any]], *, but: Collection[str]) -> dict[str, Any]:
+    """Return the options that are part of a name: neither defaults nor those without a value.
+
+    So an option that a later version adds does not change the names of old records.
+    """
+    defaults = default_values()
+    return {
+        name: value
+        for name, value in options
+        if name not in but and value is not None and (name not in defaults or value != defaults[name])
+    }
 
 
 @functools.lru_cache(maxsize=16)
