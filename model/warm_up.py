@@ -57,7 +57,7 @@ def warm_up() -> None:
         videos.append(pool_frames(parse_video(payload, spec), spec))
     _read_odd_records()
     for rounds_every_layer in (False, True):
-        model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer)
+        model = FrozenModel(spec, layers, tables, rounding_lmbda=0.03, rounds_every_layer=rounds_every_layer, top_k=1)
         # Read back, since loops are compiled again for arrays that cannot be written.
         model = FrozenModel.from_bytes(model.to_bytes())
         rows = pa.Table.from_batches([encode_videos(model, videos).rows])

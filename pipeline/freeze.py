@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> str:
         if args.lmbda is not None:
             options = dataclasses.replace(options, lmbda=args.lmbda)
         freezing.check_rate(options.lmbda, options.lmbda_range)
+        freezing.check_bottleneck(options)
     except ValueError as error:
         raise launch.JobError(str(error)) from error
     if args.tables_from is None:

@@ -47,11 +47,12 @@ assert compiled() == before, {key: value for key, value in compiled().items() if
 """
 
 
-@pytest.mark.parametrize("rounds_every_layer", [False, True])
+@pytest.mark.parametrize(("rounds_every_layer", "top_k"), [(False, 0), (True, 0), (True, 3)])
 @pytest.mark.parametrize(("features", "hidden"), [("rgb:24,audio:8", (40,)), ("rgb:400,audio:8", (50, 40))])
-def test_a_job_compiles_nothing_after_the_warm_up(features, hidden, rounds_every_layer, tmp_path):
+def test_a_job_compiles_nothing_after_the_warm_up(features, hidden, rounds_every_layer, top_k, tmp_path):
     spec = FeatureSpec.parse(features)
-    model = dataclasses.replace(random_model(spec, hidden), rounds_every_layer=rounds_every_layer, rounding_lmbda=0.03)
+    model = random_model(spec, hidden)
+    model = dataclasses.replace(model, rounds_every_layer=rounds_every_layer, rounding_lmbda=0.03, top_k=top_k)
     model.save(tmp_path / "model.safetensors")
     records = write_records(tmp_path / "a.tfrecord", [frame_level(index, spec) for index in range(300)])
     arguments = [records, str(tmp_path / "model.safetensors"), str(tmp_path / "out")]

@@ -160,6 +160,7 @@ def test_there_is_nothing_to_measure_without_a_head(model, videos):
         ({"banks": 3}, "3 banks"),
         ({"rounding_lmbda": -0.1}, "rounding_lmbda=-0.1 must not be negative"),
         ({"rounding_lmbda": math.inf}, "rounding_lmbda=inf must not be negative"),
+        ({"top_k": -1}, "top_k=-1 must not be negative"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -91,9 +91,9 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 def test_a_later_format_is_refused(model):
     data = model.to_bytes()
-    changed = data.replace(b'\\"format_version\\": 5', b'\\"format_version\\": 9')
+    changed = data.replace(b'\\"format_version\\": 6', b'\\"format_version\\": 9')
     assert changed != data
-    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2, 3, 4, 5"):
+    with pytest.raises(ModelError, match="format version 9; this vidpress reads 1, 2, 3, 4, 5, 6"):
         FrozenModel.from_bytes(changed)
 
 
@@ -409,6 +409,7 @@ def test_a_model_without_decoder_says_so(model):
         (3, "872a090f56b2169a", ["0accec", "3e", "504b5f0d8fef"], [0, 2, 1]),
         (4, "edbd7acc334a7f6d", ["580ebc413f", "645ad8ee45", "7a508584a621127dc85222"], [1, 3, 1]),
         (5, "dba2f4eb36b6a1ef", ["474b1931", "1c40a1", "4763a9"], [2, 1, 0]),
+        (6, "86cea3e8091dcdbc", ["a7f3c2ea", "53483456", "df468b09610e"], [2, 3, 3]),
     ],
 )
 def test_golden_model_is_read_and_gives_the_same_codes(version, model_id, codes, bank):

@@ -41,15 +41,19 @@ ODD = [None, 0, -1, 17, 2**63, 10**40, 1.5, float("nan"), float("inf"), "", "16"
 
 @pytest.mark.parametrize("value", ODD, ids=str)
 def test_odd_fields_of_a_header_are_refused_or_harmless(model, value):
-    for name in ("format_version", "spec", "architecture", "num_classes", "precision", "rounding_lmbda", "metadata"):
+    harmless = ("rounding_lmbda", "metadata", "top_k", "diagonal_head")
+    for name in ("format_version", "spec", "architecture", "num_classes", "precision", *harmless):
         data = sealed(model, header={name: value})
         try:
             loaded = FrozenModel.from_bytes(data)
         except ModelError as error:
             assert str(error).isprintable()
         else:
-            assert name in ("rounding_lmbda", "metadata")
+            assert name in harmless
             assert loaded.rounding_lmbda >= 0
+            assert type(loaded.top_k) is int
+            assert 0 <= loaded.top_k <= loaded.num_dims
+            assert loaded.head[0].shape == (40, 7)
             assert isinstance(loaded.metadata, dict)
 
 
@@ -81,6 +85,12 @@ def test_tensors_that_are_not_the_header_s_are_refused(model):
         ({"tensors": {"decoder.bias": None}}, r"its tensors are not those of .*and a decoder: .*decoder\.bias"),
         ({"tensors": {"decoder.kernel": np.zeros((40, 32))}}, r"decoder\.kernel is float64\[40, 32\], not int8"),
         ({"tensors": {"decoder.scale": np.full(32, np.nan, np.float32)}}, "the decoder's scale .* holds NaN"),
+        ({"header": {"top_k": 41}}, "top_k=41 must be from 0 to 40"),
+        ({"header": {"diagonal_head": True}}, r"head\.kernel is float32\[40, 7\], not float32\[40\]"),
+        (
+            {"header": {"diagonal_head": True}, "tensors": {"head.kernel": np.ones(40, np.float32)}},
+            r"the head has shapes \(40, 40\) and \(7,\), but its input has 40 numbers",
+        ),
         ({"header": {"metadata": 5}}, "Expected `object`, got `int`"),
     ]
     for changes, message in cases:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
@@ -100,6 +101,18 @@ def test_other_tables_of_a_training_at_one_rate(one_rate, data, tmp_path):
     expected, found = FrozenModel.load(one_rate), FrozenModel.load(output)
     assert found.hidden[0][0].tobytes() == expected.hidden[0][0].tobytes()
     assert (found.tables.num_banks, found.metadata["tables"], found.rounding_lmbda) == (1, "prior", 0)
+
+
+def test_the_largest_values_alone(one_rate, data, tmp_path, capsys):
+    output = tmp_path / "model.safetensors"
+    freeze.main([*options(one_rate, data, output), "--top_k", "2", *TABLES])
+    found = FrozenModel.load(output)
+    assert found.top_k == found.metadata["top_k"] == 2
+    x = np.random.default_rng(0).normal(size=(50, SPEC.input_size)).astype(np.float32)
+    on = (found.quantize(x) > 0).sum(axis=1)
+    assert on.max() == 2 < (FrozenModel.load(one_rate).quantize(x) > 0).sum(axis=1).max()
+    argv = [*options(one_rate, data, tmp_path / "other.safetensors"), "--top_k", "1000"]
+    assert "top_k=1000 must be at most" in refusal(argv, capsys)
 
 
 def test_tables_fit_the_videos_that_they_are_from(one_rate, many_rates, data, tmp_path, capsys):

@@ -20,16 +20,16 @@ from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files import file_kinds, storage
 from vidpress.model.frozen import dense_layers, model_file
+from vidpress.model.frozen.bottleneck_rounding import round_bottleneck
 from vidpress.model.frozen.dense_layers import Dense, SplitDense, dense
 from vidpress.model.frozen.input_decoder import InputDecoder
 from vidpress.model.frozen.nearest_rounding import MAX_Z, round_to_nearest
-from vidpress.model.frozen.rate_aware_rounding import round_to_cheaper
-from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
-# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded, 5 a decoder of the input.
-FORMAT_VERSION = 5
-_READABLE_VERSIONS = (1, 2, 3, 4, 5)
+# Version 2 has banks of tables, 3 rate-aware rounding, 4 lower layers that are rounded, 5 a decoder of the input, 6
+# `top_k` and heads that are a scale for each class.
+FORMAT_VERSION = 6
+_READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 
 # The loaded models that are in use, by their identity.
 _LOADED: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
@@ -83,6 +83,7 @@ class FrozenModel:
         even, before they go to the next layer. If not, they are computed in float64, which takes several times as
         long.
       decoder: Restores `x` from `z_hat`, approximately; or None.
+      top_k: How many values of each video's `z` are kept, the largest; the others become 0. With 0, all are kept.
     """
 
     spec: FeatureSpec
@@ -93,6 +94,7 @@ class FrozenModel:
     rounding_lmbda: float = 0.0
     rounds_every_layer: bool = False
     decoder: InputDecoder | None = None
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         size = self.spec.input_size
@@ -120,6 +122,8 @@ class FrozenModel:
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
+        if not 0 <= self.top_k <= num_dims:
+            raise ModelError(f"top_k={self.top_k} must be from 0 to {num_dims}, the bottleneck's dimensions.")
         sizes = (num_dims, self.spec.input_size)
         if self.decoder is not None and self.decoder.kernel.shape != sizes:
             raise ModelError(f"The decoder has shape {self.decoder.kernel.shape}, not {sizes}.")
@@ -161,9 +165,9 @@ class FrozenModel:
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Return `z_hat` of input vectors: the network's `z` as `exact_sums` defines it, rounded.
 
-        Values are rounded to the nearest integers, halves to even. With a `rounding_lmbda`, a value then moves to a
-        neighbour that costs fewer bits, if that is worth the error, in the bank that codes the nearest integers
-        shortest.
+        Values are rounded to the nearest integers, halves to even. With `top_k`, only the largest are kept. With a
+        `rounding_lmbda`, a value then moves to a neighbour that costs fewer bits, if that is worth the error, in the
+        bank that codes the nearest integers shortest.
 
         The result of a row depends only on that row: not on the other rows, its place in the batch, the processor or
         the number of threads. Matrix products in float32 do depend on these. They decide a rounding only where it is
@@ -194,19 +198,12 @@ class FrozenModel:
                 inputs = z
             else:
                 inputs = layer.exact(inputs)
-        with np.errstate(over="ignore"):
-            z, row_bounds = last_layer.bounded(inputs.astype(np.float32, copy=False))
-        z_hat = np.empty(z.shape, np.int32)
-        usable &= round_to_nearest(last_layer, inputs, z, row_bounds, out=z_hat)
+        z_hat, rounded = round_bottleneck(
+            last_layer, inputs, self.tables, rounding_lmbda=self.rounding_lmbda, top_k=self.top_k
+        )
+        usable &= rounded
         if not usable.all():
             raise UncodableError(usable)
-        if self.rounding_lmbda:
-            bank = choose_banks(self.tables, z_hat)
-            bounds = row_bounds, last_layer.column_bounds
-            left = round_to_cheaper(self.tables, z, z_hat, bank, self.rounding_lmbda, bounds)
-            place = left.row, left.column
-            beyond = left.direction * (last_layer.exact_at(inputs, *place) - z_hat[place])
-            z_hat[place] += np.where(beyond > left.threshold, left.direction, 0).astype(np.int32)
         return z_hat
 
     @functools.cached_property
@@ -275,8 +272,10 @@ class FrozenModel:
         for index, (kernel, bias) in enumerate(self.hidden):
             tensors[f"hidden.{index}.kernel"] = kernel
             tensors[f"hidden.{index}.bias"] = bias
+        diagonal_head = self.head is not None and model_file.is_diagonal(self.head[0])
         if self.head is not None:
-            tensors["head.kernel"], tensors["head.bias"] = self.head
+            kernel, tensors["head.bias"] = self.head
+            tensors["head.kernel"] = kernel.diagonal() if diagonal_head else kernel
         tensors["tables.cdf"] = self.tables.cdf
         tensors["tables.cdf_start"] = self.tables.cdf_start
         tensors["tables.cdf_offset"] = self.tables.cdf_offset
@@ -292,6 +291,8 @@ class FrozenModel:
             "rounding_lmbda": self.rounding_lmbda,
             "rounds_every_layer": self.rounds_every_layer,
             "has_decoder": self.decoder is not None,
+            "top_k": self.top_k,
+            "diagonal_head": diagonal_head,
             "metadata": self.metadata,
         }
         return model_file.to_bytes(header, tensors)
@@ -335,6 +336,7 @@ class FrozenModel:
             )
             if not tables.has_bank.any():
                 raise ValueError("its tables have no bank")
+            head_kernel = tensors.get("head.kernel")
             model = cls(
                 spec=FeatureSpec.from_json(header.spec),
                 hidden=tuple(
@@ -342,12 +344,15 @@ class FrozenModel:
                     for index in range(len(header.architecture) - 1)
                 ),
                 tables=tables,
-                head=(tensors["head.kernel"], tensors["head.bias"]) if header.num_classes else None,
+                head=(np.diag(head_kernel) if header.diagonal_head else head_kernel, tensors["head.bias"])
+                if head_kernel is not None
+                else None,
                 rounding_lmbda=header.rounding_lmbda,
                 rounds_every_layer=header.rounds_every_layer,
                 decoder=InputDecoder(*(tensors[f"decoder.{name}"] for name in ("kernel", "scale", "bias")))
                 if header.has_decoder
                 else None,
+                top_k=header.top_k,
                 metadata=header.metadata,
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -66,6 +66,8 @@ class Header:
     rounding_lmbda: float = 0.0
     rounds_every_layer: bool = False
     has_decoder: bool = False
+    top_k: int = 0
+    diagonal_head: bool = False
 
 
 def model_id(data: bytes) -> str:
@@ -168,11 +170,18 @@ def _expected_tensors(header: Header) -> Expected:
         expected[f"hidden.{index}.kernel"] = ("float32", (size, width))
         expected[f"hidden.{index}.bias"] = ("float32", (width,))
     if header.num_classes is not None:
-        expected["head.kernel"] = ("float32", (widths[-1], header.num_classes))
+        shape = (widths[-1],) if header.diagonal_head else (widths[-1], header.num_classes)
+        expected["head.kernel"] = ("float32", shape)
         expected["head.bias"] = ("float32", (header.num_classes,))
     if header.has_decoder:
         expected |= {f"decoder.{name}": tensor for name, tensor in expected_decoder(widths[-1], widths[0]).items()}
     return expected
+
+
+def is_diagonal(kernel: np.ndarray) -> bool:
+    """Return whether a matrix is square and 0 beside its diagonal, so that the diagonal is enough."""
+    num_inputs, num_outputs = kernel.shape
+    return num_inputs == num_outputs and bool(np.count_nonzero(kernel) == np.count_nonzero(kernel.diagonal()))
 
 
 def expected_decoder(num_dims: int | None, input_size: int) -> Expected:

@@ -128,9 +128,11 @@ def freeze(
       The model, with its task head.
 
     Raises:
-      ValueError: If there is no prior to take tables from, if a weight is not finite, or if that many banks cannot be
-        fitted.
+      ValueError: If there is no prior to take tables from, if a weight is not finite, if that many banks cannot be
+        fitted, or if `top_k` is too large or the bottleneck linear.
     """
+    if options.top_k and not classifiers.has_last_relu(network):
+        raise ValueError("top_k cannot be used with a linear bottleneck: there, 0 does not stand for what is absent.")
     hidden, head = fold_batch_norm(network)
     sample = videos.x[_evenly(len(videos), _CHUNK)]
     shift = np.zeros(len(hidden[-1][1]), np.float32)
@@ -140,7 +142,9 @@ def freeze(
     hidden = fit_steps(hidden, sample)
     num_dims = len(hidden[-1][1])
     unfitted = RangeCodingTables.from_pmf([np.ones(1)] * num_dims, np.zeros(num_dims, np.int32))
-    model = FrozenModel(spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True)
+    model = FrozenModel(
+        spec, hidden, unfitted, head, metadata=metadata or {}, rounds_every_layer=True, top_k=options.top_k
+    )
     of_prior = _prior_tables(network, shift) if options.tables == "prior" else None
     for cost in (0.0, options.rounding_lmbda) if options.rounding_lmbda else (0.0,):
         model = dataclasses.replace(model, rounding_lmbda=cost)

@@ -188,17 +188,33 @@ class FreezingOptions:
         its code shortest. With 1, codes are those of tensorflow-compression for the tables.
       rounding_lmbda: Cost of a bit in rounding, in squared rounding steps (`FrozenModel`); 0 rounds to the nearest
         integers.
+      top_k: How many values of each video are coded, the largest; the others become 0. With 0, all are coded.
     """
 
     tables: str = "empirical"
     banks: int = 16
     rounding_lmbda: float = 0.03
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         if self.tables not in TABLES:
             raise ValueError(f"tables={self.tables!r} must be {' or '.join(map(repr, TABLES))}.")
         check_num_banks(self.banks)
-        check_not_negative(self, ("rounding_lmbda",))
+        check_not_negative(self, ("rounding_lmbda", "top_k"))
+
+    def check_bottleneck(self, training: TrainingOptions) -> None:
+        """Check that a network's bottleneck can be frozen with these options.
+
+        Args:
+          training: How the network is trained.
+
+        Raises:
+          ValueError: If `top_k` cannot be used with it.
+        """
+        if self.top_k and training.linear_bottleneck:
+            raise ValueError("top_k cannot be used with linear_bottleneck: there, 0 does not stand for what is absent.")
+        if self.top_k > training.num_dims:
+            raise ValueError(f"top_k={self.top_k} must be at most {training.num_dims}, the numbers that are coded.")
 
     def check_rate(self, lmbda: float, lmbda_range: tuple[float, float] | None = None) -> None:
         """Check that a network that was trained at a rate can be frozen with these options.

@@ -46,7 +46,7 @@ _RANKS = 200
 
 # Options that say how a training run is monitored, and options of the freezing that comes after it.
 _WATCHING = ("checkpoint_every", "validate_every")
-_FREEZING = ("tables", "banks", "rounding_lmbda")
+_FREEZING = ("tables", "banks", "rounding_lmbda", "top_k")
 
 
 class DamagedRecordError(VidpressError, ValueError):

@@ -39,6 +39,7 @@ class ModelOptions:
         named = {_NAMES.get(name, name): value for name, value in values.items()}
         training, freezing = fields_of(TrainingOptions, named), fields_of(FreezingOptions, named)
         freezing.check_rate(training.lmbda, training.lmbda_range)
+        freezing.check_bottleneck(training)
         teacher = tuple(named.get("teacher", ()))
         if not (training.steps or teacher):
             raise ValueError("steps=0 leaves the weights random: give more, or a teacher to start as.")
@@ -154,6 +155,13 @@ def add_freezing_options(group: argparse._ArgumentGroup) -> None:
         "--rounding_lmbda",
         type=float,
         help="cost of a bit in rounding, in squared rounding steps; 0 rounds to the nearest integers",
+    )
+    group.add_argument(
+        "--top_k",
+        type=int,
+        metavar="K",
+        help="code only the K largest values of each video, such as its best scores with --score_bottleneck; the "
+        "others become 0 (default: all)",
     )
 
 
