@@ -11,7 +11,7 @@ from vidpress.pipeline.evaluation import plan as evaluation_plan
 from vidpress.pipeline.evaluation.report import results as evaluation_results
 
 
-@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "yt8m-ideas", "yt8m-scores"])
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "yt8m", "yt8m-ideas", "yt8m-scores"])
 def test_the_command_plans_the_points_that_are_there(name):
     folder = REPO / "docs" / "results" / name
     about = evaluation_results.load(folder).about
