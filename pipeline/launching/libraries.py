@@ -39,7 +39,10 @@ def quiet_backend() -> None:
 
 @contextlib.contextmanager
 def loading_quietly() -> Iterator[None]:
-    """Drop what TensorFlow logs while it is loaded if it is not an error; write all else to stderr afterwards."""
+    """Drop what TensorFlow logs while it is loaded if it is not an error; write all else to stderr afterwards.
+
+    On a full disk the last line may lack its end. It gets one, so that what is written next has its own line.
+    """
     try:
         stderr = os.dup(2)
     except OSError:  # it is closed
@@ -57,7 +60,7 @@ def loading_quietly() -> Iterator[None]:
             written.seek(0)
             for line in written:
                 if not _LOGGED.match(line):
-                    os.write(2, line)
+                    os.write(2, line.removesuffix(b"\n") + b"\n")
 
 
 def import_quietly() -> None:
