@@ -201,13 +201,15 @@ def test_points_that_share_a_training_are_one_task():
     plan = parse(
         *("--rivals", "none", "--hidden", "20", "--lmbda", "0.002", "0.004", "--seeds", "2"),
         *("--method", "one: --lmbda_range 0.001 0.006", "--method", "banks: --lmbda 0.002 --banks 2", "--method", "a:"),
+        *("--top_k", "3", "--method", "all: --lmbda 0.002 --top_k 0"),
     )
     tasks = [[(p.method, dict(p.options)["lmbda"], dict(p.options)["seed"]) for p in task] for task in plan.tasks()]
     assert tasks[:4] == [
         *([("one", 0.002, seed), ("one", 0.004, seed)] for seed in (0, 1)),
-        *([("banks", 0.002, seed), ("a", 0.002, seed)] for seed in (0, 1)),
+        *([("banks", 0.002, seed), ("a", 0.002, seed), ("all", 0.002, seed)] for seed in (0, 1)),
     ]
     assert dict(plan.baselines[0].options)["lmbda_range"] is None
+    assert [dict(plan.baselines[0].options)[name] for name in ("banks", "top_k")] == [1, 0]
     with pytest.raises(ValueError, match=r"lmbda=0\.002 must lie in lmbda_range"):
         parse("--hidden", "20", "--lmbda", "0.002", "--lmbda_range", "0.003", "0.006")
 

@@ -19,6 +19,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.strict_json import JsonError
+from vidpress.model.training.options import FreezingOptions
 from vidpress.pipeline.evaluation.new_tasks import NewTasks
 from vidpress.pipeline.evaluation.task import Task
 from vidpress.pipeline.training.options import default_values
@@ -46,7 +47,7 @@ _RANKS = 200
 
 # Options that say how a training run is monitored, and options of the freezing that comes after it.
 _WATCHING = ("checkpoint_every", "validate_every")
-_FREEZING = ("tables", "banks", "rounding_lmbda", "top_k")
+_FREEZING = tuple(field.name for field in dataclasses.fields(FreezingOptions))
 
 
 class DamagedRecordError(VidpressError, ValueError):

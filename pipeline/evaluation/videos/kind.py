@@ -13,6 +13,7 @@ import numpy as np
 
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.metrics import deflated_bytes
+from vidpress.model.training.options import FreezingOptions
 from vidpress.pipeline.evaluation import new_tasks
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
 from vidpress.pipeline.evaluation.points import (
@@ -105,11 +106,11 @@ class VideoKind(Kind):
 
     @property
     def baseline_options(self) -> dict[str, Any]:
-        """No teacher, no range, nothing else to learn, and the defaults of the options that need a rate."""
-        names = ("prior_banks", "prior_learning_rate", "rounding_lmbda", "reconstruction")
+        """No teacher, no range, nothing else to learn, and the defaults of the options that need a rate or freeze."""
+        names = ("prior_banks", "prior_learning_rate", "reconstruction")
         layers = ("linear_bottleneck", "score_bottleneck", "width_multiplier")
         nothing = {name: default_values()[name] for name in (*names, *layers)}
-        return {"teacher": [], "lmbda_range": None, "tables": "empirical", "banks": 1, **nothing}
+        return {"teacher": [], "lmbda_range": None, **nothing, **dataclasses.asdict(FreezingOptions(banks=1))}
 
     def fixed_options(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return none: a method can choose them all."""
