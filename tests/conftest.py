@@ -66,6 +66,11 @@ def data_dir() -> pathlib.Path:
     return path
 
 
+def inputs(num_videos: int, seed: int = 1) -> np.ndarray:
+    """Normal float32 inputs of `SPEC`."""
+    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
+
+
 def random_model(
     spec: FeatureSpec, hidden: tuple[int, ...] = (40,), num_classes: int = 7, seed: int = 0, num_banks: int = 4
 ) -> FrozenModel:

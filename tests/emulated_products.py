@@ -1,9 +1,10 @@
 """Matrix products of other processors, in NumPy: kinds of layers as `dense_layers` has them, and matrix units.
 
-Each claims a bound as its products' arithmetic allows. `EMULATED` lists them; `Undecided` claims none, so that
-everything is summed exactly; `TooFarOff` claims one that it does not keep.
+Each claims a bound as its products' arithmetic allows. `EMULATED` lists them, and `with_kind` puts one into a model;
+`Undecided` claims none, so that everything is summed exactly; `TooFarOff` claims one that it does not keep.
 """
 
+import dataclasses
 from unittest import mock
 
 import numpy as np
@@ -118,6 +119,13 @@ class TooFarOff(Dense):
         outputs = super().multiply(x)
         row_norms = np.sqrt(1 + np.square(x, dtype=np.float64).sum(axis=1))
         return outputs + (2 * self.row_bounds(x, row_norms)[:, None] * self.column_bounds).astype(np.float32)
+
+
+def with_kind(model, kind):
+    """The model with another kind of fast layers."""
+    model = dataclasses.replace(model)
+    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
+    return model
 
 
 class Units:

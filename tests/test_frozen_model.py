@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import REPO, SPEC, random_model
-from emulated_products import KINDS, TooFarOff, Undecided
+from conftest import REPO, SPEC, inputs, random_model
+from emulated_products import KINDS, TooFarOff, Undecided, with_kind
 from test_exact_sums import by_definition
 
 from vidpress.model.features import FeatureSpec
@@ -19,10 +19,6 @@ from vidpress.model.frozen.frozen_model import FrozenModel, ModelError, Uncodabl
 from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.tables.banks import fit_banks
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
-
-
-def inputs(num_videos, seed=1):
-    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
 
 
 def assert_equal(left, right):
@@ -180,13 +176,6 @@ def test_ties_are_decided_by_the_exact_value(model):
     assert (np.abs(np.abs(exact - np.rint(exact)) - 0.5).min(axis=1) < 1e-6).all()
     np.testing.assert_array_equal(model.quantize(x), np.rint(exact))
     assert (np.rint(model.bottleneck(x)) != np.rint(exact)).any()
-
-
-def with_kind(model, kind):
-    """The model with another kind of fast layers."""
-    model = dataclasses.replace(model)
-    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
-    return model
 
 
 def aimed(hidden, x, rounds_every_layer):

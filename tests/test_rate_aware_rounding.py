@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import SPEC, random_model
-from emulated_products import KINDS, TooFarOff, Undecided
+from conftest import SPEC, inputs, random_model
+from emulated_products import KINDS, TooFarOff, Undecided, with_kind
 
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
@@ -13,10 +13,6 @@ from vidpress.model.tables.banks import choose_banks
 from vidpress.model.tables.widths import UNITS_PER_BIT
 
 COST = 0.04
-
-
-def inputs(num_videos, seed=1):
-    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +85,6 @@ def test_what_lies_at_a_threshold_does_not_depend_on_its_companions():
     np.testing.assert_array_equal(model.quantize(x[order]), together[order])
     alone = np.concatenate([model.quantize(x[row : row + 1]) for row in range(len(x))])
     np.testing.assert_array_equal(alone, together)
-
-
-def with_kind(model, kind):
-    model = dataclasses.replace(model)
-    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
-    return model
 
 
 def test_what_lies_at_a_threshold_does_not_depend_on_the_processors_products():

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import SPEC, random_model
-from emulated_products import KINDS, TooFarOff, Undecided
+from conftest import SPEC, inputs, random_model
+from emulated_products import KINDS, TooFarOff, Undecided, with_kind
 
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
@@ -13,18 +13,8 @@ from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 TOP_K = 5
 
 
-def inputs(num_videos, seed=1):
-    return np.random.default_rng(seed).normal(size=(num_videos, SPEC.input_size)).astype(np.float32)
-
-
 def with_top_k(model, top_k=TOP_K, **changes):
     return dataclasses.replace(model, top_k=top_k, **changes)
-
-
-def with_kind(model, kind):
-    model = dataclasses.replace(model)
-    vars(model)["_fast_layers"] = [kind(*layer) for layer in model.hidden]
-    return model
 
 
 class TooFarOffBothWays(TooFarOff):

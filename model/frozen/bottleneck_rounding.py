@@ -59,15 +59,15 @@ def _all_but_largest(
     layer: Dense, inputs: np.ndarray, z: np.ndarray, z_hat: np.ndarray, row_bounds: np.ndarray, top_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and columns of the activations that are not among the `top_k` largest, and do not round to 0."""
-    *dropped, rows, columns, left = _sort_out(z, z_hat, row_bounds, layer.column_bounds, top_k)
-    if len(rows):
-        exact = layer.exact_at(inputs, rows, columns)
-        order = np.lexsort((columns, -exact, rows))
-        rows, columns = rows[order], columns[order]
-        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        beyond = rank >= left[rows]
-        dropped = [np.append(dropped[0], rows[beyond]), np.append(dropped[1], columns[beyond])]
-    return dropped[0], dropped[1]
+    dropped_rows, dropped_columns, rows, columns, left = _sort_out(z, z_hat, row_bounds, layer.column_bounds, top_k)
+    if not len(rows):
+        return dropped_rows, dropped_columns
+    exact = layer.exact_at(inputs, rows, columns)
+    order = np.lexsort((columns, -exact, rows))
+    rows, columns = rows[order], columns[order]
+    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    beyond = rank >= left[rows]
+    return np.append(dropped_rows, rows[beyond]), np.append(dropped_columns, columns[beyond])
 
 
 @jit
