@@ -25,7 +25,7 @@ LMBDAS = {"2000": ("0.0005", "0.0015", "0.005"), "6000,2000": ("0.002",)}
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` ran all benchmarks in one go and wrote this page. [benchmarks/README.md](../benchmarks/README.md) explains
+`make bench` ran these benchmarks in one go and wrote this page. [benchmarks/README.md](../benchmarks/README.md) explains
 what each of them measures. The alternatives in a table took turns. A cell holds the median over the turns. If there
 were several, the least and the greatest value follow in parentheses. Compare the columns of a table with each other. Do
 not compare tables of different machines.
@@ -138,7 +138,12 @@ def write_page(folder: pathlib.Path, page: pathlib.Path) -> None:
     # The processor, the load when the first benchmark started, and the versions in each environment.
     (processor, load, _), *_ = machines
     described = dict.fromkeys([processor, load, *(versions for _, _, versions in machines)])
-    lines = [INTRODUCTION, *(f"- {line}" for line in described), TARGETS_INTRODUCTION, "| | at least | found |"]
+    lines = [INTRODUCTION, *(f"- {line}" for line in described)]
+    scripts = {name: f"`{script}`" for name, (script, *_) in jobs(None, {}).items()}
+    measured = {scripts[name] for name in reports}
+    if missing := [script for script in dict.fromkeys(scripts.values()) if script not in measured]:
+        lines.append(f"\nNot measured in this run: {', '.join(missing)}.")
+    lines += [TARGETS_INTRODUCTION, "| | at least | found |"]
     lines += ["| --- | ---: | ---: |"]
     for target in (target for report in reports.values() for target in report.targets):
         missed = "" if target.ratio >= target.at_least else " (missed)"

@@ -58,7 +58,7 @@ def parser() -> launch.Parser:
         help="fit tables and the decoder of the input to these videos instead, such as those that will be encoded; "
         "they need no labels",
     )
-    train.add_file_options(files)
+    train.add_file_options(files, measured="the model's metrics")
     rate = parser.add_argument_group("rate (of a network that was trained with --lmbda_range)")
     rates = rate.add_mutually_exclusive_group()
     rates.add_argument("--lmbda", type=float, help="cost of a bit")

@@ -38,7 +38,7 @@ def parser() -> launch.Parser:
     )
     files = parser.add_argument_group("files")
     add_input_option(files, required=True)
-    add_file_options(files)
+    add_file_options(files, measured="GAP during training, and the model's metrics at the end,")
     files.add_argument(
         "--work_dir",
         metavar="FOLDER",
@@ -65,14 +65,19 @@ def add_input_option(files: argparse._ActionsContainer, *, required: bool) -> No
     )
 
 
-def add_file_options(files: argparse._ArgumentGroup) -> None:
-    """Add the options that say what a model is measured on, and where it is written."""
+def add_file_options(files: argparse._ArgumentGroup, *, measured: str) -> None:
+    """Add the options that say what a model is measured on, and where it is written.
+
+    Args:
+      files: The group of options.
+      measured: What is measured, and when.
+    """
     files.add_argument(
         "--validation",
         nargs="+",
         metavar="GLOB",
         type=launch.absolute,
-        help="data to measure GAP on during training, and the model's metrics at the end",
+        help=f"data to measure {measured} on",
     )
     files.add_argument(
         "--output",

@@ -38,6 +38,8 @@ def test_page_has_every_table_target_and_figure(tmp_path):
         assert f"| {name} against other | 5 | 4.00 (missed) |" in text
     assert "| a: encode, M symbols/s | 2.0 (1.0 to 3.0) | 0.5 |" in text
     assert "- a processor\n- a load\n- versions for encode-3-layer\n- versions for range-coder\n" in text
+    missing = ("bound", "lanes", "reading", "lookup", "compaction", "start_up", "growth", "training")
+    assert f"\nNot measured in this run: {', '.join(f'`{name}.py`' for name in missing)}.\n" in text
     assert page.with_suffix(".svg").read_text().startswith("<?xml")
 
 

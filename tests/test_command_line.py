@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -312,6 +313,18 @@ def test_an_error_of_a_worker_is_one_line(model_path, tmp_path, workers):
         "vidpress encode: error: 1 of 21 records are bad, more than --max_bad_fraction=0 allows."
     )
     assert "while running" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "freeze", "encode", "decode", "compact", "get", "verify", "evaluate", "demo"]
+)
+def test_help_says_each_default_once(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: )" not in text
+    assert not re.search(r"\(default: [^)]*\) \(default:", text)
 
 
 @pytest.mark.parametrize("workers", [(), TWO_PROCESSES])

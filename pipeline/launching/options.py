@@ -85,7 +85,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the defaults that are informative to the help, and leaves the lines of examples unchanged."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, []) or action.default is False or "%(default)" in (action.help or "")
+        silent = action.default in (None, [], "") or action.default is False or "(default: " in (action.help or "")
         return action.help if silent else super()._get_help_string(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:

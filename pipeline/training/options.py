@@ -84,7 +84,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="make the hidden layers N times as wide as --hidden says, as wide as N teachers together: with "
-        "--linear_bottleneck and --reconstruction, the network then starts as these side by side (default: 1)",
+        "--score_bottleneck, or --linear_bottleneck and --reconstruction, the network then starts as these side by "
+        "side",
     )
     network.add_argument(
         "--linear_bottleneck",
@@ -120,7 +121,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="WEIGHT",
         help="also learn to give back the input from what is stored or, with --teacher, the teachers' activations, for "
-        "tasks to come: what that is worth, in nats of the task's loss (default: nothing)",
+        "tasks to come: what that is worth, in nats of the task's loss",
     )
     training.add_argument(
         "--mixed_precision",
@@ -161,7 +162,7 @@ def add_freezing_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="K",
         help="code only the K largest values of each video, such as its best scores with --score_bottleneck; the "
-        "others become 0 (default: all)",
+        "others become 0; not with --linear_bottleneck (default: all)",
     )
 
 
