@@ -25,10 +25,10 @@ LMBDAS = {"2000": ("0.0005", "0.0015", "0.005"), "6000,2000": ("0.002",)}
 
 INTRODUCTION = """# Benchmarks
 
-`make bench` ran these benchmarks in one go and wrote this page. [benchmarks/README.md](../benchmarks/README.md) explains
-what each of them measures. The alternatives in a table took turns. A cell holds the median over the turns. If there
-were several, the least and the greatest value follow in parentheses. Compare the columns of a table with each other. Do
-not compare tables of different machines.
+`make bench` ran these benchmarks in one go and wrote this page. [benchmarks/README.md](../benchmarks/README.md)
+explains what each of them measures. The alternatives in a table took turns. A cell holds the median over the turns. If
+there were several, the least and the greatest value follow in parentheses. Compare the columns of a table with each
+other. Do not compare tables of different machines.
 
 ![Videos a second of the encode job and its alternatives, and symbols a second of the coders.](benchmarks.svg)
 
