@@ -7,9 +7,11 @@ import pytest
 from conftest import SPEC, inputs, random_model
 from emulated_products import KINDS, TooFarOff, Undecided, with_kind
 
+from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
 from vidpress.model.tables.banks import choose_banks
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.model.tables.widths import UNITS_PER_BIT
 
 COST = 0.04
@@ -55,6 +57,15 @@ def test_the_neighbour_is_taken_where_its_cost_is_less(model):
     assert 0.005 < (found != nearest).mean() < 0.2
     assert (np.abs(found - likeliest) <= np.abs(nearest - likeliest)).all()
     assert len(set(bank.tolist())) > 1
+
+
+def test_no_value_becomes_an_escape():
+    """Even if the escape is the likeliest."""
+    tables = RangeCodingTables(np.array([0, 1000, 2000, 65536]), np.array([0, 4]), np.array([0]), 16)
+    layer = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    model = FrozenModel(FeatureSpec.parse("f:1"), (layer,), tables, rounding_lmbda=0.2)
+    x = np.array([[0.2], [0.9], [1], [1.4]], np.float32)
+    np.testing.assert_array_equal(model.quantize(x), np.rint(x))
 
 
 def near_thresholds(model, num_videos):

@@ -7,8 +7,10 @@ import pytest
 from conftest import SPEC, inputs, random_model
 from emulated_products import KINDS, TooFarOff, Undecided, with_kind
 
+from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.dense_layers import Dense
 from vidpress.model.frozen.frozen_model import FrozenModel, ModelError
+from vidpress.model.tables.range_coding_tables import RangeCodingTables
 
 TOP_K = 5
 
@@ -67,6 +69,36 @@ def test_rounding_to_cheaper_values_leaves_the_others_at_0(model):
     assert not found[~largest(z, TOP_K)].any()
 
 
+def test_rounding_to_cheaper_values_lifts_nothing_from_0():
+    tables = RangeCodingTables.from_pmf([np.array([0.02, 0.95, 0.02])] * 3, np.zeros(3, np.int32))
+    model = FrozenModel(
+        FeatureSpec.parse("f:1"),
+        ((np.array([[3, 0.45, 0.44]], np.float32), np.zeros(3, np.float32)),),
+        tables,
+        rounding_lmbda=0.1,
+    )
+    x = np.ones((1, 1), np.float32)
+    np.testing.assert_array_equal(model.quantize(x), [[3, 1, 1]])
+    np.testing.assert_array_equal(with_top_k(model, 1).quantize(x), [[3, 0, 0]])
+
+
+@pytest.mark.parametrize("kind", [Dense, *KINDS], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("layers", "x", "largest"),
+    [
+        ([np.diag([3.4e38, 20])], [1e-37, 1], [34, 0]),
+        ([np.diag([1e6, 1]), np.array([[0, 0, 0], [1, 2, 3]])], [1e35, 2], [0, 0, 6]),
+    ],
+    ids=["a weight", "a lower layer's activation"],
+)
+def test_numbers_beyond_float32_do_not_decide(layers, x, largest, kind):
+    hidden = tuple((kernel.astype(np.float32), np.zeros(kernel.shape[1], np.float32)) for kernel in layers)
+    num_dims = len(largest)
+    tables = RangeCodingTables.from_pmf([np.array([0.9, 0.05, 0.04])] * num_dims, np.zeros(num_dims, np.int32))
+    model = FrozenModel(FeatureSpec.parse("f:2"), hidden, tables, top_k=1)
+    np.testing.assert_array_equal(with_kind(model, kind).quantize(np.array([x], np.float32)), [largest])
+
+
 def test_what_is_nearly_equal_does_not_depend_on_the_processors_products(model):
     """Columns that differ by a float32 step or so: no product in float32 can tell which is larger."""
     rng = np.random.default_rng(3)
@@ -95,13 +127,14 @@ def test_codes_round_trip_and_are_shorter(model):
 
 
 def test_it_is_part_of_the_file(model):
-    few = with_top_k(model)
+    few = with_top_k(model, np.int64(TOP_K), rounding_lmbda=np.float32(0.25))
     loaded = FrozenModel.from_bytes(few.to_bytes())
     assert loaded.top_k == TOP_K
+    assert loaded.rounding_lmbda == 0.25
     assert loaded.model_id == few.model_id != model.model_id
 
 
-@pytest.mark.parametrize("top_k", [-1, 41])
+@pytest.mark.parametrize("top_k", [-1, 41, 2.5, np.float32(0.5)])
 def test_numbers_that_make_no_sense_are_refused(model, top_k):
     with pytest.raises(ModelError, match=f"top_k={top_k} must be from 0 to 40"):
         with_top_k(model, top_k)

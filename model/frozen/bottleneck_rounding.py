@@ -29,29 +29,29 @@ def round_bottleneck(
       inputs: Its input, float32[n, in], or float64 if that is not rounded.
       tables: The range coding tables.
       rounding_lmbda: Cost of a bit, in squared rounding steps (`rate_aware_rounding`); 0 rounds to the nearest.
-      top_k: How many activations of each row are kept, the largest and of equal ones the first; the others become 0.
-        With 0, all are kept.
+      top_k: How many activations of each row are kept, the largest and of equal ones the first; the others become 0,
+        and what is 0 stays 0 in rate-aware rounding. With 0, all are kept.
 
     Returns:
       int32[n, num_dims]; bool[n], which rows could be rounded. If one could not, the integers are of no use.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         z, row_bounds = layer.bounded(inputs.astype(np.float32, copy=False))
     z_hat = np.empty(z.shape, np.int32)
     usable = round_to_nearest(layer, inputs, z, row_bounds, out=z_hat)
     if not usable.all():
         return z_hat, usable
-    dropped = _all_but_largest(layer, inputs, z, z_hat, row_bounds, top_k) if top_k else None
-    if dropped is not None:
-        z_hat[dropped] = 0
+    if top_k:
+        z_hat[_all_but_largest(layer, inputs, z, z_hat, row_bounds, top_k)] = 0
     if rounding_lmbda:
+        off = z_hat == 0 if top_k else None
         bank = choose_banks(tables, z_hat)
         left = round_to_cheaper(tables, z, z_hat, bank, rounding_lmbda, (row_bounds, layer.column_bounds))
         place = left.row, left.column
         beyond = left.direction * (layer.exact_at(inputs, *place) - z_hat[place])
         z_hat[place] += np.where(beyond > left.threshold, left.direction, 0).astype(np.int32)
-        if dropped is not None:
-            z_hat[dropped] = 0
+        if off is not None:
+            z_hat[off] = 0
     return z_hat, usable
 
 
@@ -75,7 +75,8 @@ def _sort_out(z, z_hat, row_bounds, column_bounds, top_k):
     """Tell from each other what is among the largest for certain, what is not, and what the bounds leave undecided.
 
     The exact value that is the k-th largest is at most a bound away from the k-th largest of `z`. So a value that is
-    more than two bounds away from that is on the same side of both.
+    more than two bounds away from that is on the same side of both. If `z` or a bound is not finite, all of a row is
+    undecided.
 
     Returns:
       Rows and columns of what is not among the largest, and of what is undecided; and for each row how many of its
@@ -95,11 +96,16 @@ def _sort_out(z, z_hat, row_bounds, column_bounds, top_k):
                 on[num_on] = column
                 values[num_on] = z[row, column]
                 num_on += 1
-                bound = max(bound, np.float64(row_bounds[row]) * np.float64(column_bounds[column]))
+                own_bound = np.float64(row_bounds[row]) * np.float64(column_bounds[column])
+                bound = max(bound, own_bound if np.isfinite(own_bound + z[row, column]) else np.inf)
         if num_on <= top_k:
             continue
-        least = np.sort(values[:num_on])[num_on - top_k]
-        above, below = least + 2 * _SLACK * bound, least - 2 * _SLACK * bound
+        if bound == np.inf:
+            above, below = np.inf, -np.inf
+            values[:num_on] = 0
+        else:
+            least = np.sort(values[:num_on])[num_on - top_k]
+            above, below = least + 2 * _SLACK * bound, least - 2 * _SLACK * bound
         left[row] = top_k - np.sum(values[:num_on] > above)
         num_undecided = np.sum((values[:num_on] >= below) & (values[:num_on] <= above))
         for number in range(num_on):

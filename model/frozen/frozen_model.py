@@ -113,6 +113,7 @@ class FrozenModel:
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
                 raise ModelError(f"{name} holds NaN or infinity.")
             size = kernel.shape[1]
+        object.__setattr__(self, "rounding_lmbda", float(self.rounding_lmbda))
         if not (self.rounding_lmbda >= 0 and math.isfinite(self.rounding_lmbda)):
             raise ModelError(f"rounding_lmbda={self.rounding_lmbda} must not be negative.")
         try:
@@ -122,8 +123,9 @@ class FrozenModel:
         num_dims = self.hidden[-1][0].shape[1]
         if self.tables.num_dims != num_dims:
             raise ModelError(f"The tables have {self.tables.num_dims} dimensions, the bottleneck {num_dims}.")
-        if not 0 <= self.top_k <= num_dims:
+        if self.top_k not in range(num_dims + 1):
             raise ModelError(f"top_k={self.top_k} must be from 0 to {num_dims}, the bottleneck's dimensions.")
+        object.__setattr__(self, "top_k", int(self.top_k))
         sizes = (num_dims, self.spec.input_size)
         if self.decoder is not None and self.decoder.kernel.shape != sizes:
             raise ModelError(f"The decoder has shape {self.decoder.kernel.shape}, not {sizes}.")

@@ -96,11 +96,13 @@ def _round_to_cheaper(z, z_hat, bank, tables, likeliest_value, saved_bits, cost,
             interval = value - tables.cdf_offset[column]
             if interval < 0 or interval >= tables.escape[column]:
                 continue
+            direction = 1 if value < likeliest_value[column] else -1
+            if interval + direction == tables.escape[column]:
+                continue
             saved = saved_bits[tables.start[bank[row], column] + interval]
             if saved <= 0:
                 continue
             # (value + direction - z)^2 - (value - z)^2 is 1 - 2 * direction * (z - value).
-            direction = 1 if value < likeliest_value[column] else -1
             threshold = 0.5 * (1.0 - cost * saved)
             beyond = direction * (np.float64(z[row, column]) - value) - threshold
             # For NaN, both comparisons are false.
