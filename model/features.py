@@ -120,6 +120,10 @@ class FeatureSpec:
     quantized_min: float = -2.0
     quantized_max: float = 2.0
 
+    def gives_same_input(self, other: FeatureSpec) -> bool:
+        """Return whether both make the same `x` of a video; their records may have other keys of ids and labels."""
+        return dataclasses.replace(self, id_keys=other.id_keys, labels_key=other.labels_key) == other
+
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
         if not names or len(set(names)) != len(names) or len(names) > MAX_FEATURES:

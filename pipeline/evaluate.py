@@ -190,6 +190,7 @@ def run(kind: Kind, plan: Plan, context: Context, *, num_jobs: int, command: str
         training_sha256=training.fingerprint["sha256"],
         validation_sha256=validation.fingerprint["sha256"],
     )
+    kind.check_given_models((*plan.baselines, *plan.models), context)
     about = {
         "command": command,
         "machine": machine.describe(),

@@ -12,7 +12,7 @@ import numpy as np
 
 from vidpress.model.training.options import FreezingOptions
 from vidpress.pipeline import train
-from vidpress.pipeline.launching import launch, libraries
+from vidpress.pipeline.launching import launch, libraries, record_options
 from vidpress.pipeline.training import jobs
 from vidpress.pipeline.training.options import add_freezing_options, fields_of
 
@@ -59,6 +59,7 @@ def parser() -> launch.Parser:
         "they need no labels",
     )
     train.add_file_options(files, measured="the model's metrics")
+    record_options.add_key_options(files, default_id="the training's", default_labels="the training's")
     rate = parser.add_argument_group("rate (of a network that was trained with --lmbda_range)")
     rates = rate.add_mutually_exclusive_group()
     rates.add_argument("--lmbda", type=float, help="cost of a bit")
@@ -109,10 +110,11 @@ def run(args: argparse.Namespace) -> str:
             options = dataclasses.replace(options, lmbda=args.lmbda)
         freezing.check_rate(options.lmbda, options.lmbda_range)
         freezing.check_bottleneck(options)
+        spec = record_options.with_keys(trained.spec, args)
     except ValueError as error:
         raise launch.JobError(str(error)) from error
     if args.tables_from is None:
-        videos = jobs.load_videos(args.input, trained.spec, options.num_classes)
+        videos = jobs.load_videos(args.input, spec, options.num_classes)
         if videos.fingerprint["sha256"] != trained.training_data:
             raise launch.JobError(
                 f"--input {' '.join(args.input)} is not the data that {args.training} was trained on: give that data, "
@@ -121,9 +123,9 @@ def run(args: argparse.Namespace) -> str:
     else:
         if freezing.tables != "empirical":
             raise launch.JobError(f"--tables {freezing.tables} are not fitted to videos: leave out --tables_from.")
-        videos = jobs.load_videos(args.tables_from, trained.spec, None)
+        videos = jobs.load_videos(args.tables_from, spec, None)
     jobs.check_num_videos(len(videos), freezing)
-    validation = jobs.load_videos(args.validation, trained.spec, options.num_classes) if args.validation else None
+    validation = jobs.load_videos(args.validation, spec, options.num_classes) if args.validation else None
     lines = []
     if args.bytes is not None and options.lmbda_range is not None:
         lmbda, num_bytes = _find_lmbda(trained, options.lmbda_range, args.bytes, freezing, videos)
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> str:
         trained.network,
         options,
         freezing,
-        trained.spec,
+        spec,
         videos,
         trained_on=trained.training_data if args.tables_from else None,
         teachers=trained.teachers,
@@ -167,6 +169,8 @@ def _find_lmbda(
     from vidpress.model.networks import many_rates
     from vidpress.model.training import freezing
 
+    if len(videos) < 2:
+        raise launch.JobError("--bytes needs at least two videos: tables are fitted to some, and others are counted.")
     sample = videos.sample(_SEARCH_SAMPLE)
     measured = np.arange(len(sample)) % _MEASURED_EVERY == 0
     fitted, others = sample.take(np.flatnonzero(~measured)), sample.take(np.flatnonzero(measured))

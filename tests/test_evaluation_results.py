@@ -95,6 +95,27 @@ def results() -> Results:
 TWO, THREE = (20,), (30, 20)
 
 
+def test_what_has_no_baseline_yet_is_left_out(tmp_path):
+    found = results()
+    records = [record for record in found.records if record["name"] != f"baseline-{list(THREE)}-0.0-0"]
+    assert len(records) == len(found.records) - 1
+    evaluation_results.write(tmp_path, found.about, records)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["hidden"] for row in rows} == {"20", ""}
+    assert len(json.loads((tmp_path / "results.json").read_text())["records"]) == len(records)
+
+
+def test_a_seed_without_its_baseline_is_compared_with_the_mean():
+    found = results()
+    second = codec("int8", None, 100, 0.72, seed=1)
+    without = [record for record in found.records if record["name"] != f"baseline-{list(TWO)}-0.0-1"]
+    for records, lead in (([*found.records, second], 0.72 - 0.72), ([*without, second], 0.72 - 0.70)):
+        some = Results(found.about, records)
+        (point,) = some.codecs("int8", "activations", TWO)
+        assert some.lead(point, TWO) == pytest.approx(lead)
+
+
 def test_points_are_means_over_seeds_and_sizes_are_shares_of_the_baseline():
     baseline = results().baseline(TWO)
     assert baseline.num_bytes == 1020

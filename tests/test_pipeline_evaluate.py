@@ -519,6 +519,23 @@ def test_damaged_records_and_results_are_named(evaluated, data, tmp_path, capsys
         path.unlink()
 
 
+def test_a_baseline_for_another_task_is_refused(data, baseline, tmp_path, capsys):
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--baseline", str(baseline)]
+    swapped = ",".join(reversed(str(SPEC).split(",")))
+    for other in (["--classes", "7"], ["--features", swapped]):
+        message = f"--baseline {baseline} takes {SPEC} and has {NUM_CLASSES} classes: it must be for"
+        assert message in refusal([*argv, *other], capsys)
+
+
+def test_a_model_that_has_seen_the_new_classes_is_refused(data, baseline, tmp_path, capsys):
+    argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--lmbda", "0.01", "--rivals", "none"]
+    argv += ["--new_tasks", "0.3"]
+    for given in (["--baseline", str(baseline)], ["--method", f"taught: --teacher {baseline}"]):
+        message = f"{baseline} was not trained on --input without the new classes, which it must not have seen"
+        assert message in refusal([*argv, *given], capsys)
+        assert not list(tmp_path.glob("out.work/trainings/*"))
+
+
 def test_a_model_with_a_rate_is_no_baseline(data, evaluated, tmp_path, capsys):
     path = next(iter(evaluated.with_name("out.work").glob("models/vidpress-12-*.safetensors")))
     argv = [*data, "--output", str(tmp_path / "out"), *NETWORK, "--hidden", "12", "--baseline", str(path)]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="needs the extra vidpress[train]")
 
-from conftest import SPEC
+from conftest import SPEC, video_level, write_records
 
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.records.synthetic import write_shards
@@ -137,6 +137,50 @@ def test_tables_fit_the_videos_that_they_are_from(one_rate, many_rates, data, tm
     freeze.main([*argv, "--bytes", f"{size:.2f}", *TABLES])
     again = FrozenModel.load(tmp_path / "n.safetensors")
     assert freezing.measure_size(again, videos)["bytes_per_video"] == pytest.approx(size, rel=0.1)
+
+
+def test_labels_of_any_kind_do_not_matter_for_tables(one_rate, tmp_path):
+    videos = [video_level(index, labels=b"cat") for index in range(60)]
+    corpus = write_records(tmp_path / "corpus.tfrecord", videos)
+    argv = ["--training", str(one_rate.with_suffix(".training")), "--tables_from", corpus]
+    freeze.main([*argv, "--output", str(tmp_path / "m.safetensors"), *TABLES])
+
+
+def test_keys_of_records_are_those_of_the_training_or_given(tmp_path, capsys):
+    keys = dataclasses.replace(SPEC, id_keys=("video",), labels_key="tags")
+    (path,) = write_shards(tmp_path / "videos", 1, 60, spec=keys, num_classes=6, frames=(2, 4))
+    (other,) = write_shards(tmp_path / "other", 1, 60, spec=SPEC, num_classes=6, frames=(2, 4))
+    model, output = tmp_path / "model.safetensors", tmp_path / "again.safetensors"
+    argv = ["--input", str(path), "--output", str(model), "--id_key", "video", "--labels_key", "tags"]
+    train.main([*argv, *NETWORK, *TABLES, "--steps", "2"])
+    freeze.main([*options(model, [str(path)], output), *TABLES])
+    assert FrozenModel.load(output).spec == FrozenModel.load(model).spec == keys
+    output.unlink()
+    argv = ["--training", str(model.with_suffix(".training")), "--tables_from", str(other), "--output", str(output)]
+    assert "name the key that holds it with --id_key" in refusal([*argv, *TABLES], capsys)
+    freeze.main([*argv, *TABLES, "--id_key", "id"])
+    assert FrozenModel.load(output).spec == dataclasses.replace(keys, id_keys=("id",))
+
+
+@pytest.mark.parametrize("option", ["--tables_from", "--validation"])
+def test_a_video_that_cannot_be_rounded_is_named(option, one_rate, data, tmp_path, capsys):
+    huge = {"mean_rgb": np.full(24, 1e10, np.float32)}
+    videos = [video_level(index, labels=[1], **(huge if index == 7 else {})) for index in range(20)]
+    path = write_records(tmp_path / "videos.tfrecord", videos)
+    argv = ["--training", str(one_rate.with_suffix(".training")), "--output", str(tmp_path / "m.safetensors")]
+    argv += [option, path, *(["--input", data[0]] if option == "--validation" else [])]
+    message = "Video 8 of 20 (in order, without unlabelled ones) in videos.tfrecord to videos.tfrecord has features so"
+    assert f"{message} large that the network's activations cannot be rounded: one is 1e+10." in refusal(
+        [*argv, *TABLES], capsys
+    )
+
+
+def test_one_video_is_too_few_for_a_search(many_rates, tmp_path, capsys):
+    path = write_records(tmp_path / "video.tfrecord", [video_level(0)])
+    argv = ["--training", str(many_rates.with_suffix(".training")), "--output", str(tmp_path / "m.safetensors")]
+    assert "--bytes needs at least two videos" in refusal(
+        [*argv, "--tables_from", path, "--bytes", "9", "--banks", "1"], capsys
+    )
 
 
 def refusal(argv, capsys):

@@ -51,3 +51,8 @@ def test_no_gradient_reaches_the_teacher():
 def test_models_that_cannot_teach_are_refused(models, message):
     with pytest.raises(TeacherError, match=message):
         Teacher(models, SPEC, 7)
+
+
+def test_a_teacher_may_have_been_trained_on_records_with_other_keys():
+    other_keys = dataclasses.replace(SPEC, id_keys=("video",), labels_key="tags")
+    Teacher([random_model(other_keys)], SPEC, 7)

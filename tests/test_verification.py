@@ -20,6 +20,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.frozen.input_decoder import DecoderFile
+from vidpress.model.shards import shard_writer
 from vidpress.model.shards.shard import Shard, footer_crc32
 from vidpress.model.shards.shard_rows import SCHEMA
 from vidpress.model.shards.shard_writer import write_shard
@@ -216,6 +217,21 @@ def test_an_id_in_two_generations(data_set, capsys):
     repeated = first["id"][3].as_py()
     line = f"1 ids are in {shard(data_set, 0)} and in {path}: {repeated!r} ..."
     assert line in findings(capsys, data_set)
+
+
+def test_an_id_in_two_generations_of_which_one_is_damaged(data_set, capsys, monkeypatch):
+    monkeypatch.setattr(shard_writer, "ROW_GROUP_SIZE", 8)
+    first = pa.Table.from_batches([Shard.open(shard(data_set, 0)).read(0)]).cast(SCHEMA)
+    path = rewrite(data_set, 2, lambda rows: pa.concat_tables([rows.slice(5), first.slice(3, 5)]).sort_by("id"))
+    opened = Shard.open(path)
+    assert len(opened.row_group_sizes) > 1
+    start = opened._row_groups[1].columns[0].start
+    data = bytearray(path.read_bytes())
+    data[start + 60] ^= 255
+    path.write_bytes(data)
+    found = findings(capsys, data_set)
+    assert any(line.startswith(f"{path}, row group 1, is damaged") for line in found)
+    assert any(f"ids are in {shard(data_set, 0)} and in {path}: " in line for line in found)
 
 
 def test_a_code_that_no_encoder_wrote(data_set, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -312,13 +313,17 @@ def _repeated_ids(shards: dict[str, np.ndarray]) -> Iterator[str]:
     pairs = {tuple(sorted(pair)) for pair in zip(owner[order][same], owner[order][same + 1], strict=True)}
     for first, second in sorted(pairs):
         # Two ids may have the same hash.
-        shared = sorted(set(_ids(uris[first])) & set(_ids(uris[second])))
+        shared = sorted(_ids(uris[first]) & _ids(uris[second]))
         if first != second and shared:
             shown = ", ".join(map(repr, shared[:_IDS_IN_MESSAGE]))
             yield f"{len(shared):,} ids are in {uris[first]} and in {uris[second]}: {shown} ..."
 
 
-def _ids(uri: str) -> Iterator[bytes]:
+def _ids(uri: str) -> set[bytes]:
+    """Return the ids of a shard, but for row groups that cannot be read: of these there is a finding already."""
+    ids: set[bytes] = set()
     shard = Shard.open(uri)
     for row_group in range(len(shard.row_group_sizes)):
-        yield from shard.read_ids(row_group).to_pylist()
+        with contextlib.suppress(ShardError):
+            ids.update(shard.read_ids(row_group).to_pylist())
+    return ids

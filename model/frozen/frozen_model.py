@@ -39,7 +39,7 @@ _LOADING = threading.Lock()
 MAX_METADATA_BYTES = 2**18
 
 
-class UncodableError(ValueError):
+class UncodableError(VidpressError, ValueError):
     """Inputs whose activations cannot be rounded to integers, because they are NaN or beyond `MAX_Z`.
 
     Attributes:

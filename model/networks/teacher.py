@@ -57,7 +57,7 @@ class Teacher:
         networks = []
         for model in models:
             head = head_of(model)
-            if model.spec != spec:
+            if not model.spec.gives_same_input(spec):
                 raise TeacherError(
                     f"Teacher {model.model_id} takes {model.spec}, not {spec}: use one for the same features."
                 )

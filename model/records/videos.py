@@ -72,7 +72,13 @@ class PooledVideo:
 
 
 def parse_video(
-    payload: bytes, spec: FeatureSpec, *, columns: Sequence[KeptColumn] = (), file: str = "", offset: int = 0
+    payload: bytes,
+    spec: FeatureSpec,
+    *,
+    columns: Sequence[KeptColumn] = (),
+    with_labels: bool = True,
+    file: str = "",
+    offset: int = 0,
 ) -> Video:
     """Parse a frame-level SequenceExample or a video-level Example; a record with feature lists is frame level.
 
@@ -80,6 +86,7 @@ def parse_video(
       payload: The serialized message.
       spec: The features to take.
       columns: What else to keep. If the key of the labels is among them, they are kept as that, and not as labels.
+      with_labels: Whether to take the labels; otherwise the video has none, whatever the record holds.
       file: The file that the record is in, for messages.
       offset: Where in that file it begins.
 
@@ -94,7 +101,7 @@ def parse_video(
     try:
         kept = kept_values(context, columns) if columns else ()
         is_kept = columns and any(column.key == spec.labels_key for column in columns)
-        labels = NO_LABELS if is_kept else _parse_labels(context, spec)
+        labels = _parse_labels(context, spec) if with_labels and not is_kept else NO_LABELS
         features = {feature.name: _parse_feature(feature, context, feature_lists) for feature in spec.features}
     except RecordError as error:
         error.video_id = video_id

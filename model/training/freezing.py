@@ -18,7 +18,7 @@ from vidpress.model.coding import range_coder
 from vidpress.model.cpus import num_cpus
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen import dense_layers
-from vidpress.model.frozen.frozen_model import FrozenModel, Layer, Layers
+from vidpress.model.frozen.frozen_model import FrozenModel, Layer, Layers, UncodableError
 from vidpress.model.frozen.input_decoder import fit_input_decoder
 from vidpress.model.frozen.nearest_rounding import fit_steps
 from vidpress.model.metrics import MetricsAccumulator, deflated_bytes
@@ -29,7 +29,7 @@ from vidpress.model.tables.bits import bits_by_row
 from vidpress.model.tables.range_coding_tables import RangeCodingTables
 from vidpress.model.tables.symbol_counts import SymbolCounts, count_symbols
 from vidpress.model.training.options import FreezingOptions
-from vidpress.model.training.training_data import LabelledVideos
+from vidpress.model.training.training_data import LabelledVideos, TrainingDataError
 
 # Videos taken through the network at a time.
 _CHUNK = 2048
@@ -159,7 +159,7 @@ def with_decoder(model: FrozenModel, videos: LabelledVideos) -> FrozenModel:
     """Return the model with a decoder of its input, fitted to evenly spaced videos of the training data."""
     rows = _evenly(len(videos), _DECODER_VIDEOS)
     chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
-    parts = _run_in_threads(lambda chunk: (model.quantize(videos.x[chunk]), videos.x[chunk]), chunks)
+    parts = _run_in_threads(lambda chunk: (_quantize(model, videos, chunk), videos.x[chunk]), chunks)
     return dataclasses.replace(model, decoder=fit_input_decoder(parts))
 
 
@@ -197,11 +197,31 @@ def find_lmbda(bytes_at: Callable[[float], float], lmbda_range: tuple[float, flo
     return high
 
 
+def _quantize(model: FrozenModel, videos: LabelledVideos, rows: np.ndarray) -> np.ndarray:
+    """Return `z_hat` of some videos.
+
+    Raises:
+      TrainingDataError: If the model cannot encode one of them.
+    """
+    try:
+        return model.quantize(videos.x[rows])
+    except UncodableError as error:
+        row = rows[np.flatnonzero(~error.usable)[0]]
+        about = videos.fingerprint
+        is_part = len(videos) != about.get("labelled_videos", about["records"])
+        video = "A video" if is_part else f"Video {row + 1:,} of {len(videos):,} (in order, without unlabelled ones)"
+        raise TrainingDataError(
+            f"{video} in {about['first_file']} to {about['last_file']} has features so large that the network's "
+            f"activations cannot be rounded: one is {videos.x[row][np.abs(videos.x[row]).argmax()]:.4g}. Remove its "
+            "record, or leave out its file."
+        ) from error
+
+
 def _sample_z_hat(model: FrozenModel, videos: LabelledVideos) -> np.ndarray:
     """Return `z_hat` of evenly spaced videos, at most as many as banks of tables are fitted to."""
     rows = _evenly(len(videos), _BANK_VIDEOS)
     chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
-    return np.concatenate(list(_run_in_threads(lambda chunk: model.quantize(videos.x[chunk]), chunks)))
+    return np.concatenate(list(_run_in_threads(lambda chunk: _quantize(model, videos, chunk), chunks)))
 
 
 def _evenly(num_videos: int, wanted: int) -> np.ndarray:
@@ -211,7 +231,7 @@ def _evenly(num_videos: int, wanted: int) -> np.ndarray:
 
 def count_z_hat(model: FrozenModel, videos: LabelledVideos) -> SymbolCounts:
     """Count the values of each dimension of `z_hat` over all videos."""
-    counts = _run_in_threads(lambda rows: count_symbols(model.quantize(videos.x[rows])), _chunks(videos))
+    counts = _run_in_threads(lambda rows: count_symbols(_quantize(model, videos, rows)), _chunks(videos))
     return functools.reduce(operator.add, counts)
 
 
@@ -264,7 +284,7 @@ def measure_size(
     bits, num_bytes = 0.0, 0
     bank_bits = np.log2(model.tables.num_banks)
     for rows in _chunks(videos):
-        z_hat = model.quantize(videos.x[rows])
+        z_hat = _quantize(model, videos, rows)
         visit(rows, z_hat)
         encoded = range_coder.encode_cheapest(model.tables, z_hat)
         bits += float(bits_by_row(model.tables, z_hat, encoded.bank).sum())

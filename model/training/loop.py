@@ -184,6 +184,8 @@ class _Begun:
     features: str
     training_data: str
     teachers: list[str]
+    id_keys: tuple[str, ...] = FeatureSpec.id_keys
+    labels_key: str = FeatureSpec.labels_key
     lmbda_range: tuple[float, float] | None = None
 
 
@@ -207,6 +209,7 @@ def load_trained(work_dir: str) -> Trained:
             values["lmbda"] = math.sqrt(abs(math.prod(begun.lmbda_range)))
         options = strict_json.decode(json.dumps(values), TrainingOptions)
         spec = FeatureSpec.parse(begun.features)
+        spec = dataclasses.replace(spec, id_keys=begun.id_keys, labels_key=begun.labels_key)
     except ValueError as error:
         raise checkpoints.damaged(path, error) from error
     network = build_network(options, spec, None)
@@ -246,7 +249,9 @@ def _check_training(
     wanted = {name: value for name, value in options.to_json().items() if name not in free}
     wanted |= {"features": str(spec), "training_data": videos.fingerprint["sha256"]}
     wanted["teachers"] = [model.model_id for model in teachers]
-    checkpoints.check_work_dir(work_dir, wanted, json_defaults(TrainingOptions) | {"teachers": []})
+    # An earlier version did not record the keys of records: any will do.
+    keys = {"id_keys": list(spec.id_keys), "labels_key": spec.labels_key}
+    checkpoints.check_work_dir(work_dir, wanted | keys, json_defaults(TrainingOptions) | {"teachers": []} | keys)
 
 
 def build_decoder(network: keras.Model, options: TrainingOptions, teacher: Teacher | None = None) -> Decoder | None:

@@ -74,7 +74,9 @@ class LabelledVideos:
         return dataclasses.replace(
             self,
             x=self.x[rows],
-            labels=np.concatenate([self.labels[self.label_start[row] : self.label_start[row + 1]] for row in rows]),
+            labels=np.concatenate(
+                [self.labels[:0], *(self.labels[self.label_start[row] : self.label_start[row + 1]] for row in rows)]
+            ),
             label_start=np.concatenate([[0], np.cumsum(counts)]),
         )
 
@@ -291,7 +293,7 @@ def _chunks(files: Sequence[str], spec: FeatureSpec, num_classes: int | None) ->
         chunk: list[PooledVideo] = []
         for offset, payload in _records(file):
             try:
-                video = pool_frames(parse_video(payload, spec), spec)
+                video = pool_frames(parse_video(payload, spec, with_labels=num_classes is not None), spec)
             except RecordError as error:
                 raise TrainingDataError(f"{file}, byte {offset}: {error}.") from error
             if frame_level is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -103,6 +103,13 @@ class Kind(abc.ABC):
           ValueError: If one cannot be a baseline.
         """
 
+    def check_given_models(self, points: Iterable[ModelPoint], context: Context) -> None:  # noqa: B027
+        """Check models that points take from files, with what is known of the data: by default nothing.
+
+        Raises:
+          NewTaskError: If one has seen what must be new to it.
+        """
+
     def trained_as(self, baseline: ModelPoint) -> ModelPoint | None:
         """Return the point whose training run a baseline uses, too, if it needs none of its own."""
         return None
@@ -156,8 +163,9 @@ class Kind(abc.ABC):
             fitted = round(time.monotonic() - start, 1)
             about: dict[str, Any] = {}
             if not RIVALS[method].gives_scores:
-                error = np.mean((restored_validation - z_validation) ** 2) / np.mean((z_validation - z.mean(0)) ** 2)
-                about["unexplained_variance"] = float(f"{error:.4g}")
+                variance = np.mean((z_validation - z.mean(0)) ** 2)
+                error = np.mean((restored_validation - z_validation) ** 2)
+                about["unexplained_variance"] = float(f"{error / variance:.4g}") if variance else None
             start = time.monotonic()
             about |= measure_codec(codec)
             of_codec = round(time.monotonic() - start, 1)

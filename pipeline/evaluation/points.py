@@ -131,7 +131,7 @@ class Context:
 
     def save_record(self, name: str, record: dict[str, Any]) -> None:
         """Write a finished record; a reader sees all of it or nothing."""
-        text = json.dumps({"name": name, **record}) + "\n"
+        text = json.dumps({"name": name, **record}, allow_nan=False) + "\n"
         storage.write(self.record_path(name), text.encode())
 
 

@@ -9,14 +9,17 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.kept_columns import KeptColumn
 
 
-def add_key_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that name keys of records."""
-    parser.add_argument(
-        "--id_key", metavar="NAME", help="key of a video's id in the records (default: id, or video_id)"
-    )
-    parser.add_argument(
-        "--labels_key", metavar="NAME", help="key of a video's class indices in the records (default: labels)"
-    )
+def add_key_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    *,
+    default_id: str = "id, or video_id",
+    default_labels: str = "labels",
+) -> None:
+    """Add the options that name keys of records, with what is said of their defaults."""
+    id_help = f"key of a video's id in the records (default: {default_id})"
+    labels_help = f"key of a video's class indices in the records (default: {default_labels})"
+    parser.add_argument("--id_key", metavar="NAME", help=id_help)
+    parser.add_argument("--labels_key", metavar="NAME", help=labels_help)
 
 
 def add_keep_option(parser: argparse.ArgumentParser) -> None:

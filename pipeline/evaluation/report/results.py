@@ -176,12 +176,12 @@ class Results:
         if point.source != ACTIVATIONS:
             return point.validation[metric] - baseline.validation[metric]
         of_seed = {record["seed"]: record["validation"][metric] for record in baseline.records}
-        # Older records of codecs have no seed: they are of the first.
+        # Older records of codecs have no seed: they are of the first. A seed's baseline may not be measured yet.
         seeds = [min(of_seed) if record.get("seed") is None else record["seed"] for record in point.records]
-        leads = (
-            record["validation"][metric] - of_seed[seed] for record, seed in zip(point.records, seeds, strict=True)
+        return _mean(
+            record["validation"][metric] - of_seed.get(seed, baseline.validation[metric])
+            for record, seed in zip(point.records, seeds, strict=True)
         )
-        return _mean(leads)
 
     def bytes_at_baseline(
         self, points: Sequence[Summary], hidden: tuple[int, ...], metric: str | None = None
@@ -201,9 +201,10 @@ class Results:
         return None
 
     def flat(self) -> list[dict[str, Any]]:
-        """Return the records as rows of the CSV, with errors and relative sizes."""
+        """Return the records as rows of the CSV, with errors and relative sizes; those that have a baseline already."""
         scales = {hidden: self.baseline(hidden).num_bytes for hidden in self.architectures}
-        return [_row(record, scales, self.task) for record in self.records]
+        measurable = (r for r in self.records if not r["hidden"] or tuple(r["hidden"]) in scales)
+        return [_row(record, scales, self.task) for record in measurable]
 
     @property
     def shard_sizes(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from vidpress.model.metrics import deflated_bytes
 from vidpress.model.training.options import FreezingOptions
 from vidpress.pipeline.evaluation import new_tasks
 from vidpress.pipeline.evaluation.kinds import Kind, Vectors
+from vidpress.pipeline.evaluation.new_tasks import NewTaskError
 from vidpress.pipeline.evaluation.points import (
     NO_HEAD,
     PAPER,
@@ -129,6 +130,11 @@ class VideoKind(Kind):
                 raise ValueError(
                     f"--baseline {path} must be a model with its task head that was trained with --lmbda 0."
                 )
+            if not model.spec.gives_same_input(args.features) or model.head[0].shape[1] != args.classes:
+                raise ValueError(
+                    f"--baseline {path} takes {model.spec} and has {model.head[0].shape[1]} classes: it must be for "
+                    f"--features {args.features} and --classes {args.classes}."
+                )
             given[tuple(kernel.shape[1] for kernel, _ in model.hidden)] = path
         return given
 
@@ -163,6 +169,21 @@ class VideoKind(Kind):
     def resolved(self, context: Context) -> Context:
         """Return the context with the classes that are new."""
         return data.choose_classes(context)
+
+    def check_given_models(self, points: Iterable[ModelPoint], context: Context) -> None:
+        """Check that models in files know no label of the new classes, if some classes are held out."""
+        if context.new_tasks is None or context.new_tasks.held_out is None:
+            return
+        for point in points:
+            trained_here = {teacher.model_path(context) for teacher in point.teachers}
+            teachers = set(point.resolved_options(context)["teacher"]) - trained_here
+            for path in sorted(teachers | ({point.baseline} if point.baseline else set())):
+                training_data = FrozenModel.load(path).metadata.get("training_data") or {}
+                if training_data.get("sha256") != context.training_sha256:
+                    raise NewTaskError(
+                        f"{path} was not trained on --input without the new classes, which it must not have seen: "
+                        "leave it out, and such a model is trained."
+                    )
 
     def load_data(self, context: Context) -> tuple[LabelledVideos, LabelledVideos]:
         """Return the training and the validation videos, read once in a process."""
