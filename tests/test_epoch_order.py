@@ -74,7 +74,9 @@ def test_readers_have_as_many_batches_each_and_share_all_rows(drop_remainder):
             deal = Deal(num_rows, start, size, ranks, drop_remainder)
         except ValueError as error:
             assert num_rows - start < (size * ranks if drop_remainder else ranks)
-            assert "use fewer workers" in str(error)
+            assert ("use fewer workers" if ranks > 1 else "use a smaller batch") in str(error)
+            assert ("or begin the next epoch without them" in str(error)) == bool(start)
+            assert not (start and drop_remainder)
             continue
         batches = [deal.batch(step, rank) for step in range(deal.num_steps) for rank in range(ranks)]
         lengths = [stop - first for first, stop in batches]

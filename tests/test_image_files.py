@@ -81,6 +81,13 @@ def test_damaged_idx_files_are_named(tmp_path):
         with pytest.raises(ImageDataError, match=message) as info:
             files.load_mnist(tmp_path)
         assert str(labels) in str(info.value)
+    labels.write_bytes(good)
+    images = tmp_path / "train-images-idx3-ubyte"
+    of_28 = images.read_bytes()
+    images.write_bytes(idx(np.zeros((120, 32, 30), np.uint8)))
+    with pytest.raises(ImageDataError, match=r"train-images-idx3-ubyte has images of 32 x 30 pixels: MNIST's have 28"):
+        files.load_mnist(tmp_path)
+    images.write_bytes(of_28)
     labels.unlink()
     labels.with_suffix(".gz").write_bytes(gzip.compress(good)[:-9])
     with pytest.raises(ImageDataError, match=r"ubyte.gz cannot be unpacked"):

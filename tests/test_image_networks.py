@@ -155,6 +155,8 @@ def test_a_negative_lmbda_is_refused():
         ({"lmbda": 0.2, "lmbda_range": (0.3, 0.2)}, "the lower one first"),
         ({"optimizer": "lion"}, "optimizer='lion' must be one of sgd, adam"),
         ({"decays": (0.5, 1.0)}, "decays="),
+        ({"decays": (0.85, 0.6)}, "must be ascending shares"),
+        ({"seed": 2**32}, "seed=4294967296 must be below"),
     ],
 )
 def test_options_out_of_range_are_refused(change, message):

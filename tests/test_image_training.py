@@ -106,6 +106,20 @@ def test_imagenets_images_are_cropped(tmp_path):
     assert all(crop[-1, 20, 0] > crop[0, 20, 0] for crop in crops)
 
 
+def test_a_damaged_jpeg_of_imagenet_is_named(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENTS["imagenet-resnetv2-50"], image_shape=(56, 56, 3))
+    whole = jpeg_of(np.full((64, 64, 3), 100, np.uint8))
+    write_imagenet(tmp_path, [whole[:-200]] * 3, range(1, 4))
+    write_imagenet(tmp_path, [whole[:-200]], [1], "validation", shards=1)
+    training, validation = files.load_imagenet(tmp_path)
+    for read in (
+        lambda: list(image_batches.measuring_batches(validation, experiment)),
+        lambda: taken(training, experiment, batch_size=2, num_steps=1),
+    ):
+        with pytest.raises(Exception, match=r"0000\d-of-0000\d, byte \d+: its \d+ bytes are no image that Pillow can"):
+            read()
+
+
 def weights(network):
     """Of a network, with what was drawn of each seed."""
     return [variable.numpy().tobytes() for variable in network.variables]

@@ -66,6 +66,9 @@ def test_missing_ids_are_named_or_skipped(data_set):
         dataset.get([b"%02d" % index for index in range(12)])
     with pytest.raises(TypeError, match="put it into a list"):
         dataset.get("0000001")
+    for other in (5, -1, None, [known]):
+        with pytest.raises(TypeError, match="is no id: ids are bytes or str"):
+            dataset.get([known, other], missing="skip")
     with pytest.raises(ValueError, match="missing='ignore' must be 'raise' or 'skip'"):
         dataset.get([], missing="ignore")
 

@@ -90,6 +90,17 @@ def test_rows_are_decoded_in_the_form_in_which_they_come(dataset, features_of):
     assert dataset.decode_rows(other_types)["features"].equals(decoded["features"])
 
 
+def test_a_shard_that_cannot_be_opened_for_a_while_is_opened_later(folder, monkeypatch):
+    dataset = VideoDataset(folder)
+    rows = pq.read_table(dataset.shard_files[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "open", lambda *arguments, **options: (_ for _ in ()).throw(OSError("timed out")))
+        patch.setattr(stored_videos, "open_shard", lambda *arguments: (_ for _ in ()).throw(OSError("timed out")))
+        with pytest.raises(OSError, match="timed out"):
+            dataset.decode_rows(rows)
+    assert dataset.decode_rows(rows).num_rows == rows.num_rows
+
+
 def test_rows_that_are_not_the_data_sets_are_an_error(dataset):
     rows = pq.read_table(dataset.shard_files[0])
     for name in ("code", "bank"):

@@ -134,6 +134,27 @@ def test_states_of_something_else_are_refused(folder):
             dataset.load_state_dict({**state, **change})
 
 
+def test_the_rest_of_an_epoch_that_is_dropped_is_no_error(folder):
+    dataset = VideoDataset(folder, 100, drop_remainder=True, shuffle=True)
+    dataset.load_state_dict({**dataset.state_dict(), "rows": NUM_VIDEOS - 70})
+    assert (len(dataset), list(dataset)) == (0, [])
+    assert len(list(dataset)) == NUM_VIDEOS // 100
+    keeping = VideoDataset(folder, 100, worker=0, num_workers=80, generation=1, shuffle=True)
+    keeping.load_state_dict({**keeping.state_dict(), "rows": NUM_VIDEOS - 70})
+    with pytest.raises(ValueError, match=r"70 videos left, .* 80 workers: use fewer workers, or begin the next epoch"):
+        len(keeping)
+
+
+def test_options_out_of_range_are_refused(folder):
+    for options, message in (({"seed": -1}, "seed=-1 must be at least 0"), ({"batch_size": 0}, "batch_size=0 must be")):
+        with pytest.raises(ValueError, match=message):
+            VideoDataset(folder, **options)
+    with pytest.raises(TypeError, match="integer"):
+        VideoDataset(folder, 2.5)
+    with pytest.raises(ValueError, match="which is no whole batch of 1000000: use a smaller batch"):
+        VideoDataset(folder, 10**6, drop_remainder=True)
+
+
 def test_more_workers_than_videos_are_refused(model, tmp_path):
     write_data_set(tmp_path, model, 5, num_shards=1)
     assert sorted(len(ids_of(VideoDataset(tmp_path, worker=worker, num_workers=5))) for worker in range(5)) == [1] * 5

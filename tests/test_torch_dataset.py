@@ -206,16 +206,75 @@ def test_an_epoch_that_is_chosen_takes_the_place_of_a_state(folder, epochs):
     assert ids_of(dataset) == epochs[2]
 
 
-def test_a_loaders_state_is_for_the_same_loader(folder):
+class _StateOfWorker(torch.utils.data.IterableDataset):
+    """Gives the state of the data set after each of its batches, in the process that gives them."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        for _ in self.dataset:
+            yield self.dataset.state_dict()
+
+
+class _InWorker(torch.utils.data.IterableDataset):
+    """Loads a state in a process of a loader, and gives what comes of it."""
+
+    def __init__(self, dataset, state):
+        self.dataset, self.state = dataset, state
+
+    def __iter__(self):
+        try:
+            self.dataset.load_state_dict(self.state)
+            yield self.dataset.state_dict()
+        except ValueError as error:
+            yield str(error)
+
+
+def test_the_state_of_one_of_several_processes_is_for_the_same_loader(folder):
+    state = next(iter(DataLoader(_StateOfWorker(torch_dataset(folder)), batch_size=None, num_workers=2)))
+    assert (state["num_processes"], state["num_read"], len(pickle.dumps(state)) < 1000) == (2, 1, True)
+    for other in (torch_dataset(folder), VideoDataset(folder, BATCH, shuffle=True)):
+        with pytest.raises(ValueError, match="is that of one of 2 processes of a loader: use what"):
+            other.load_state_dict(state)
+
+    def loaded(dataset, num_workers):
+        return next(iter(DataLoader(_InWorker(dataset, state), batch_size=None, num_workers=num_workers)))
+
+    assert loaded(torch_dataset(folder), 2) == state
+    assert "state is one with num_processes=2, here it is 1" in loaded(torch_dataset(folder), 1)
+    other = VideoDataset(folder, 50, shuffle=True).to_torch()
+    assert f"state is one with batch_size={BATCH}, here it is 50" in loaded(other, 2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_was_read_without_processes_goes_on_with_any(folder, epochs, num_workers):
     dataset = torch_dataset(folder)
-    iterator = iter(dataset)
-    next(iterator)
+    first = [batch.ids for _, batch in zip(range(3), dataset, strict=False)]
     state = dataset.state_dict()
-    assert len(pickle.dumps(state)) < 1000
-    with pytest.raises(ValueError, match="state is one with batch_size=100, here it is 50"):
-        VideoDataset(folder, 50, shuffle=True).to_torch().load_state_dict(state)
-    with pytest.raises(ValueError, match="state is one with num_ranks=1, here it is 2"):
-        torch_dataset(folder, worker=0, num_workers=2).load_state_dict(state)
+    assert (state["epoch"], state["rows"]) == (0, 3 * BATCH)
+    seen = [video_id for ids in first for video_id in ids]
+    # As earlier versions wrote it.
+    earlier = {**state, "rows": 0, "num_read": 3, "num_ranks": 1, "batch_size": BATCH, "num_processes": 1}
+    for each in (state, earlier):
+        resumed = VideoDataset(folder, 70, shuffle=True).to_torch()
+        resumed.load_state_dict(each)
+        assert resumed.state_dict() == state
+        loader = DataLoader(resumed, batch_size=None, num_workers=num_workers)
+        assert len(loader) == -(-(NUM_VIDEOS - 3 * BATCH) // 70)
+        assert seen + ids_of(loader) == epochs[0]
+        assert [ids_of(loader), ids_of(loader)] == epochs[1:3]
+        alone = VideoDataset(folder, 70, shuffle=True)
+        alone.load_state_dict(each)
+        assert seen + ids_of(alone) == epochs[0]
+
+
+def test_a_damaged_state_is_refused(folder):
+    state = torch_dataset(folder).state_dict()
+    for name, value in (("num_read", -1), ("num_processes", 0), ("batch_size", "x")):
+        damaged = {**state, "num_read": 1, "num_ranks": 1, "batch_size": BATCH, "num_processes": 1, name: value}
+        with pytest.raises(ValueError, match=f"has {name}={value!r}: it is damaged"):
+            torch_dataset(folder).load_state_dict(damaged)
 
 
 def _collecting(batch):

@@ -150,6 +150,29 @@ def test_a_training_for_many_rates_can_be_had_at_each(videos, tmp_path):
             loop.train(for_one, SPEC, videos[0], str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("error", "explained"),
+    [
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"), True),
+        (RuntimeError("OOM when allocating tensor with shape[3]"), True),
+        (MemoryError(), True),
+        (RuntimeError("ZOOM lens"), False),
+        (OSError(28, "OOM", "/mnt/OOM/run"), False),
+        (loop.TrainingError("/mnt/OOM/run/checkpoints cannot be written"), False),
+    ],
+)
+def test_only_a_lack_of_memory_is_called_so(error, explained):
+    with pytest.raises(type(error) if not explained else loop.TrainingError) as info, loop.enough_memory():
+        raise error
+    assert ("Not enough memory" in str(info.value)) == explained
+
+
+def test_a_probability_of_1_is_no_threshold_for_scores():
+    for lmbda, lmbda_range in ((1.5, None), (0.5, (0.25, 1.0))):
+        with pytest.raises(ValueError, match="must be below 1 with score_bottleneck"):
+            dataclasses.replace(OPTIONS, score_bottleneck=True, lmbda=lmbda, lmbda_range=lmbda_range)
+
+
 def test_a_trained_network_is_loaded_without_its_data(trained, videos, tmp_path):
     network, options, work_dir = trained
     loaded = loop.load_trained(str(work_dir))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from vidpress.model.images.experiments import Experiment, Images
 from vidpress.model.images.files import ImageNetRecords
+from vidpress.model.images.tables import explained_decoding
 from vidpress.model.training import prefetching
 from vidpress.model.training.prefetching import Batch
 
@@ -51,13 +52,13 @@ def training_batches(
 
     def read(step: int) -> Batch:
         epochs, places = np.divmod(step * batch_size + np.arange(batch_size), len(data))
-        found, labels = data.read(
-            np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
-        )
+        rows = np.concatenate([order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
+        found, labels = data.read(rows)
         # The last number keeps the streams apart: of orders, and of augmentation.
         rng = np.random.Generator(np.random.Philox([seed, step, 1]))
         if isinstance(data, ImageNetRecords):
-            found = np.stack([_random_crop(jpeg, rng, experiment.image_shape[0]) for jpeg in found])
+            size = experiment.image_shape[0]
+            found = np.stack([_random_crop(image, rng, size) for image in _decoded(data, rows, found)])
         else:
             found = shifted(found, rng, experiment.max_shift, experiment.flip)
         return _scaled(found), labels
@@ -73,9 +74,11 @@ def measuring_batches(data: Images, experiment: Experiment, *, batch_size: int =
     """
 
     def read(start: int) -> Batch:
-        found, _ = data.read(np.arange(start, min(start + batch_size, len(data))))
+        rows = np.arange(start, min(start + batch_size, len(data)))
+        found, _ = data.read(rows)
         if isinstance(data, ImageNetRecords):
-            found = np.stack([_middle_crop(jpeg, experiment.image_shape[0]) for jpeg in found])
+            size = experiment.image_shape[0]
+            found = np.stack([_middle_crop(image, size) for image in _decoded(data, rows, found)])
         return (_scaled(found),)
 
     return prefetching.batches(read, range(0, len(data), batch_size))
@@ -105,9 +108,8 @@ def _scaled(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def _random_crop(jpeg: bytes, rng: np.random.Generator, size: int) -> np.ndarray:
+def _random_crop(image: Image.Image, rng: np.random.Generator, size: int) -> np.ndarray:
     """Return a part of random area and aspect ratio, mirrored or not: uint8[size, size, 3]."""
-    image = _decode(jpeg)
     for _ in range(_CROP_ATTEMPTS):
         area = rng.uniform(*_AREA) * image.width * image.height
         ratio = math.exp(rng.uniform(math.log(_ASPECT_RATIO[0]), math.log(_ASPECT_RATIO[1])))
@@ -121,16 +123,23 @@ def _random_crop(jpeg: bytes, rng: np.random.Generator, size: int) -> np.ndarray
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def _middle_crop(jpeg: bytes, size: int) -> np.ndarray:
+def _middle_crop(image: Image.Image, size: int) -> np.ndarray:
     """Return the middle of an image: a crop of `size` after its shorter side is scaled to `_MEASURED_SIDE * size`."""
-    image = _decode(jpeg)
     side = max(1.0, min(image.size) / _MEASURED_SIDE)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return _resized(image, (left, top, left + side, top + side), size)
 
 
-def _decode(jpeg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+def _decoded(data: ImageNetRecords, rows: np.ndarray, jpegs: np.ndarray) -> Iterator[Image.Image]:
+    """Yield the images of some rows.
+
+    Raises:
+      ImageDataError: If one cannot be decoded.
+    """
+    for row, jpeg in zip(rows.tolist(), jpegs, strict=True):
+        with explained_decoding(jpeg, data.place(row)):
+            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        yield image
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> np.ndarray:

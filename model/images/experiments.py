@@ -7,12 +7,13 @@ small one. The networks are those of He et al., "Identity Mappings in Deep Resid
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from vidpress.model.images import files as image_files
 from vidpress.model.images import tables
 from vidpress.model.images.files import ImageNetRecords, LabelledImages
-from vidpress.model.training.options import check_not_negative, check_positive, checked_range
+from vidpress.model.training.options import check_not_negative, check_positive, check_seed, checked_range
 
 Images = LabelledImages | ImageNetRecords
 
@@ -67,8 +68,9 @@ class ImageTrainingOptions:
         object.__setattr__(self, "lmbda_range", checked_range(self.lmbda, self.lmbda_range))
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}.")
-        if not all(0 < share < 1 for share in self.decays):
-            raise ValueError(f"decays={self.decays} must be shares of the training, each above 0 and below 1.")
+        if not all(low < high for low, high in itertools.pairwise((0, *self.decays, 1))):
+            raise ValueError(f"decays={self.decays} must be ascending shares of the training, above 0 and below 1.")
+        check_seed(self.seed)
 
 
 @dataclasses.dataclass(frozen=True)

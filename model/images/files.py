@@ -97,22 +97,25 @@ class ImageNetRecords:
         jpegs[:] = [jpeg for jpeg, _ in found]
         return jpegs, np.array([label for _, label in found], np.int32)
 
+    def place(self, row: int) -> str:
+        """Return what messages call a row's record."""
+        return f"{self.files[self.file[row]]}, byte {self.offset[row]}"
+
     def subset(self, rows: np.ndarray) -> ImageNetRecords:
         """Return some of the images; the fingerprint stays that of all."""
         return dataclasses.replace(self, file=self.file[rows], offset=self.offset[rows])
 
     def _read_row(self, row: int) -> tuple[bytes, int]:
-        path, offset = self.files[self.file[row]], int(self.offset[row])
-        with open(path, "rb") as file:
-            file.seek(offset)
+        with open(self.files[self.file[row]], "rb") as file:
+            file.seek(int(self.offset[row]))
             length, _ = HEADER.unpack(file.read(HEADER.size))
             payload = file.read(length)
             if file.read(FOOTER.size) != footer_of(payload):
-                raise ImageDataError(f"{path}, byte {offset}: the record's {length} bytes fail their checksum.")
+                raise ImageDataError(f"{self.place(row)}: the record's {length} bytes fail their checksum.")
         try:
             return _parse_imagenet(payload)
         except (ImageDataError, examples.RecordError) as error:
-            raise ImageDataError(f"{path}, byte {offset}: {error}") from error
+            raise ImageDataError(f"{self.place(row)}: {error}") from error
 
 
 def load_mnist(folder: str | os.PathLike[str]) -> tuple[LabelledImages, LabelledImages]:
@@ -140,6 +143,9 @@ def _load_idx(folder: str | os.PathLike[str], prefix: str) -> LabelledImages:
     if len(images) != len(labels):
         raise ImageDataError(f"{images_path} has {len(images)} images, but {labels_path} {len(labels)} labels.")
     _check_labels(labels_path, labels, 10)
+    if images.shape[1:] != (28, 28):
+        height, width = images.shape[1:]
+        raise ImageDataError(f"{images_path} has images of {height} x {width} pixels: MNIST's have 28 x 28.")
     return labelled(images[..., None], labels.astype(np.int32), [images_path, labels_path])
 
 

@@ -5,6 +5,7 @@ These are the forms in which Hugging Face and TensorFlow Datasets publish small 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -202,21 +203,33 @@ def _only_value(features: Any, names: Sequence[str], values_of: Callable[[Any], 
     return values[0]
 
 
+@contextlib.contextmanager
+def explained_decoding(encoded: bytes, place: str) -> Iterator[None]:
+    """Explain what Pillow says of an encoded image that it cannot decode.
+
+    Raises:
+      ImageDataError: In place of Pillow's errors.
+    """
+    from PIL import Image
+
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageDataError(
+            f"{place}: its {len(encoded)} bytes are no image that Pillow can decode: {error}: fetch the file again."
+        ) from error
+
+
 def _decode(encoded: bytes, shape: tuple[int, int, int], place: str) -> np.ndarray:
     """Return uint8[height, width, 3] of an encoded image."""
     # Of the extra train: the names of the experiments, which are in the command's help, must not need it.
     from PIL import Image
 
     height, width, _ = shape
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            size = image.size
-            # The size is in the image's header: one that is too large is not decoded.
-            pixels = np.asarray(image.convert("RGB")) if size == (width, height) else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageDataError(
-            f"{place}: its {len(encoded)} bytes are no image that Pillow can decode: {error}: fetch the file again."
-        ) from error
+    with explained_decoding(encoded, place), Image.open(io.BytesIO(encoded)) as image:
+        size = image.size
+        # The size is in the image's header: one that is too large is not decoded.
+        pixels = np.asarray(image.convert("RGB")) if size == (width, height) else None
     if pixels is None:
         raise ImageDataError(
             f"{place}: it has {size[0]} x {size[1]} pixels: it must have {width} x {height}, as those of this data set."

@@ -72,6 +72,8 @@ class Bottleneck(keras.layers.Layer):
         if num_banks < 1:
             raise ValueError(f"num_banks={num_banks} must be at least 1.")
         self.num_banks = int(num_banks)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed} must be from 0 to {2**32 - 1:,}.")
         self.seed = int(seed)
         self.num_filters = tuple(num_filters)
         self.init_scale = float(init_scale)

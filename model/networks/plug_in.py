@@ -40,8 +40,10 @@ def quantize(model: keras.Model, x: Any, *, batch_size: int = 256) -> np.ndarray
       int32[num_examples, ..., num_channels], `z_hat`.
 
     Raises:
-      ValueError: If a feature is NaN or beyond int32, because the training diverged.
+      ValueError: If a feature is NaN or beyond int32, because the training diverged, or if there is no example.
     """
+    if isinstance(x, np.ndarray) and not len(x):
+        raise ValueError("x has no examples: give at least one.")
     z_hat = encoder_of(model).predict(x, batch_size=batch_size if isinstance(x, np.ndarray) else None, verbose=0)
     if not (np.abs(z_hat) < 2**31).all():  # nor is NaN
         raise ValueError(f"Model {model.name!r} gives features that are NaN or beyond int32: did its training diverge?")

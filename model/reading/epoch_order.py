@@ -191,7 +191,7 @@ class Deal:
       num_steps: How many batches each reader gets.
 
     Raises:
-      ValueError: If a reader would get none.
+      ValueError: If a reader would get none, unless that is the rest of an epoch that is left out anyway.
     """
 
     def __init__(self, num_rows: int, start: int, batch_size: int, num_ranks: int, drop_remainder: bool):
@@ -203,12 +203,14 @@ class Deal:
             self._last = num_rows - start - whole * batch_size * num_ranks
         self._whole = whole
         self.num_steps = whole + bool(self._last)
-        if rest and num_ranks > 1 and not self.num_steps:
+        if rest and not self.num_steps and not (start and drop_remainder):
             what = f"no whole batch of {batch_size}" if drop_remainder else "no video"
-            raise ValueError(
-                f"There are {num_rows - start:,} videos, which is {what} for some of the {num_ranks} workers: use "
-                f"fewer workers{' or a smaller batch' if drop_remainder else ''}."
-            )
+            fix = "use a smaller batch" if num_ranks == 1 else "use fewer workers"
+            fix += " or a smaller batch" if drop_remainder and num_ranks > 1 else ""
+            fix += ", or begin the next epoch without them (`set_epoch`)" if start else ""
+            left = " left" if start else ""
+            workers = f" for some of the {num_ranks} workers" if num_ranks > 1 else ""
+            raise ValueError(f"There are {num_rows - start:,} videos{left}, which is {what}{workers}: {fix}.")
 
     def steps(self, reader: Reader, num_read: int = 0) -> range:
         """Return the steps whose batches a reader's worker reads, after it has read some."""

@@ -154,7 +154,10 @@ def to_tf(
         tf.TensorSpec([None, num_dims], tf.float32),
         *(tf.TensorSpec([None], dtype) for of_values in dtypes_of_lists for dtype in (of_values, tf.int64)),
     )
-    return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch)
+    # TensorFlow would add a prefetch here. The generator, and so the state of the reading, would be a batch ahead.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch).with_options(options)
 
 
 def to_hf(source: BatchSource, schema: pa.Schema) -> datasets.IterableDataset:

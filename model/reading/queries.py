@@ -82,7 +82,7 @@ class _Tables:
     def __init__(self, path: str, row_groups: RowGroups):
         self._path = path
         self._row_groups = row_groups
-        self._shards = iter(list(row_groups.numbers))
+        self._unopened = list(row_groups.numbers)[::-1]
         self._lock = threading.Lock()
 
     def of(self, banks: np.ndarray) -> RangeCodingTables:
@@ -93,10 +93,10 @@ class _Tables:
         """
         with self._lock:
             while self._row_groups.num_banks <= banks.max() or not self._row_groups.tables.has_bank[banks].all():
-                shard = next(self._shards, None)
-                if shard is None:
+                if not self._unopened:
                     raise ShardError(f"{self._path} has no tables of one of the banks {banks.tolist()}.")
-                self._row_groups.shard(shard)
+                self._row_groups.shard(self._unopened[-1])
+                self._unopened.pop()  # only now: what cannot be opened for a while is tried again
             return self._row_groups.tables
 
 

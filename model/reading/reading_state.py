@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from vidpress.model.reading.epoch_order import Deal
+
 _VERSION = 1
 
 Batch = TypeVar("Batch")
@@ -69,4 +71,25 @@ def from_state(state: Mapping[str, Any], identity: Mapping[str, Any]) -> Positio
         value = state.get(name)
         if not isinstance(value, int) or value < 0 or (most is not None and value > most):
             raise ValueError(f"The state has {name}={value!r}: it is damaged.")
+    for name in set(state) & {"num_read", "num_processes", "num_ranks", "batch_size"}:
+        if not isinstance(state[name], int) or state[name] < (name != "num_read"):
+            raise ValueError(f"The state has {name}={state[name]!r}: it is damaged.")
     return Position(state["epoch"], state["rows"])
+
+
+def position_of(state: Mapping[str, Any], identity: Mapping[str, Any], drop_remainder: bool) -> Position:
+    """Return where all readers together are in a state, which may be that of a process of a loader.
+
+    Raises:
+      ValueError: As `from_state`, or if it is the state of one of several processes.
+    """
+    position = from_state(state, identity)
+    if num_read := state.get("num_read", 0):
+        if state["num_processes"] > 1:
+            raise ValueError(
+                f"The state is that of one of {state['num_processes']} processes of a loader: use what "
+                "`state_dict(num_batches)` of its data set gives."
+            )
+        deal = Deal(identity["num_videos"], position.rows, state["batch_size"], state["num_ranks"], drop_remainder)
+        position = Position(position.epoch, deal.position(num_read))
+    return from_state(to_state(position, identity), identity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -201,7 +201,7 @@ class StoredVideos:
             raise ValueError(f"missing={missing!r} must be 'raise' or 'skip'.")
         if isinstance(ids, bytes | str):
             raise TypeError(f"ids={ids!r} must be a sequence of ids: put it into a list.")
-        keys = [video_id.encode() if isinstance(video_id, str) else bytes(video_id) for video_id in ids]
+        keys = [_key(video_id) for video_id in ids]
         found = self._lookup.get(self._new_lookup).find(keys)
         absent = list(dict.fromkeys(key for key, place in zip(keys, found.places, strict=True) if place is None))
         if absent and missing == "raise":
@@ -264,3 +264,13 @@ class StoredVideos:
             return pa.FixedSizeListArray.from_arrays(pa.array(self.features(stored).reshape(-1)), self.num_dims)
 
         return pa.RecordBatch.from_arrays([column(name) for name in schema.names], schema=schema)
+
+
+def _key(video_id: Any) -> bytes:
+    """Return an id, or an Arrow scalar of one, as bytes."""
+    value = video_id.as_py() if isinstance(video_id, pa.Scalar) else video_id
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{video_id!r} is no id: ids are bytes or str.")

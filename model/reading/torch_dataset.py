@@ -13,7 +13,7 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vidpress.model.reading.epoch_order import Reader
-from vidpress.model.reading.reading_state import Position, from_state, to_state
+from vidpress.model.reading.reading_state import Position, from_state, position_of, to_state
 from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
 
 if TYPE_CHECKING:
@@ -132,9 +132,13 @@ class TorchVideoDataset(IterableDataset):
         Args:
           num_batches: How many batches this rank's loader has given in the epoch that was begun last. Then the state is
             that of all ranks and processes together: any number of them can go on from there, and so can a
-            `VideoDataset`. Without it, the state is that of this process alone; `StatefulDataLoader` asks for it.
+            `VideoDataset`. Without it, the state is that of this process alone; `StatefulDataLoader` asks for it. In a
+            loader without processes (`num_workers=0`), that is the same.
         """
         _, num_ranks = self._of_ranks()
+        if num_batches is None and get_worker_info() is None:
+            rows = self._dataset.deal(self._place.rows, num_ranks).position(self._place.num_read)
+            return to_state(Position(self._place.epoch, rows), self._dataset.identity)
         if num_batches is None:
             shared = {"num_ranks": num_ranks, "batch_size": self._dataset.batch_size, **_processes()}
             position = Position(self._place.epoch, self._place.rows)
@@ -151,12 +155,13 @@ class TorchVideoDataset(IterableDataset):
           ValueError: If it is not the state of a data set with these videos in this order, or if it is one of a process
             of a loader, and there is another number of these, or of ranks, or the batches have another size.
         """
+        if get_worker_info() is None:
+            position = position_of(state, self._dataset.identity, self._dataset.drop_remainder)
+            self._set_next(position.epoch, position.rows)
+            return
         position = from_state(state, self._dataset.identity)
         if not state.get("num_read"):
-            if get_worker_info() is None:
-                self._set_next(position.epoch, position.rows)
-            else:
-                self._loaded = _Place(position.epoch, position.rows, 0)
+            self._place = self._loaded = _Place(position.epoch, position.rows, 0)
             return
         _, num_ranks = self._of_ranks()
         found = {"num_ranks": num_ranks, "batch_size": self._dataset.batch_size, **_processes()}
@@ -166,7 +171,7 @@ class TorchVideoDataset(IterableDataset):
                     f"The loader's state is one with {name}={state.get(name)!r}, here it is {value!r}: to go on with "
                     "another one, use what `state_dict(num_batches)` of the data set gives."
                 )
-        self._loaded = _Place(position.epoch, position.rows, state["num_read"])
+        self._place = self._loaded = _Place(position.epoch, position.rows, state["num_read"])
 
 
 @functools.cache

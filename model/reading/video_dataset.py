@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -14,7 +15,7 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.metrics import multi_hot
 from vidpress.model.reading import frameworks, queries
 from vidpress.model.reading.epoch_order import Deal, EpochOrder, Reader
-from vidpress.model.reading.reading_state import Position, followed, from_state, to_state
+from vidpress.model.reading.reading_state import Position, followed, position_of, to_state
 from vidpress.model.reading.stored_videos import StoredRows, StoredVideos
 from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch, batch_of
 from vidpress.model.shards.shard_rows import labels_list
@@ -90,8 +91,9 @@ class VideoDataset:
           ValueError: If an option is out of its range, if a column is not kept, if there are more workers than videos,
             or if several workers share several generations and name none.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if operator.index(value) < least:
+                raise ValueError(f"{name}={value} must be at least {least}.")
         if not 0 <= worker < num_workers:
             raise ValueError(f"worker={worker} must lie in [0, num_workers={num_workers}).")
         self._videos = StoredVideos(path, generation, features, columns)
@@ -225,9 +227,9 @@ class VideoDataset:
           state: What `state_dict` returned.
 
         Raises:
-          ValueError: If it is not the state of a data set with these videos in this order.
+          ValueError: If it is not the state of all readers of a data set with these videos in this order.
         """
-        self._position = self._next = from_state(state, self.identity)
+        self._position = self._next = position_of(state, self.identity, self.drop_remainder)
 
     @property
     def identity(self) -> dict[str, Any]:

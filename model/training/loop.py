@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vidpress.model import strict_json
+from vidpress.model.errors import VidpressError
 from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.networks import classifiers, many_rates
@@ -35,7 +37,7 @@ _KEEP_CHECKPOINTS = 2
 _FREE_OPTIONS = ("steps", "checkpoint_every", "validate_every")
 
 # What backends say when there is too little memory.
-_NO_MEMORY = ("OOM", "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")
+_NO_MEMORY = re.compile(r"\bOOM\b|RESOURCE_EXHAUSTED|out of memory|can't allocate memory")
 
 
 class TrainingStopped(Exception):  # noqa: N818 - nothing went wrong
@@ -331,6 +333,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
+        of_a_backend = not isinstance(error, VidpressError | OSError)
+        if isinstance(error, MemoryError) or (of_a_backend and _NO_MEMORY.search(str(error))):
             raise TrainingError("Not enough memory: lower batch_size, or use a larger machine.") from error
         raise

@@ -42,6 +42,16 @@ def check_not_negative(options: Any, names: Iterable[str]) -> None:
             raise ValueError(f"{name}={value} must not be negative.")
 
 
+def check_seed(seed: int) -> None:
+    """Check that a seed is below 2^32.
+
+    Raises:
+      ValueError: If not.
+    """
+    if seed >= 2**32:
+        raise ValueError(f"seed={seed} must be below {2**32:,}.")
+
+
 def json_values(options: Any) -> dict[str, Any]:
     """Return the fields of a dataclass of options as JSON values."""
     return _as_json(dataclasses.asdict(options))
@@ -149,8 +159,7 @@ class TrainingOptions:
         )
         check_positive(self, (*counts, "learning_rate", "prior_learning_rate", "decay_rate"))
         check_not_negative(self, ("steps", "lmbda", "weight_decay", "reconstruction", "linear_bottleneck", "seed"))
-        if self.seed >= 2**32:
-            raise ValueError(f"seed={self.seed} must be below {2**32:,}.")
+        check_seed(self.seed)
         object.__setattr__(self, "lmbda_range", checked_range(self.lmbda, self.lmbda_range))
         if not 0 <= self.input_dropout < 1:
             raise ValueError(f"input_dropout={self.input_dropout} must lie in [0, 1).")
@@ -158,6 +167,9 @@ class TrainingOptions:
             raise ValueError(f"hidden={self.hidden} must be one or more positive sizes, such as 6000,2000.")
         if self.linear_bottleneck and self.score_bottleneck:
             raise ValueError(f"linear_bottleneck={self.linear_bottleneck}, score_bottleneck=True: give one of the two.")
+        highest = self.lmbda if self.lmbda_range is None else self.lmbda_range[1]
+        if self.score_bottleneck and highest >= 1:
+            raise ValueError(f"lmbda={highest} must be below 1 with score_bottleneck: it is a class's probability.")
         name = "linear_bottleneck" if self.linear_bottleneck else "num_classes" if self.score_bottleneck else "hidden"
         if (num_dims := self.num_dims) > MAX_DIMS:
             raise ValueError(f"{name}={num_dims} is too wide to code: the last layer may have {MAX_DIMS:,} units.")

@@ -237,7 +237,7 @@ class ImageKind(Kind):
         data, test = self.load_data(context)
         record = {**point.record(steps), "vidpress": importlib.metadata.version("vidpress")}
         sample = data.subset(files.even_rows(len(data), _TRAINING_SAMPLE))
-        fitting = data.subset(files.even_rows(len(data), _FITTING_SAMPLE))
+        fitting = self._fitting(point, data)
         if record["lmbda"]:
             codec = plug_in.freeze(
                 network, _pixels(fitting, self.experiment), tables=freezing.tables, num_banks=freezing.banks
@@ -268,13 +268,17 @@ class ImageKind(Kind):
         record["seconds"] = {"train": seconds, "measure": round(time.monotonic() - start, 1)}
         return record
 
+    def _fitting(self, point: ModelPoint, data: Images) -> Images:
+        """Return the images that tables and rivals are fitted to: as many as have so many bytes of features."""
+        num_bytes = 4 * int(np.prod(dict(point.options)["hidden"]))
+        return data.subset(files.even_rows(len(data), min(_FITTING_SAMPLE, _FITTING_BYTES // num_bytes)))
+
     def vectors(self, source: ModelPoint | None, context: Context) -> Vectors:
         """Return a baseline's activations, and a function that measures its head on them."""
         if source is None:
             raise ValueError("Images have no rivals on the input.")
         data, test = self.load_data(context)
-        num_bytes = 4 * int(np.prod(dict(source.options)["hidden"]))
-        data = data.subset(files.even_rows(len(data), min(_FITTING_SAMPLE, _FITTING_BYTES // num_bytes)))
+        data = self._fitting(source, data)
         sample = files.even_rows(len(data), _TRAINING_SAMPLE)
         encoder, head = _parts(_train(source, self.experiment, context)[0], source)
         z, z_test = (encoder.predict(_pixels(part, self.experiment), verbose=0) for part in (data, test))
