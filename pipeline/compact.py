@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from vidpress.model.data_set.compaction import find_expired, is_compact, remove_expired
-from vidpress.model.data_set.manifest import Manifest
+from vidpress.model.data_set.manifest import MAX_SHARDS, Manifest
 from vidpress.pipeline.launching import launch
 from vidpress.pipeline.running import beam_jobs
 from vidpress.transforms.compaction.compact_shards import CompactShards
@@ -15,6 +15,10 @@ from vidpress.transforms.compaction.compact_shards import CompactShards
 # Codes of this size become a shard of some 280 MB, between what `encode` makes of frame-level and of video-level input.
 # Opening it and its tables cost next to nothing then. A worker takes 1.6 GB to sort it.
 CODE_BYTES_PER_SHARD = 256 * 2**20
+
+# Nor does a shard get more than this of all columns together, the kept ones included, or more videos.
+BYTES_PER_SHARD = 512 * 2**20
+VIDEOS_PER_SHARD = 20_000_000
 
 
 def build_pipeline(
@@ -48,7 +52,8 @@ def parser() -> launch.Parser:
     parser.add_argument(
         "--num_shards",
         type=launch.shards,
-        help="how many shards (default: one for each 256 MiB of codes, at least 1)",
+        help="how many shards (default: one for each 256 MiB of codes, 512 MiB of all columns, or 20 million videos, "
+        "whatever makes more)",
     )
     parser.add_argument(
         "--expire",
@@ -78,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             return
         launch.check_data_set_writable(args.data_set, option="")
-        num_shards = args.num_shards or -(-max(before.counts.code_bytes, 1) // CODE_BYTES_PER_SHARD)
+        num_shards = args.num_shards or default_num_shards(before)
+        launch.check_num_shards(before, num_shards, args.data_set)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(pipeline, data_set=args.data_set, previous=before.generation, num_shards=num_shards)
@@ -88,6 +94,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"Wrote the job's graph to {graph}; nothing is compacted yet.")
             return
         print(summary(before, Manifest.load(args.data_set, before.generation + 1), args.data_set, seconds))
+
+
+def default_num_shards(before: Manifest) -> int:
+    """Return among how many shards the videos of a data set are divided."""
+    counts = before.counts
+    stored = sum(entry.bytes for entry in before.shards)
+    shares = (
+        (counts.code_bytes, CODE_BYTES_PER_SHARD),
+        (stored, BYTES_PER_SHARD),
+        (counts.videos, VIDEOS_PER_SHARD),
+    )
+    return min(max(1, *(-(-amount // most) for amount, most in shares)), MAX_SHARDS)
 
 
 def summary(before: Manifest, after: Manifest, data_set: str, seconds: float) -> str:

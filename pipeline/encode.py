@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from vidpress.model.data_set.input_lists import InputFile, is_new
 from vidpress.model.data_set.listed_shards import listed_tables
-from vidpress.model.data_set.manifest import Manifest, manifest_numbers
+from vidpress.model.data_set.manifest import MAX_SHARDS, Manifest, manifest_numbers
 from vidpress.model.features import FeatureSpec
 from vidpress.model.files.file_names import join
 from vidpress.model.files.input_files import MatchedFile, older_than
@@ -197,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         input_bytes = sum(file.bytes for file in new_files)
         num_shards = args.num_shards
         if num_shards is None:
-            num_shards = -(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD)
+            num_shards = min(-(-max(input_bytes, 1) // INPUT_BYTES_PER_SHARD), MAX_SHARDS)
+        launch.check_num_shards(before, num_shards, args.output)
         tables_file, tables = _shared_tables(before, model, carry=args.carry_tables)
         header = ShardHeader(model.model_id, model.spec, model.tables, columns, tables_file)
         named_keys = {column.key for column in kept} | ({args.labels_key} - {None})

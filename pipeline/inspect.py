@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def describe_shard(uri: str) -> Iterator[str]:
     yield f"  features         {shard.header.spec}"
     yield f"  kept columns     {listed(shard.header.columns)}"
     yield f"  tables           {_describe_header(shard.header)}"
-    yield from _describe_rows([shard])
+    yield from _describe_rows([shard], shard.header.tables.num_dims)
     yield "  health           every page and row group fits its checksum, every code decodes"
 
 
@@ -96,16 +96,19 @@ def describe_data_set(uri: str) -> Iterator[str]:
         yield "  input decoder    none"
     else:
         yield f"  input decoder    {manifest.decoder.bytes:,} bytes, restores {load_decoder(uri, manifest).spec}"
-    shards = []
     for entry in manifest.shards:
-        shards.append(open_shard(uri, entry, manifest.model_id, manifest.columns))
         path = join(uri, entry.name)
         if storage.sha256(path, links=False) != entry.sha256:
             raise ShardError(f"{path} is not the file that its manifest lists: fetch or encode it again.")
-    if shards:
-        yield f"  features         {shards[0].header.spec}"
-        yield f"  tables           {_describe_header(shards[0].header)}"
-    yield from _describe_rows(shards)
+
+    def shards() -> Iterator[Shard]:  # one after the other: a data set may have more than files may be open
+        for entry in manifest.shards:
+            yield open_shard(uri, entry, manifest.model_id, manifest.columns)
+
+    if first := next(shards(), None):
+        yield f"  features         {first.header.spec}"
+        yield f"  tables           {_describe_header(first.header)}"
+    yield from _describe_rows(shards(), manifest.num_dims)
     yield "  health           every shard fits the manifest, every row group its checksum, every code decodes"
 
 
@@ -145,10 +148,10 @@ def _describe_tables(tables: RangeCodingTables, where: str) -> str:
     )
 
 
-def _describe_rows(shards: Sequence[Shard]) -> Iterator[str]:
+def _describe_rows(shards: Iterable[Shard], num_dims: int) -> Iterator[str]:
     """Decode every row; yield lines about labels, symbols and bits."""
     num_rows = num_labels = num_symbols = num_nonzero = num_sampled = 0
-    bits = np.zeros(shards[0].header.tables.num_dims if shards else 0)
+    bits = np.zeros(num_dims)
     for shard in shards:
         for row_group in range(len(shard.row_group_sizes)):
             batch = shard.read(row_group)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,14 +19,16 @@ from test_manifest import GENERATION
 
 from vidpress.model.data_set.manifest import Manifest, ManifestError
 from vidpress.model.data_set.verification import verify
+from vidpress.model.files import input_files
 from vidpress.model.files.file_names import manifest_name
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.reading.video_dataset import VideoDataset
 from vidpress.model.shards.shard import Shard
 from vidpress.model.shards.shard_header import ShardHeader
 from vidpress.pipeline import decode, encode
+from vidpress.pipeline.launching import launch
 from vidpress.pipeline.running import beam_jobs
-from vidpress.transforms import write_shards
+from vidpress.transforms import read_videos, write_shards
 from vidpress.transforms.generations import generation_files, known_videos
 
 
@@ -323,6 +326,51 @@ def test_a_damaged_file_that_was_mended_is_read_again(warehouse, capsys, place):
     assert warehouse.is_whole()
     warehouse.append()
     assert "Nothing new" in capsys.readouterr().out
+
+
+def test_a_damaged_file_that_is_mended_while_it_is_read_ends_the_job(warehouse, capsys, monkeypatch):
+    path = pathlib.Path(warehouse.add("day1", frames(*range(20))))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30] + bytes(30))
+    crc32 = input_files.crc32
+
+    def after_mending(name, num_bytes):
+        path.write_bytes(whole)
+        return crc32(name, num_bytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(input_files, "crc32", after_mending)
+        with pytest.raises(SystemExit):
+            warehouse.append("--max_bad_fraction", "1")
+    assert (
+        f"{path} is damaged, and was changed while it was read: run again when it is whole." in capsys.readouterr().err
+    )
+    assert not (warehouse.output / "manifest.json").exists()
+    assert warehouse.append().counts.videos == 20
+
+
+def test_a_file_that_grows_between_two_patterns_is_read_once():
+    assert list(read_videos._new_files(("a", {"matched": [3, 5, 3], "known": []}))) == [("a", 5)]
+    assert list(read_videos._new_files(("a", {"matched": [], "known": []}))) == []
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(warehouse, capsys, monkeypatch):
+    warehouse.add("day1", frames(*range(10)))
+    size = len(warehouse.append().to_json())
+    before = warehouse.files()
+    warehouse.add("day2", frames(*range(10, 20)))
+    monkeypatch.setattr(launch, "MAX_BYTES", size + 300)
+    with pytest.raises(SystemExit):
+        warehouse.append("--num_shards", "2")
+    assert "600 bytes with 2 more shards" in capsys.readouterr().err.replace(f"{size + 600:,}", "600")
+    assert warehouse.files() == before
+    monkeypatch.undo()
+    monkeypatch.setattr(generation_files, "MAX_BYTES", size + 300)
+    with pytest.raises(SystemExit):
+        warehouse.append("--num_shards", "2")
+    message = f"manifest-00002.json would have .* bytes, more than the {size + 300:,} that are read: nothing was added"
+    assert re.search(message, capsys.readouterr().err)
+    assert not (warehouse.output / "manifest-00002.json").exists()
 
 
 def test_files_that_were_just_written_can_be_left_for_the_next_run(warehouse, capsys):

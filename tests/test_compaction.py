@@ -141,6 +141,20 @@ def test_the_number_of_shards_follows_from_the_codes(made, monkeypatch):
     assert compact_it(made).generations[-1].num_shards == 4
 
 
+def test_shards_have_no_more_of_all_columns_or_videos_than_fits(made, monkeypatch):
+    before = Manifest.load(made.output)
+    assert compact.default_num_shards(before) == 1
+    stored = sum(entry.bytes for entry in before.shards)
+    for name, amount in (("BYTES_PER_SHARD", stored), ("VIDEOS_PER_SHARD", before.counts.videos)):
+        with monkeypatch.context() as patch:
+            patch.setattr(compact, name, amount // 5)
+            assert compact.default_num_shards(before) in (5, 6)
+    monkeypatch.setattr(compact, "VIDEOS_PER_SHARD", 1)
+    many = dataclasses.replace(before.counts, videos=10**6)
+    monkeypatch.setattr(type(before), "counts", property(lambda manifest: many))
+    assert compact.default_num_shards(before) == 100_000
+
+
 @pytest.mark.parametrize("first", ["append", "compaction"])
 def test_of_an_append_and_a_compaction_at_once_the_second_adds_nothing(made, first):
     """What either of them removes when it fails is its own: earlier shards still have readers."""

@@ -1,6 +1,7 @@
 """What every job does before and after its pipeline."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -76,12 +77,32 @@ def test_a_runner_that_nobody_tested_is_refused(runner, tmp_path, capsys):
     [
         *(("DirectRunner", "FnApiRunner"), ("direct", "FnApiRunner"), ("fnapirunner", "FnApiRunner")),
         ("apache_beam.runners.portability.fn_api_runner.FnApiRunner", "FnApiRunner"),
-        *(("prism", "prism"), ("FlinkRunner", "FlinkRunner"), ("DataflowRunner", "DataflowRunner")),
+        *(("prism", "prism"), ("FlinkRunner", "FlinkRunner")),
     ],
 )
 def test_runners_that_are_tested_are_taken(runner, taken):
     _, options = beam_jobs.parse_args(decode.parser(), ["--input", "a", "--output", "o", "--runner", runner])
     assert options.view_as(StandardOptions).runner == taken
+
+
+@pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow", "apache_beam.runners.dataflow.DataflowRunner"])
+def test_dataflow_takes_no_local_paths(runner, capsys):
+    pytest.importorskip("apache_beam.io.gcp.gcsio", reason="needs the extra vidpress[gcp]")
+    remote = ["--input", "gs://b/a", "--output", "gs://b/o", "--runner", runner]
+    _, options = beam_jobs.parse_args(decode.parser(), remote)
+    assert options.view_as(StandardOptions).runner == runner
+    for local in (["--input", "a", *remote[2:]], [*remote[:2], "--output", "/tmp/o", *remote[4:]]):
+        with pytest.raises(SystemExit):
+            beam_jobs.parse_args(decode.parser(), local)
+        assert (
+            "is on this machine, where Dataflow's workers are not: name gs:// paths alone." in capsys.readouterr().err
+        )
+
+
+def test_a_name_that_is_not_utf_8_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        decode.main(["--input", "a", "--output", os.fsdecode(b"out\xe9")])
+    assert "out\\udce9' is not UTF-8, and Arrow opens no other names: rename it" in capsys.readouterr().err
 
 
 def test_an_untested_runner_can_be_asked_for(capsys):

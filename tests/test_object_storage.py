@@ -409,6 +409,23 @@ def test_what_is_missing_or_refused_is_named(proxy, monkeypatch, tmp_path):
         FrozenModel.load(f"gs://{BUCKET}/m.safetensors")
 
 
+def test_an_object_that_has_the_same_content_stays(strict):
+    """Its readers ask for the version that they began with."""
+    path = f"gs://{BUCKET}/folder/a"
+    storage.write(path, b"content")
+    first = google_storage.existing_blob(path)
+    storage.write(path, b"content")
+    assert google_storage.existing_blob(path).generation == first.generation
+    storage.write(path, b"contend")
+    assert storage.read_bytes(path) == b"contend"
+    assert google_storage.existing_blob(path).generation != first.generation
+
+
+@pytest.mark.parametrize(("uri", "name"), [("gs://b/x", "x"), ("gs://b//x", "/x"), ("gs://b/[x/ y", "[x/ y")])
+def test_names_of_objects_are_taken_as_they_are(strict, uri, name):
+    assert google_storage.blob_of(uri).name == name
+
+
 def test_a_folder_is_told_from_a_file(strict, model):
     model.save(f"gs://{BUCKET}/d.parquet/m.safetensors")
     assert storage.is_folder(f"gs://{BUCKET}/d.parquet")

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, SPEC, frame_level, random_model, video_level, write_records
+from data_sets import write_data_set
 
 from vidpress.model.data_set.manifest import Manifest
 from vidpress.model.features import FeatureSpec
@@ -184,6 +185,14 @@ def test_inspect(model, model_path, inputs, tmp_path, capsys):
     assert re.search(r"videos +300 in 2 shards", printed)
     assert f"{counts.code_bytes:,} bytes, {counts.code_bytes / 300:,.1f} a video" in printed
     assert "every code decodes" in printed
+
+
+def test_inspect_opens_one_shard_after_the_other(model, tmp_path):
+    write_data_set(tmp_path, model, 400, num_shards=150)
+    script = f'ulimit -n 100; exec "{sys.executable}" -m vidpress.pipeline.launching.cli inspect "$1"'
+    result = subprocess.run(["bash", "-c", script, "-", str(tmp_path)], capture_output=True, text=True)
+    assert "400 in 1" in result.stdout, result.stderr
+    assert "every code decodes" in result.stdout
 
 
 def test_inspect_finds_damage(model_path, inputs, tmp_path, capsys):

@@ -183,10 +183,10 @@ def _match(pattern: str, min_age: float) -> list[input_files.MatchedFile]:
 
 def _new_files(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str, int]]:
     path, found = element
-    # Two patterns may match a file, and a data set may list files that no pattern matches.
-    for num_bytes in set(found["matched"]):
-        if is_new(path, num_bytes, found["known"]):
-            yield path, num_bytes
+    # Two patterns may match a file, which may have grown in between, and a data set may list files that none matches.
+    num_bytes = max(found["matched"], default=None)
+    if num_bytes is not None and is_new(path, num_bytes, found["known"]):
+        yield path, num_bytes
 
 
 class _Seen(NamedTuple):
@@ -249,6 +249,7 @@ class _ReadFn(beam.DoFn):
         keys: set[str] = set()
         found: set[str] = set()
         is_damaged = False
+        version = input_files.version(path)
         reading = read_videos(path, self._spec, columns=self._columns, num_bytes=file_bytes, keys=keys)
         for num_bytes, item in reading:
             records += 1
@@ -272,6 +273,11 @@ class _ReadFn(beam.DoFn):
             found.add(self._spec.labels_key)
         found |= keys & _looked_for(self._spec, self._columns)
         damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
+        # Of a file that was mended meanwhile, this would be the checksum: it would never be read again.
+        if is_damaged and input_files.version(path) != version:
+            raise input_files.InputError(
+                f"{input_files.shown(path)} is damaged, and was changed while it was read: run again when it is whole."
+            )
         labels_key = self._named_labels_key if self._named_labels_key in found else None
         file = InputFile(path, file_bytes, records, record_bytes, lost_bytes, damaged_crc32, labels_key)
         yield beam.pvalue.TaggedOutput("inputs", file)

@@ -214,8 +214,10 @@ def find_known(opened: shard.Shard, ids: Iterable[pa.Array]) -> Iterator[pa.Reco
     Raises:
       vidpress.model.shards.shard_header.ShardError: If the shard is damaged where it is read.
     """
-    known = [opened.read_ids(row_group) for row_group in range(len(opened.row_group_sizes))]
+    # Large, since the ids of a shard may have more than 2 GiB together.
+    known = [opened.read_ids(each).cast(pa.large_binary()) for each in range(len(opened.row_group_sizes))]
     shard_ids = pa.concat_arrays(known)
+    ids = (part.cast(pa.large_binary()) for part in ids)
     shared = pa.concat_arrays([part.filter(pc.is_in(part, value_set=shard_ids)) for part in ids])
     for row_group, row_group_ids in enumerate(known):
         wanted = pc.is_in(row_group_ids, value_set=shared)

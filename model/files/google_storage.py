@@ -5,10 +5,10 @@ Requests that are throttled, fail or break off are tried again for two minutes.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import os
-import urllib.parse
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -89,9 +89,22 @@ def write_new(uri: str, data: bytes) -> None:
 
 
 def write(uri: str, data: bytes) -> None:
-    """Write an object, in the place of one that is there."""
+    """Write an object, in the place of one that is there.
+
+    One that has this content already stays: its readers, who ask for this version of it, would lose it.
+    """
     with explained(uri):
-        blob_of(uri).upload_from_string(data, content_type=_CONTENT_TYPE, retry=_retry())
+        blob = blob_of(uri)
+        found = blob.bucket.get_blob(blob.name)
+        if found is None or (found.size, found.crc32c) != (len(data), _crc32c(data)):
+            blob.upload_from_string(data, content_type=_CONTENT_TYPE, retry=_retry())
+
+
+def _crc32c(data: bytes) -> str:
+    """Return what Cloud Storage calls an object's CRC-32C."""
+    import google_crc32c
+
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
 
 
 def upload(uri: str, file: BinaryIO) -> None:
@@ -128,11 +141,10 @@ def blob_of(uri: str) -> Blob:
     Raises:
       PathError: If the URI names none.
     """
-    parts = urllib.parse.urlsplit(uri, allow_fragments=False)
-    name = uri.removeprefix(f"gs://{parts.netloc}").lstrip("/")
-    if not parts.netloc or not name:
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    if not bucket or not name:
         raise PathError(f"{uri} is no object of Cloud Storage: gs://BUCKET/NAME is.")
-    return client().bucket(parts.netloc).blob(name)
+    return client().bucket(bucket).blob(name)
 
 
 def client() -> Client:

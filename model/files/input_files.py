@@ -100,6 +100,21 @@ def open_local(path: str) -> tuple[BinaryIO, int]:
     return os.fdopen(descriptor, "rb", buffering=_BUFFER), status.st_size
 
 
+def version(path: str) -> tuple[int, ...]:
+    """Return numbers that differ if a file was written in between: on Cloud Storage, the object's generation.
+
+    Raises:
+      InputError: If it is not there any more, or cannot be asked for.
+    """
+    try:
+        if google_storage.is_object(path):
+            return (google_storage.existing_blob(path).generation,)
+        status = os.stat(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def crc32(path: str, num_bytes: int) -> int:
     """Return the CRC-32 (as in zlib) of an input file's first bytes, or of all if it has fewer.
 

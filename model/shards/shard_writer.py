@@ -35,6 +35,12 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
         raise ValueError("A shard without rows is not written.")
     schema = schema_with(header.columns)
     rows = rows.select(schema.names)
+    bounds = list(itertools.pairwise(_row_group_bounds(rows, header.columns)))
+    if len(bounds) > shard_layout.MAX_ROW_GROUPS:
+        raise ValueError(
+            f"A shard would have {len(bounds):,} row groups, more than the {shard_layout.MAX_ROW_GROUPS:,} that can be "
+            "read: use more shards."
+        )
     elements = {f"{column.name}.list.element": column.kind for column in header.columns}
     code_bytes = pc.sum(pc.binary_length(rows["code"])).as_py()
     metadata = header.for_rows(np.unique(rows["bank"]), code_bytes).metadata
@@ -60,7 +66,7 @@ def write_shard(file: BinaryIO, rows: pa.Table, header: ShardHeader) -> tuple[in
         store_schema=False,
     ) as writer:
         sizes, checksums = [], []
-        for start, end in itertools.pairwise(_row_group_bounds(rows, header.columns)):
+        for start, end in bounds:
             # Taken, and not sliced: a slice's offsets count from the beginning of all rows.
             (row_group,) = rows.take(np.arange(start, end)).cast(schema).combine_chunks().to_batches()
             writer.write_batch(row_group, row_group_size=ROW_GROUP_SIZE)

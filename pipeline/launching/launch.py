@@ -8,7 +8,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from vidpress.model.data_set.manifest import manifest_numbers
+from vidpress.model.data_set.manifest import MAX_BYTES, Manifest, manifest_numbers
 from vidpress.model.errors import VidpressError, fix_of
 from vidpress.model.files import input_files, storage
 from vidpress.model.files.file_names import generation_of_manifest, join
@@ -34,6 +34,7 @@ __all__ = [
     "boolean",
     "check_data_set_writable",
     "check_no_folder",
+    "check_num_shards",
     "check_output",
     "check_writable",
     "count",
@@ -46,6 +47,9 @@ __all__ = [
     "positive_int",
     "shards",
 ]
+
+# What a shard takes in a manifest: some 290 bytes with two row groups, and ten more for each further one.
+_BYTES_OF_ENTRY = 300
 
 _PROBE = re.compile(rf"/{re.escape(storage.PROBE)}[0-9a-f]{{32}}")
 
@@ -89,6 +93,26 @@ def check_data_set_writable(output: str, option: str = "--output ") -> None:
     """
     check_writable(output, output, option)
     check_no_folder(output, lambda name: generation_of_manifest(name) is not None, option)
+
+
+def check_num_shards(before: Manifest | None, num_shards: int, output: str) -> None:
+    """Check that a data set's next manifest can be read.
+
+    Args:
+      before: The newest one, if there is one.
+      num_shards: How many shards the next generation may have.
+      output: The data set's folder.
+
+    Raises:
+      JobError: If it would be too large.
+    """
+    size = _BYTES_OF_ENTRY * num_shards + (0 if before is None else len(before.to_json()))
+    if size > MAX_BYTES:
+        fix = "use fewer with --num_shards" + ("" if before is None else ", or compact the data set first")
+        raise JobError(
+            f"The manifest of {output} could have {size:,} bytes with {num_shards:,} more shards, more than the "
+            f"{MAX_BYTES:,} that are read: {fix}."
+        )
 
 
 def check_no_folder(output: str, is_files: Callable[[str], bool], option: str = "--output ") -> None:

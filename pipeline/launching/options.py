@@ -98,8 +98,12 @@ def absolute(path: str) -> str:
     """Return a local path or pattern as an absolute one, for workers in other folders; return a URI unchanged."""
     try:
         path = normalized(path)
+        path.encode()
     except PathError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    except UnicodeEncodeError as error:
+        message = f"{path!a} is not UTF-8, and Arrow opens no other names: rename it"
+        raise argparse.ArgumentTypeError(message) from error
     return path if path.startswith("gs://") else os.path.abspath(path)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from apache_beam.io.filesystems import FileSystems
@@ -55,6 +56,8 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     options = PipelineOptions([*_without(argv, own), *rest])
     standard = options.view_as(StandardOptions)
     standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
+    if standard.runner.rsplit(".", 1)[-1].lower() in ("dataflowrunner", "dataflow"):
+        _check_remote(itertools.chain.from_iterable(_texts(value) for value in vars(args).values()), parser)
     return args, options
 
 
@@ -67,6 +70,13 @@ def _without(argv: Sequence[str], others: Sequence[str]) -> list[str]:
 def _texts(value: object) -> list[str]:
     values = value if isinstance(value, list) else [value]
     return [each for each in values if isinstance(each, str)]
+
+
+def _check_remote(paths: Iterable[str], parser: Parser) -> None:
+    """Check that no path is local: Dataflow's workers would read, or write and lose, files on their own disks."""
+    for path in paths:
+        if os.path.isabs(path):
+            parser.error(f"{path} is on this machine, where Dataflow's workers are not: name gs:// paths alone.")
 
 
 def _check_reachable(path: str, parser: Parser) -> None:

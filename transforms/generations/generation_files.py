@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Collection
 
-from vidpress.model.data_set.manifest import FileEntry, Manifest, ManifestError, manifest_numbers
+from vidpress.model.data_set.manifest import MAX_BYTES, FileEntry, Manifest, ManifestError, manifest_numbers
 from vidpress.model.files import storage
 from vidpress.model.files.file_names import (
     file_name,
@@ -59,15 +59,21 @@ def create_manifest(output: str, manifest: Manifest) -> None:
     """Write a manifest, never in another's place, and remove what unfinished runs left behind.
 
     Raises:
-      ManifestError: If another run wrote the same generation.
+      ManifestError: If another run wrote the same generation, or if the manifest is larger than what is read.
     """
     number = manifest.generation
     path = join(output, manifest_name(number))
+    data = manifest.to_json().encode()
+    if len(data) > MAX_BYTES:
+        raise ManifestError(
+            f"{path} would have {len(data):,} bytes, more than the {MAX_BYTES:,} that are read: nothing was added. "
+            "Compact the data set first, or use fewer shards."
+        )
     try:
         numbers = manifest_numbers(output)
         if number not in numbers and number < max(numbers, default=0):
             raise FileExistsError(f"{path} was there, before a compaction.")
-        storage.write_new(path, manifest.to_json().encode())
+        storage.write_new(path, data)
     except FileExistsError as error:
         there = Manifest.load(output, number if number in manifest_numbers(output) else None)
         remove_leftovers(output, there)
