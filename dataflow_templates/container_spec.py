@@ -14,7 +14,7 @@ JOBS = ("encode", "decode", "compact")
 WORKERS = {
     # 4 vCPUs with 4 GB each: Dataflow starts one Python process a vCPU, and each holds a model of its own.
     "machineType": "n2-standard-4",
-    # Nothing is kept on disk: Dataflow shuffles in its own service, and shards are written from memory.
+    # Little is kept on disk: Dataflow shuffles in its own service, and shards are written from memory.
     "diskSizeGb": 30,
     # 40 vCPUs fit into most projects' quotas, encode some 49 million frame-level videos an hour by the figures of
     # docs/dataflow.md, and cost less than 3 dollars an hour. Without it, Dataflow may start 1,000 workers.
@@ -22,6 +22,11 @@ WORKERS = {
     # Custom images need it.
     "additionalExperiments": ["use_runner_v2"],
 }
+
+
+# Decoded features are kept on disk until a file of them is whole: four files at a time, of 40 GB each for a shard of 280
+# MB and 2000 dimensions.
+DECODE_DISK_GB = 200
 
 
 def container_spec(job: str, image: str) -> dict[str, Any]:
@@ -35,7 +40,11 @@ def container_spec(job: str, image: str) -> dict[str, Any]:
         "image": image,
         "sdkInfo": {"language": "PYTHON"},
         "metadata": json.loads((FOLDER / job / "metadata.json").read_text()),
-        "defaultEnvironment": {**WORKERS, "sdkContainerImage": image},
+        "defaultEnvironment": {
+            **WORKERS,
+            **({"diskSizeGb": DECODE_DISK_GB} if job == "decode" else {}),
+            "sdkContainerImage": image,
+        },
     }
 
 
