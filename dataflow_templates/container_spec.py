@@ -24,8 +24,8 @@ WORKERS = {
 }
 
 
-# Decoded features are kept on disk until a file of them is whole: four files at a time, of 40 GB each for a shard of 280
-# MB and 2000 dimensions.
+# Decoded features are kept on disk until a file of them is whole: four files at a time, of 40 GB each for a shard of
+# 280 MB and 2000 dimensions.
 DECODE_DISK_GB = 200
 
 

@@ -136,6 +136,21 @@ def test_rows_that_get_lost_fail_the_job(model, tmp_path):
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_without_input_nothing_is_added(model, tmp_path):
+    write(model, [], tmp_path, inputs=[])
+    assert list(tmp_path.iterdir()) == []
+    write(model, [pooled(0)], tmp_path)
+    before = sorted(tmp_path.iterdir())
+    write(model, [], tmp_path, inputs=[], previous=1)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rows_without_a_file_that_they_are_from_fail_the_job(model, tmp_path):
+    write(model, [pooled(0)], tmp_path)
+    with pytest.raises(RuntimeError, match="-1 records are unaccounted for"):
+        write(model, [pooled(1)], tmp_path, inputs=[], previous=1)
+
+
 def test_write_shards_checks_its_options(model):
     header = ShardHeader(model.model_id, model.spec, model.tables)
     with pytest.raises(ValueError, match="num_shards=0 must be at least 1"):

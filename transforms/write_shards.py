@@ -92,7 +92,7 @@ class SortIntoShards(beam.PTransform):
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Write Arrow batches of rows as a generation of a data set. Gives the data set's `Manifest`.
+    """Write Arrow batches of rows as a generation of a data set. Gives the data set's `Manifest`, if there is one then.
 
     A generation is what one job adds. Files get their names only when they are complete, and work that is done twice
     writes the same bytes. Existing files are not changed. If two jobs write the same generation, the second one fails.
@@ -155,7 +155,7 @@ class WriteShards(beam.PTransform):
             rows.pipeline
             | "Once" >> beam.Create([None])
             | "Write manifest"
-            >> beam.Map(
+            >> beam.FlatMap(
                 _write_manifest,
                 shards=beam.pvalue.AsList(shards),
                 letters=beam.pvalue.AsList(letters),
@@ -275,7 +275,7 @@ def _write_manifest(
     num_shards: int,
     max_bad_fraction: float,
     num_files: int | None,
-) -> Manifest:
+) -> list[Manifest]:
     before = Manifest.load(output, generation - 1) if generation > 1 else None
     if before is not None and before.model_id != header.model_id:
         raise ManifestError(f"{output} was encoded by model {before.model_id}: {header.model_id} cannot add to it.")
@@ -289,8 +289,8 @@ def _write_manifest(
             f"Only {len(files)} of the {num_files} input files were read: either some are gone since the job began, or "
             "its runner lost them. Nothing was added: run it again, with a runner that vidpress is tested on."
         )
-    if before is not None and not files:
-        return before
+    if not (files or letters or any(shard.entry for shard in shards)):
+        return [] if before is None else [before]
     totals = Counts(
         records=sum(file.records for file in files),
         videos=sum(shard.entry.rows for shard in shards if shard.entry is not None),
@@ -323,7 +323,7 @@ def _write_manifest(
         tables=tables_entry,
     )
     create_manifest(output, manifest)
-    return manifest
+    return [manifest]
 
 
 def _write_decoder(output: str, header: ShardHeader, model: str | None) -> FileEntry | None:
