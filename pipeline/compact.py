@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
-from vidpress.model.data_set.compaction import find_expired, is_compact, remove_expired
+from vidpress.model.data_set.compaction import compacted, find_expired, is_compact, remove_expired
 from vidpress.model.data_set.manifest import MAX_SHARDS, Manifest
 from vidpress.pipeline.launching import launch
 from vidpress.pipeline.running import beam_jobs
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         launch.check_data_set_writable(args.data_set, option="")
         num_shards = args.num_shards or default_num_shards(before)
-        launch.check_num_shards(before, num_shards, args.data_set)
+        launch.check_num_shards(compacted(before, num_shards, ()), num_shards, args.data_set)
 
         def build(pipeline: beam.Pipeline) -> None:
             build_pipeline(pipeline, data_set=args.data_set, previous=before.generation, num_shards=num_shards)

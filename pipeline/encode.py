@@ -65,7 +65,7 @@ def build_pipeline(
       threads: How many batches a worker encodes while it continues to read.
 
     Returns:
-      The data set's manifest, one element.
+      The data set's manifest, one element; none if there is neither a data set nor input.
     """
     known_files = pipeline | "ReadInputFiles" >> ReadInputFiles(output, generation=previous) if previous else None
     spec = header.spec if record_spec is None else record_spec

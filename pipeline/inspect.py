@@ -97,6 +97,7 @@ def describe_data_set(uri: str) -> Iterator[str]:
     else:
         yield f"  input decoder    {manifest.decoder.bytes:,} bytes, restores {load_decoder(uri, manifest).spec}"
     for entry in manifest.shards:
+        open_shard(uri, entry, manifest.model_id, manifest.columns)  # which says what is missing, or another's
         path = join(uri, entry.name)
         if storage.sha256(path, links=False) != entry.sha256:
             raise ShardError(f"{path} is not the file that its manifest lists: fetch or encode it again.")

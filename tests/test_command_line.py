@@ -94,7 +94,8 @@ def test_a_mistyped_command_is_refused_with_the_nearest_name(capsys):
         [*TWO_PROCESSES, "--temp_location=/tmp/x", "--save_main_session"],
     ],
 )
-def test_beams_own_options_are_known(beam_arguments):
+def test_beams_own_options_are_known(beam_arguments, monkeypatch):
+    monkeypatch.setattr(runners, "_check_remote", lambda *_: None)  # of paths that are local here
     args, options = runners.parse_args(encode.parser(), [*ENCODE, "--num_shards", "3", *beam_arguments])
     assert args.num_shards == 3
     given = [argument.split("=")[0].removeprefix("--") for argument in beam_arguments if argument.startswith("--")]
@@ -109,7 +110,8 @@ def test_a_templates_launcher_has_options_of_its_own_but_not_such(name, capsys):
     assert f"unknown option {name}: did you mean --num_shards?" in refused(capsys, encode.main, *arguments, code=2)
 
 
-def test_what_a_runner_lacks_is_said_in_one_line(tmp_path, model_path, capsys):
+def test_what_a_runner_lacks_is_said_in_one_line(tmp_path, model_path, capsys, monkeypatch):
+    monkeypatch.setattr(runners, "_check_remote", lambda *_: None)  # of paths that are local here
     write_records(tmp_path / "a", [video_level(0)])
     arguments = ["--input", str(tmp_path / "a"), "--model", model_path, "--output", str(tmp_path / "out")]
     line = refused(capsys, encode.main, *arguments, "--runner", "dataflow", code=1)

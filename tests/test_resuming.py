@@ -146,7 +146,10 @@ def test_the_rest_of_an_epoch_that_is_dropped_is_no_error(folder):
 
 
 def test_options_out_of_range_are_refused(folder):
-    for options, message in (({"seed": -1}, "seed=-1 must be at least 0"), ({"batch_size": 0}, "batch_size=0 must be")):
+    for options, message in (
+        ({"seed": -1, "shuffle": True}, "seed=-1 must be at least 0"),
+        ({"batch_size": 0}, "batch_size=0 must be"),
+    ):
         with pytest.raises(ValueError, match=message):
             VideoDataset(folder, **options)
     with pytest.raises(TypeError, match="integer"):

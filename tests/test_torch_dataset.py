@@ -197,6 +197,20 @@ def test_a_stateful_loader_goes_on_after_any_batch(folder, epochs, num_workers):
         assert ids_of(second) == epochs[1 + stop // STEPS], stop
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stateful_loader_goes_on_after_the_end_of_an_epoch(folder, epochs, num_workers):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader():
+        return stateful.StatefulDataLoader(torch_dataset(folder), batch_size=None, num_workers=num_workers)
+
+    first = loader()
+    assert ids_of(first) == epochs[0]
+    second = loader()
+    second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    assert [ids_of(second) for _ in range(2)] == epochs[1:3]
+
+
 def test_an_epoch_that_is_chosen_takes_the_place_of_a_state(folder, epochs):
     dataset = torch_dataset(folder)
     next(iter(dataset))
@@ -269,8 +283,19 @@ def test_what_was_read_without_processes_goes_on_with_any(folder, epochs, num_wo
         assert seen + ids_of(alone) == epochs[0]
 
 
+def test_the_state_of_few_videos_that_are_left_is_given(folder):
+    dataset = torch_dataset(folder, worker=0, num_workers=4)
+    state = {**dataset.state_dict(), "rows": NUM_VIDEOS - 2}
+    dataset.load_state_dict(state)
+    assert dataset.state_dict() == state
+    with pytest.raises(ValueError, match="2 videos left"):
+        len(dataset)
+
+
 def test_a_damaged_state_is_refused(folder):
     state = torch_dataset(folder).state_dict()
+    with pytest.raises(ValueError, match="has num_processes=None: it is damaged"):
+        torch_dataset(folder).load_state_dict({**state, "num_read": 1})
     for name, value in (("num_read", -1), ("num_processes", 0), ("batch_size", "x")):
         damaged = {**state, "num_read": 1, "num_ranks": 1, "batch_size": BATCH, "num_processes": 1, name: value}
         with pytest.raises(ValueError, match=f"has {name}={value!r}: it is damaged"):

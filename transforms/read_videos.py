@@ -273,8 +273,9 @@ class _ReadFn(beam.DoFn):
             found.add(self._spec.labels_key)
         found |= keys & _looked_for(self._spec, self._columns)
         damaged_crc32 = input_files.crc32(path, file_bytes) if is_damaged else None
-        # Of a file that was mended meanwhile, this would be the checksum: it would never be read again.
-        if is_damaged and input_files.version(path) != version:
+        # Of a file that was mended meanwhile, this would be the checksum: it would never be read again. (One that has
+        # grown will be.)
+        if is_damaged and (now := input_files.version(path)) != version and now[0] <= file_bytes:
             raise input_files.InputError(
                 f"{input_files.shown(path)} is damaged, and was changed while it was read: run again when it is whole."
             )

@@ -101,18 +101,20 @@ def open_local(path: str) -> tuple[BinaryIO, int]:
 
 
 def version(path: str) -> tuple[int, ...]:
-    """Return numbers that differ if a file was written in between: on Cloud Storage, the object's generation.
+    """Return a file's size, and other numbers that differ if it was written in between.
 
     Raises:
       InputError: If it is not there any more, or cannot be asked for.
     """
+    if google_storage.is_object(path):
+        with _explained(path):
+            blob = google_storage.existing_blob(path)
+            return blob.size, blob.generation
     try:
-        if google_storage.is_object(path):
-            return (google_storage.existing_blob(path).generation,)
         status = os.stat(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def crc32(path: str, num_bytes: int) -> int:

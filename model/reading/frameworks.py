@@ -156,7 +156,8 @@ def to_tf(
     )
     # TensorFlow would add a prefetch here. The generator, and so the state of the reading, would be a batch ahead.
     options = tf.data.Options()
-    options.autotune.enabled = False
+    options.experimental_optimization.inject_prefetch = False
+    options.experimental_optimization.map_parallelization = False
     return tf.data.Dataset.from_generator(generate, output_signature=specs).map(batch).with_options(options)
 
 

@@ -44,10 +44,16 @@ def to_state(position: Position, identity: Mapping[str, Any]) -> dict[str, Any]:
       position: The position.
       identity: What the order of an epoch follows from; `num_videos` among it.
     """
-    epoch, rows = position.epoch, position.rows
-    if rows >= identity["num_videos"]:
-        epoch, rows = epoch + 1, 0
-    return {"version": _VERSION, "epoch": epoch, "rows": rows, **identity}
+    return in_epoch(_begun(position, identity), identity)
+
+
+def in_epoch(position: Position, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a position in its epoch; after all rows, what is left of it is nothing."""
+    return {"version": _VERSION, **dataclasses.asdict(position), **identity}
+
+
+def _begun(position: Position, identity: Mapping[str, Any]) -> Position:
+    return position if position.rows < identity["num_videos"] else Position(position.epoch + 1)
 
 
 def from_state(state: Mapping[str, Any], identity: Mapping[str, Any]) -> Position:
@@ -71,14 +77,24 @@ def from_state(state: Mapping[str, Any], identity: Mapping[str, Any]) -> Positio
         value = state.get(name)
         if not isinstance(value, int) or value < 0 or (most is not None and value > most):
             raise ValueError(f"The state has {name}={value!r}: it is damaged.")
-    for name in set(state) & {"num_read", "num_processes", "num_ranks", "batch_size"}:
-        if not isinstance(state[name], int) or state[name] < (name != "num_read"):
-            raise ValueError(f"The state has {name}={state[name]!r}: it is damaged.")
+    names = ("num_read", "num_processes", "num_ranks", "batch_size") if state.get("num_read") else ()
+    for name in names:
+        value = state.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"The state has {name}={value!r}: it is damaged.")
     return Position(state["epoch"], state["rows"])
 
 
-def position_of(state: Mapping[str, Any], identity: Mapping[str, Any], drop_remainder: bool) -> Position:
+def position_of(
+    state: Mapping[str, Any], identity: Mapping[str, Any], drop_remainder: bool, *, keep_end: bool = False
+) -> Position:
     """Return where all readers together are in a state, which may be that of a process of a loader.
+
+    Args:
+      state: The state.
+      identity: As for `from_state`.
+      drop_remainder: Whether the rows that do not fill a batch of each reader are left out.
+      keep_end: Whether the end of an epoch stays that, and is not the beginning of the next one.
 
     Raises:
       ValueError: As `from_state`, or if it is the state of one of several processes.
@@ -92,4 +108,4 @@ def position_of(state: Mapping[str, Any], identity: Mapping[str, Any], drop_rema
             )
         deal = Deal(identity["num_videos"], position.rows, state["batch_size"], state["num_ranks"], drop_remainder)
         position = Position(position.epoch, deal.position(num_read))
-    return from_state(to_state(position, identity), identity)
+    return position if keep_end else _begun(position, identity)

@@ -13,7 +13,7 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vidpress.model.reading.epoch_order import Reader
-from vidpress.model.reading.reading_state import Position, from_state, position_of, to_state
+from vidpress.model.reading.reading_state import Position, from_state, in_epoch, position_of, to_state
 from vidpress.model.reading.video_batch import RaggedLabels, VideoBatch
 
 if TYPE_CHECKING:
@@ -137,8 +137,10 @@ class TorchVideoDataset(IterableDataset):
         """
         _, num_ranks = self._of_ranks()
         if num_batches is None and get_worker_info() is None:
-            rows = self._dataset.deal(self._place.rows, num_ranks).position(self._place.num_read)
-            return to_state(Position(self._place.epoch, rows), self._dataset.identity)
+            epoch, rows, num_read = self._place
+            if num_read:
+                rows = self._dataset.deal(rows, num_ranks).position(num_read)
+            return in_epoch(Position(epoch, rows), self._dataset.identity)
         if num_batches is None:
             shared = {"num_ranks": num_ranks, "batch_size": self._dataset.batch_size, **_processes()}
             position = Position(self._place.epoch, self._place.rows)
@@ -156,7 +158,8 @@ class TorchVideoDataset(IterableDataset):
             of a loader, and there is another number of these, or of ranks, or the batches have another size.
         """
         if get_worker_info() is None:
-            position = position_of(state, self._dataset.identity, self._dataset.drop_remainder)
+            # The end of an epoch stays that, as a loader which goes on after it begins the epoch once more.
+            position = position_of(state, self._dataset.identity, self._dataset.drop_remainder, keep_end=True)
             self._set_next(position.epoch, position.rows)
             return
         position = from_state(state, self._dataset.identity)

@@ -91,7 +91,7 @@ class VideoDataset:
           ValueError: If an option is out of its range, if a column is not kept, if there are more workers than videos,
             or if several workers share several generations and name none.
         """
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed if shuffle else 0, 0)):
             if operator.index(value) < least:
                 raise ValueError(f"{name}={value} must be at least {least}.")
         if not 0 <= worker < num_workers:

@@ -99,7 +99,7 @@ def check_num_shards(before: Manifest | None, num_shards: int, output: str) -> N
     """Check that a data set's next manifest can be read.
 
     Args:
-      before: The newest one, if there is one.
+      before: What it has besides the new shards, if there is a data set already.
       num_shards: How many shards the next generation may have.
       output: The data set's folder.
 
@@ -108,7 +108,7 @@ def check_num_shards(before: Manifest | None, num_shards: int, output: str) -> N
     """
     size = _BYTES_OF_ENTRY * num_shards + (0 if before is None else len(before.to_json()))
     if size > MAX_BYTES:
-        fix = "use fewer with --num_shards" + ("" if before is None else ", or compact the data set first")
+        fix = "use fewer with --num_shards" + (", or compact the data set first" if before and before.shards else "")
         raise JobError(
             f"The manifest of {output} could have {size:,} bytes with {num_shards:,} more shards, more than the "
             f"{MAX_BYTES:,} that are read: {fix}."

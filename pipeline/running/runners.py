@@ -21,6 +21,9 @@ DEFAULT_RUNNER = "FnApiRunner"
 _TESTED = (DEFAULT_RUNNER, "PrismRunner", "FlinkRunner", "PortableRunner", "DataflowRunner")
 _DEFAULT_OF_OTHERS = "directrunner"
 
+# The options of jobs that name files and folders.
+_PATHS = ("input", "model", "output", "data_set")
+
 # Runners that break one of vidpress's promises, by lower-case name, and how they do.
 _REFUSED = {"daskrunner": "it mixes up the outputs of a step and loses records"}
 _TAKE = "use FnApiRunner, PrismRunner, FlinkRunner or DataflowRunner"
@@ -57,7 +60,7 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     standard = options.view_as(StandardOptions)
     standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
     if standard.runner.rsplit(".", 1)[-1].lower() in ("dataflowrunner", "dataflow"):
-        _check_remote(itertools.chain.from_iterable(_texts(value) for value in vars(args).values()), parser)
+        _check_remote(itertools.chain.from_iterable(_texts(getattr(args, name, None)) for name in _PATHS), parser)
     return args, options
 
 
