@@ -121,6 +121,8 @@ def compile_for(kind: str, loops: Mapping[tuple[str, str], Sequence[Any]]) -> No
 def compile_loops(loops: Mapping[tuple[str, str], Sequence[Any]], has_matrix_units: bool) -> None:
     """Compile loops, by module and name, for the types that are given; and those for matrix units, if there are any."""
     for (module, name), types in loops.items():
+        if module == matrix_units.__name__ and not has_matrix_units:
+            continue  # this processor has them, and compiled them; the other kind cannot
         for signature in types:
             getattr(importlib.import_module(module), name).compile(signature)
     if has_matrix_units:
