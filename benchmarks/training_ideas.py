@@ -41,9 +41,9 @@ from vidpress.model.features import FeatureSpec
 from vidpress.model.frozen.frozen_model import FrozenModel
 from vidpress.model.networks import classifiers, many_rates, noise
 from vidpress.model.training import freezing
-from vidpress.model.training.loop import build_network, build_step, optimizer_groups
+from vidpress.model.training.loop import adam_groups, build_network, build_step
 from vidpress.model.training.options import FreezingOptions, TrainingOptions
-from vidpress.model.training.steps import Group, TrainingStep
+from vidpress.model.training.steps import TrainingStep
 from vidpress.model.training.training_data import LabelledVideos, training_batches
 from vidpress.pipeline.launching import machine
 from vidpress.pipeline.training.jobs import load_videos
@@ -170,7 +170,7 @@ def high_rate_teaches(task: Task, options: TrainingOptions) -> Iterator[tuple[st
         loss = classifiers.task_loss(targets, logits)
         return loss, loss + sum(network.losses)
 
-    task.train(TrainingStep(network, losses, _groups(network, options)), options, 0, options.steps)
+    task.train(TrainingStep(network, losses, adam_groups(network, options)), options, 0, options.steps)
     yield "", network
 
 
@@ -188,7 +188,7 @@ def soft_then_hard(task: Task, options: TrainingOptions) -> Iterator[tuple[str, 
         f"{many_rates.RATE_AFFINE}_{classifiers.LOGITS}",
     )
     head = [variable for name in after for variable in network.get_layer(name).trainable_variables]
-    groups = _groups(network, options, HARD_LEARNING_RATE)
+    groups = adam_groups(network, options, HARD_LEARNING_RATE)
     groups["optimizer"] = (groups["optimizer"][0], head)
 
     def losses(x: Any, labels: Any) -> tuple[Any, Any]:
@@ -205,18 +205,6 @@ def soft_then_hard(task: Task, options: TrainingOptions) -> Iterator[tuple[str, 
 
     task.train(step_at_any_lmbda, options, options.steps, HARD_STEPS)
     yield "then hard", network
-
-
-def _groups(network: keras.Model, options: TrainingOptions, share: float = 1.0) -> dict[str, Group]:
-    """Return optimizers as those of `build_step`, with this share of their learning rates."""
-
-    def adam(learning_rate: float) -> keras.optimizers.Optimizer:
-        schedule = keras.optimizers.schedules.ExponentialDecay(
-            share * learning_rate, options.decay_steps, options.decay_rate, staircase=True
-        )
-        return keras.optimizers.Adam(schedule)
-
-    return optimizer_groups(network, adam(options.learning_rate), adam(options.prior_learning_rate))
 
 
 IDEAS: dict[str, Callable[[Task, TrainingOptions], Iterator[tuple[str, keras.Model]]]] = {

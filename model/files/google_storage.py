@@ -93,11 +93,14 @@ def write(uri: str, data: bytes) -> None:
 
     One that has this content already stays: its readers, who ask for this version of it, would lose it.
     """
-    with explained(uri):
-        blob = blob_of(uri)
-        found = blob.bucket.get_blob(blob.name)
-        if found is None or (found.size, found.crc32c) != (len(data), _crc32c(data)):
-            blob.upload_from_string(data, content_type=_CONTENT_TYPE, retry=_retry())
+    try:
+        write_new(uri, data)
+    except FileExistsError:
+        with explained(uri):
+            blob = blob_of(uri)
+            found = blob.bucket.get_blob(blob.name)
+            if found is None or (found.size, found.crc32c) != (len(data), _crc32c(data)):
+                blob.upload_from_string(data, content_type=_CONTENT_TYPE, retry=_retry())
 
 
 def _crc32c(data: bytes) -> str:

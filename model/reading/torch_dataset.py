@@ -136,15 +136,14 @@ class TorchVideoDataset(IterableDataset):
             loader without processes (`num_workers=0`), that is the same.
         """
         _, num_ranks = self._of_ranks()
-        if num_batches is None and get_worker_info() is None:
+        if num_batches is None:
             epoch, rows, num_read = self._place
+            if get_worker_info() is not None:
+                shared = {"num_ranks": num_ranks, "batch_size": self._dataset.batch_size, **_processes()}
+                return to_state(Position(epoch, rows), self._dataset.identity) | {"num_read": num_read, **shared}
             if num_read:
                 rows = self._dataset.deal(rows, num_ranks).position(num_read)
             return in_epoch(Position(epoch, rows), self._dataset.identity)
-        if num_batches is None:
-            shared = {"num_ranks": num_ranks, "batch_size": self._dataset.batch_size, **_processes()}
-            position = Position(self._place.epoch, self._place.rows)
-            return to_state(position, self._dataset.identity) | {"num_read": self._place.num_read, **shared}
         epoch = max(self._next_epoch() - 1, int(self._next[0]))
         start = self._start_of(epoch)
         rows = self._dataset.deal(start, num_ranks).position(num_batches)

@@ -277,13 +277,6 @@ def build_step(
     The loss of a decoder is added, if there is one. It gives back the whole input, of which the network may have seen a
     part, or the teachers' activations.
     """
-
-    def adam(learning_rate: float, name: str) -> keras.optimizers.Optimizer:
-        schedule = keras.optimizers.schedules.ExponentialDecay(
-            learning_rate, options.decay_steps, options.decay_rate, staircase=True
-        )
-        return keras.optimizers.Adam(schedule, name=name)
-
     model = classifiers.with_features(network)
 
     def losses(x: Any, labels: Any) -> tuple[Any, Any]:
@@ -296,10 +289,10 @@ def build_step(
             penalties += decoder.loss(features, x if teacher is None else teacher.activations(x))
         return task, task + penalties
 
-    optimizer = adam(options.learning_rate, "optimizer")
-    groups = optimizer_groups(network, optimizer, adam(options.prior_learning_rate, "prior_optimizer"))
+    groups = adam_groups(network, options)
     decoder_variables = [] if decoder is None else decoder.trainable_variables
-    groups["optimizer"] = (optimizer, [*groups["optimizer"][1], *decoder_variables])
+    optimizer, weights = groups["optimizer"]
+    groups["optimizer"] = (optimizer, [*weights, *decoder_variables])
     return TrainingStep(
         network,
         losses,
@@ -307,6 +300,25 @@ def build_step(
         frozen=[] if teacher is None else teacher.variables,
         others={"decoder": decoder_variables} if decoder_variables else {},
     )
+
+
+def adam_groups(network: keras.Model, options: TrainingOptions, share: float = 1.0) -> dict[str, Group]:
+    """Return Adam for each group of a training run's variables (`optimizer_groups`), with falling learning rates.
+
+    Args:
+      network: The network.
+      options: What the learning rates are at the start, and how they fall.
+      share: What they are multiplied by.
+    """
+
+    def adam(learning_rate: float, name: str) -> keras.optimizers.Optimizer:
+        schedule = keras.optimizers.schedules.ExponentialDecay(
+            share * learning_rate, options.decay_steps, options.decay_rate, staircase=True
+        )
+        return keras.optimizers.Adam(schedule, name=name)
+
+    prior_optimizer = adam(options.prior_learning_rate, "prior_optimizer")
+    return optimizer_groups(network, adam(options.learning_rate, "optimizer"), prior_optimizer)
 
 
 def optimizer_groups(

@@ -59,7 +59,7 @@ def parse_args(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace,
     options = PipelineOptions([*_without(argv, own), *rest])
     standard = options.view_as(StandardOptions)
     standard.runner = _checked_runner(standard.runner, parser, args.allow_untested_runner)
-    if standard.runner.rsplit(".", 1)[-1].lower() in ("dataflowrunner", "dataflow"):
+    if _short_name(standard.runner) == "dataflowrunner":
         _check_remote(itertools.chain.from_iterable(_texts(getattr(args, name, None)) for name in _PATHS), parser)
     return args, options
 
@@ -105,13 +105,18 @@ def _beam_parser(parser: Parser) -> argparse.ArgumentParser:
     return beam_parser
 
 
+def _short_name(runner: str) -> str:
+    """Return a runner's name as Beam compares it: in upper or lower case, with its module or without "Runner"."""
+    short = runner.rsplit(".", 1)[-1].lower()
+    return short if short.endswith("runner") else f"{short}runner"
+
+
 def _checked_runner(name: str | None, parser: Parser, allow_untested: bool) -> str:
     """Return the name of the runner to use, or end the program."""
     if name is None:
         return DEFAULT_RUNNER
-    # Beam accepts a name in upper or lower case, with its module or without "Runner".
-    *module, short = name.rsplit(".", 1)
-    short = short.lower() if short.lower().endswith("runner") else f"{short.lower()}runner"
+    *module, _ = name.rsplit(".", 1)
+    short = _short_name(name)
     if short in _REFUSED:
         parser.error(f"--runner {name} is refused because {_REFUSED[short]}: {_TAKE}.")
     if not module or module[0].startswith("apache_beam."):
